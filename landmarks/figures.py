@@ -1,0 +1,118 @@
+"""The pictures that explain the results. Each function takes tables and returns a matplotlib figure."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from PIL import Image
+
+matplotlib.use("Agg")
+plt.rcParams.update(
+    {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+    }
+)
+KEPT, LEFT_OUT = "#1f77b4", "#bbbbbb"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG without the version of matplotlib in it, so that the file depends on what it shows alone."""
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def class_histogram(ranking: pd.DataFrame) -> Figure:
+    """Pictures in the index of each class of `ranking` (rank, landmark_id, images, kept)."""
+    figure, axes = plt.subplots(figsize=(11, 4))
+    colours = np.where(ranking["kept"], KEPT, LEFT_OUT)
+    axes.bar(ranking["rank"], ranking["images"], color=colours)
+    axes.set_xticks(ranking["rank"], ranking["landmark_id"], rotation=90, fontsize=7)
+    axes.set(title=f"The {len(ranking)} largest classes", ylabel="pictures in the index", xlim=(0, len(ranking) + 1))
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (KEPT, LEFT_OUT)]
+    axes.legend(handles, ["kept", "left out"])
+    axes.grid(axis="x", visible=False)
+    return figure
+
+
+def training_curves(curves: pd.DataFrame) -> Figure:
+    """Accuracy and loss per epoch: `curves` has model, epoch (from 1), split (train, val), accuracy, loss."""
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2))
+    for axes, metric in zip(panels, ("accuracy", "loss"), strict=True):
+        for colour, (model, rows) in enumerate(curves.groupby("model", sort=False)):
+            for split, style in (("val", "-"), ("train", ":")):
+                line = rows[rows["split"] == split]
+                label = model if split == "val" else None
+                axes.plot(line["epoch"], line[metric], style, color=f"C{colour}", marker=".", label=label)
+        axes.set(title=f"{metric.capitalize()} (solid: validation, dotted: training)", xlabel="epoch")
+        axes.set_xticks(sorted(curves["epoch"].unique()))
+    panels[0].set_ylim(0, 1)
+    panels[0].legend(loc="best")
+    return figure
+
+
+def confusion(predictions: pd.DataFrame, landmarks: list[str], title: str) -> Figure:
+    """Share of each landmark's pictures (rows) given to each landmark (columns)."""
+    counts = np.zeros((len(landmarks), len(landmarks)))
+    np.add.at(counts, (predictions["label"], predictions["predicted"]), 1)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    figure, axes = plt.subplots(figsize=(8.6, 8))
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if share[row, column] > 0.6 else "black"
+        axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    ticks = np.arange(len(landmarks))
+    axes.set_xticks(ticks, landmarks, rotation=90, fontsize=7)
+    axes.set_yticks(ticks, landmarks, fontsize=7)
+    axes.set(title=title, xlabel="predicted", ylabel="true")
+    axes.grid(visible=False)
+    figure.colorbar(image, shrink=0.7, label="share of the true class")
+    return figure
+
+
+def reliability(bins: dict[str, tuple[float, np.ndarray]]) -> Figure:
+    """Confidence against accuracy: for each model its ECE, and per bin mean confidence, accuracy, number [bins, 3]."""
+    figure, panels = plt.subplots(1, len(bins), figsize=(2.9 * len(bins), 3.2), sharey=True, squeeze=False)
+    for axes, (model, (ece, rows)) in zip(panels[0], bins.items(), strict=True):
+        axes.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
+        axes.plot(rows[:, 0], rows[:, 1], color=KEPT, linewidth=1)
+        axes.scatter(rows[:, 0], rows[:, 1], s=8 + 150 * rows[:, 2] / rows[:, 2].sum(), color=KEPT, clip_on=False)
+        axes.set(title=f"{model}: ECE {100 * ece:.1f} %", xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+    panels[0, 0].set_ylabel("accuracy (dot size: share of pictures)")
+    return figure
+
+
+def attention_gallery(rows: list[dict], models: list[str]) -> Figure:
+    """Pictures (rows) with the attention map of each model (columns) over them.
+
+    A row has `picture` (RGB image, the network's input), `title`, and `maps`: by model the map in 0..1 [H, W] and its
+    title. Colours span 0 to 1 in every cell, so that maps can be compared.
+    """
+    figure, panels = plt.subplots(
+        len(rows), 1 + len(models), figsize=(2.2 * (1 + len(models)) + 0.8, 2.35 * len(rows)), squeeze=False
+    )
+    image = None
+    for axes, row in zip(panels, rows, strict=True):
+        size = row["picture"].size
+        axes[0].imshow(row["picture"])
+        axes[0].set_title(row["title"], fontsize=8)
+        for cell, model in zip(axes[1:], models, strict=True):
+            heed, title = row["maps"][model]
+            smooth = Image.fromarray(heed.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+            cell.imshow(row["picture"].convert("L"), cmap="gray")
+            image = cell.imshow(np.clip(np.asarray(smooth), 0, 1), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
+            cell.set_title(title, fontsize=8)
+    for axes in panels.ravel():
+        axes.axis("off")
+    if image is not None:
+        figure.colorbar(image, ax=panels, shrink=0.4, label="attention")
+    return figure

@@ -1,0 +1,178 @@
+"""Pictures: how they travel (Parquet shards in id order), and what makes one fit to use.
+
+A shard has the columns of `SCHEMA`: `id`, `landmark_id`, the encoded `picture` as it came, and `mask`, a PNG that is
+255 where the landmark is seen, or null where nobody drew one (all but the synthetic sample).
+"""
+
+import heapq
+import io
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import imagehash
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("landmark_id", pa.string()),
+        ("picture", pa.large_binary()),
+        ("mask", pa.large_binary()),
+    ]
+)
+MAX_SHARDS = 32
+MIN_SHARD_ROWS = 256
+GROUP_ROWS = 64  # rows decoded into memory at a time
+MAX_PIXELS = 100_000_000  # a larger picture is a decompression bomb or a scan, and takes 300 MB to decode
+MIN_SIDE = 64  # pixels; less than that, enlarged to 224, shows nothing of a building
+
+
+class Picture(NamedTuple):
+    """An encoded picture and, where there is one, the encoded mask of its landmark."""
+
+    id: str
+    landmark_id: str
+    picture: bytes
+    mask: bytes | None = None
+
+
+class Unfit(Exception):
+    """A picture that cannot be used; its text is the reason."""
+
+
+def shard_rows(total: int) -> int:
+    """Rows per shard such that `total` rows make at most `MAX_SHARDS` files."""
+    return max(MIN_SHARD_ROWS, math.ceil(total / MAX_SHARDS))
+
+
+def write_shards(directory: Path, pictures: Iterable[Picture], total: int) -> None:
+    """Writes `pictures`, which come in id order, as `pictures-NNN.parquet` in `directory`, of `shard_rows(total)`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    size, writer = shard_rows(total), None
+    group: list[Picture] = []
+
+    def flush() -> None:
+        if group:
+            writer.write_table(pa.Table.from_pylist([p._asdict() for p in group], SCHEMA))
+            group.clear()
+
+    for row, picture in enumerate(pictures):
+        if row % size == 0:
+            if writer:
+                flush()
+                writer.close()
+            # Compressing JPEG bytes again gains nothing.
+            writer = pq.ParquetWriter(directory / f"pictures-{row // size:03d}.parquet", SCHEMA, compression="none")
+        group.append(picture)
+        if len(group) == GROUP_ROWS:
+            flush()
+    if writer:
+        flush()
+        writer.close()
+
+
+def read_groups(directory: Path, rows: int = GROUP_ROWS) -> Iterator[list[Picture]]:
+    """Streams the pictures of a directory of shards in id order, `rows` or fewer at a time."""
+    for shard in shards(directory):
+        with pq.ParquetFile(shard) as file:
+            for group in file.iter_batches(batch_size=rows):
+                yield [Picture(**row) for row in group.to_pylist()]
+
+
+def shards(directory: Path) -> list[Path]:
+    """The shards of a directory, in id order."""
+    return sorted(directory.glob("pictures-*.parquet"))
+
+
+def read_index(directory: Path) -> pd.DataFrame:
+    """`id` and `landmark_id` of every picture in a directory of shards, in id order, without reading the pictures."""
+    tables = [pq.read_table(shard, columns=["id", "landmark_id"]) for shard in shards(directory)]
+    return pa.concat_tables(tables or [SCHEMA.empty_table().select(["id", "landmark_id"])]).to_pandas()
+
+
+def read_masks(directory: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Streams the id and the mask of every picture, in id order, without reading the pictures."""
+    for shard in shards(directory):
+        with pq.ParquetFile(shard) as file:
+            for group in file.iter_batches(columns=["id", "mask"]):
+                yield from zip(*(column.to_pylist() for column in group.columns), strict=True)
+
+
+def merge_shards(directory: Path, parts: list[Path]) -> None:
+    """Merges directories of shards, each in id order, into one, holding a few pictures of each in memory."""
+    streams = [chain.from_iterable(read_groups(part, rows=8)) for part in parts]
+    total = sum(pq.read_metadata(shard).num_rows for part in parts for shard in shards(part))
+    write_shards(directory, heapq.merge(*streams, key=lambda picture: picture.id), total)
+
+
+def decode(data: bytes, short_side: int | None = None) -> Image.Image:
+    """Decodes a picture to upright RGB. Raises `Unfit` if it is empty, broken, huge or too small.
+
+    With `short_side`, libjpeg may decode a large JPEG at a fraction of its size, at least twice `short_side` pixels.
+    """
+    if not data:
+        raise Unfit("empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own, lower limit, and broken EXIF blocks, which do no harm
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                raise Unfit("huge")
+            if short_side:
+                image.draft("RGB", (2 * short_side, 2 * short_side))
+            if image.mode.startswith("I"):  # 16 bits of grey, which convert would clip at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            image = ImageOps.exif_transpose(image).convert("RGB")
+    except Image.DecompressionBombError:
+        raise Unfit("huge") from None
+    except Unfit:
+        raise
+    except Exception:  # a broken file makes Pillow's plugins raise nearly anything
+        raise Unfit("broken") from None
+    if min(image.size) < MIN_SIDE:
+        raise Unfit("small")
+    return image
+
+
+def shrink(picture: Picture, short_side: int) -> tuple[Picture, Image.Image]:
+    """The picture with its shorter side at most `short_side` pixels, and its decoded image. Never enlarges.
+
+    A picture that is small enough already keeps its bytes, so that nothing is lost by encoding it again.
+    """
+    image = decode(picture.picture, short_side)
+    scale = short_side / min(image.size)
+    original = Image.open(io.BytesIO(picture.picture))
+    if scale >= 1 and original.mode == "RGB" and original.size == image.size and not original.getexif().get(0x0112):
+        return picture, image
+    size = image.size if scale >= 1 else tuple(round(side * scale) for side in image.size)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    mask = picture.mask
+    if mask is not None:
+        mask = encode(decode_mask(mask).resize(size, Image.Resampling.NEAREST), "PNG")
+    return picture._replace(picture=encode(image, "JPEG", quality=95), mask=mask), image
+
+
+def decode_mask(data: bytes | None) -> Image.Image | None:
+    """The mask that came with a picture, mode L, or None."""
+    return None if data is None else Image.open(io.BytesIO(data)).convert("L")
+
+
+def encode(image: Image.Image, file_format: str, **options: int) -> bytes:
+    """The image as the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """64 bits of the picture's coarse frequencies; near-duplicates differ in few (imagehash.phash)."""
+    return int(str(imagehash.phash(image)), 16)

@@ -1,0 +1,128 @@
+"""The classifier of VGG-16, and the Attention Branch Network (Fukui et al., arXiv 1812.10025) in front of it.
+
+Both take the trunk's features [N, C, H, W] and return raw logits; softmax belongs to the loss and to inference.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from landmarks.determinism import seed_torch
+from landmarks.params import Abn
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+ATTENTION_CHANNELS = 512  # the study's
+
+
+class Output(NamedTuple):
+    """What a model says of N pictures: logits of each branch [N, K], and the attention map in 0..1 [N, 1, H, W]."""
+
+    perception: Tensor
+    attention: Tensor | None = None
+    map: Tensor | None = None
+
+
+def classifier(inputs: int, hidden: int, classes: int, dropout: float) -> nn.Sequential:
+    """VGG-16's classifier: features, flattened to `inputs` -> two layers of `hidden` units -> logits [N, `classes`]."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(inputs, hidden),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, classes),
+    )
+
+
+@dataclass(frozen=True)
+class Design:
+    """All that is needed to build a model anew. It is stored with the weights."""
+
+    landmarks: list[str]  # the classes: label k is landmarks[k]
+    shape: tuple[int, int, int]  # of one picture's features: channels, height, width
+    hidden: int  # units of each hidden layer of the classifier
+    dropout: float
+    abn: Abn | None  # None: no attention
+    seed: int  # of the first weights
+
+
+class Baseline(nn.Module):
+    """The classifier on the features as they are, but for each channel's mean and standard deviation.
+
+    `mean` and `std` [C, 1, 1] are of the training features; without them most of what the first layer sees is the same
+    for every picture, and it learns several times more slowly. They are stored with the weights.
+    """
+
+    def __init__(self, design: Design) -> None:
+        super().__init__()
+        self.design = design
+        seed_torch(design.seed, "classifier")  # the same first weights with and without attention
+        channels, height, width = design.shape
+        self.classifier = classifier(channels * height * width, design.hidden, len(design.landmarks), design.dropout)
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("std", torch.ones(channels, 1, 1))
+
+    def standardised(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.std
+
+    def forward(self, features: Tensor) -> Output:
+        return Output(self.classifier(self.standardised(features)))
+
+
+class AttentionBranchNetwork(Baseline):
+    """A branch that classifies by itself, and whose map says which places the classifier (perception) should heed.
+
+    `abn.attention` residual: perception sees (1 + M) * f (the paper's eq. 2); multiply: M * f (the study's).
+    """
+
+    def __init__(self, design: Design) -> None:
+        super().__init__(design)
+        seed_torch(design.seed, "attention")
+        classes = len(design.landmarks)
+        self.evidence = nn.Sequential(
+            nn.Conv2d(design.shape[0], ATTENTION_CHANNELS, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(ATTENTION_CHANNELS, ATTENTION_CHANNELS, 3, padding=1),
+            nn.BatchNorm2d(ATTENTION_CHANNELS),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(ATTENTION_CHANNELS, classes, 1),
+            nn.ReLU(),
+        )
+        self.scores = nn.Conv2d(classes, classes, 1)
+        self.map = nn.Sequential(nn.Conv2d(classes, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
+
+    def forward(self, features: Tensor) -> Output:
+        features = self.standardised(features)
+        evidence = self.evidence(features)
+        heed = self.map(evidence)
+        weight = 1 + heed if self.design.abn.attention == "residual" else heed
+        # The mean over places is global average pooling, and deterministic on every device.
+        return Output(self.classifier(weight * features), self.scores(evidence).mean((2, 3)), heed)
+
+
+def build(design: Design) -> Baseline:
+    """The model of that design, with its first weights."""
+    return Baseline(design) if design.abn is None else AttentionBranchNetwork(design)
+
+
+def save(model: Baseline, directory: Path) -> None:
+    """Writes `design.json` and `model.safetensors` into `directory`."""
+    directory.mkdir()
+    design = asdict(model.design) | {"abn": model.design.abn and model.design.abn.model_dump()}
+    (directory / "design.json").write_text(json.dumps(design, indent=1) + "\n", encoding="utf-8")
+    save_model(model, str(directory / "model.safetensors"))
+
+
+def load(directory: Path) -> Baseline:
+    """The model that `save` wrote to `directory`."""
+    design = json.loads((directory / "design.json").read_text(encoding="utf-8"))
+    design["abn"] = design["abn"] and Abn(**design["abn"])
+    model = build(Design(**design))
+    load_model(model, directory / "model.safetensors")
+    return model

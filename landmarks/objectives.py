@@ -1,0 +1,36 @@
+"""What is minimised, and how the branches' scores become one answer."""
+
+from landmarks.models import Output
+from landmarks.params import Abn
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def loss(output: Output, labels: Tensor, abn: Abn | None) -> Tensor:
+    """The mean loss of a batch, a scalar. `abn` is None for a model without attention.
+
+    branches (arXiv 1812.10025, eq. 3):  alpha * CE(attention) + beta * CE(perception).
+    summed_softmax (the study's code):   CE(alpha * softmax(attention) + beta * softmax(perception)). This takes the
+    softmax of what are probabilities already, so that it cannot fall below ln(1 + (K - 1) / e**(alpha + beta)), and its
+    gradient all but vanishes.
+    """
+    if abn is None:
+        return F.cross_entropy(output.perception, labels)
+    if abn.objective == "summed_softmax":
+        return F.cross_entropy(weighted(output, abn), labels)
+    # A branch of weight 0 is left out, so that a loss of infinity there cannot turn the sum into NaN.
+    branches = ((abn.alpha, output.attention), (abn.beta, output.perception))
+    return sum(weight * F.cross_entropy(logits, labels) for weight, logits in branches if weight)
+
+
+def probabilities(output: Output, abn: Abn | None) -> Tensor:
+    """The answer at inference, [N, K]: both branches' probabilities, weighted like the loss (as in the study)."""
+    if abn is None:
+        return output.perception.softmax(1)
+    return weighted(output, abn) / (abn.alpha + abn.beta)
+
+
+def weighted(output: Output, abn: Abn) -> Tensor:
+    """alpha * softmax(attention) + beta * softmax(perception), [N, K]."""
+    return abn.alpha * output.attention.softmax(1) + abn.beta * output.perception.softmax(1)

@@ -1,0 +1,161 @@
+"""params.yaml, typed: an unknown, missing or impossible value is an error that names its key.
+
+The meaning of each key, with its unit and the reason for its value, is in params.yaml itself.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from landmarks import stage
+from landmarks.stage import UserError
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+# A name is a folder in models/ and a row of the results table.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+
+class Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Data(Block):
+    source: Literal["sample", "folder", "gldv2"]
+    root: str | None
+
+
+class Filter(Block):
+    top_k: Annotated[int, Field(ge=2)]
+    skip_top: Annotated[int, Field(ge=0)]
+    min_images: Annotated[int, Field(ge=3)]
+    short_side: Annotated[int, Field(ge=32)]
+
+
+class Split(Block):
+    train: Fraction
+    val: Fraction
+    test: Fraction
+    group_near_duplicates: bool
+
+    @model_validator(mode="after")
+    def adds_up(self) -> "Split":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train + val + test is {total:g}; make it 1")
+        if 0 in (self.train, self.val, self.test):
+            raise ValueError("train, val and test must each be above 0")
+        return self
+
+
+class Augment(Block):
+    views: Count
+    rotation: Annotated[float, Field(ge=0, le=180)]
+    crop: Annotated[int, Field(ge=32)]
+    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = Field(strict=False)
+    brightness: Annotated[float, Field(ge=0, lt=1)]
+    flip: bool
+
+    @model_validator(mode="after")
+    def ordered(self) -> "Augment":
+        if self.scale[0] > self.scale[1]:
+            raise ValueError("scale is [smallest, largest]; swap them")
+        return self
+
+
+class Backbone(Block):
+    name: Literal["vgg16"]
+    weights: Literal["hed-bsds500", "imagenet", "random"]
+    layer: Literal["conv3", "conv4", "conv5"]
+
+
+class Train(Block):
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Weight
+    hidden: Count
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Abn(Block):
+    alpha: Weight
+    beta: Weight
+    attention: Literal["residual", "multiply"]
+    objective: Literal["branches", "summed_softmax"]
+
+    @model_validator(mode="after")
+    def trains_something(self) -> "Abn":
+        if self.alpha + self.beta == 0:
+            raise ValueError("alpha and beta are both 0; set one above 0")
+        return self
+
+
+class Evaluate(Block):
+    calibration_bins: Count
+
+
+class Compute(Block):
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    workers: Annotated[int, Field(ge=0)]
+
+
+class Params(Block):
+    seed: Annotated[int, Field(ge=0)]
+    data: Data
+    filter: Filter
+    split: Split
+    augment: Augment
+    backbone: Backbone
+    train: Train
+    abn: Abn
+    ablations: dict[Name, Abn]
+    evaluate: Evaluate
+    compute: Compute
+
+    @model_validator(mode="after")
+    def names_are_free(self) -> "Params":
+        taken = {"baseline", "abn"} & set(self.ablations)
+        if taken:
+            raise ValueError(f"ablations.{taken.pop()}: the name is taken by a stage; choose another")
+        return self
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Reads and checks the whole file, whatever part the caller needs, so that no stage runs on a broken one.
+
+    Raises `UserError` naming the file, the key and what would be right, for the first mistake.
+    """
+    try:
+        values = yaml.safe_load(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run from the repository's root") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Params.model_validate({} if values is None else values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """The first mistake in one line, with how many more there are."""
+    first, *others = error.errors(include_url=False)
+    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    match first["type"]:
+        case "missing":
+            text = f"{key}: missing; every key must be there"
+        case "extra_forbidden":
+            text = f"{key}: unknown key; remove it or correct its spelling"
+        case "value_error":
+            text = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
+        case _:
+            text = f"{key or 'the file'}: {first['input']!r} is wrong: {first['msg'].lower()}"
+    return " ".join(text.split()) + (f" (and {len(others)} more)" if others else "")
+
+
+if __name__ == "__main__":
+    stage.run(lambda: f"seed {load().seed}, all keys are right")

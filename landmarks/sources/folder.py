@@ -1,0 +1,66 @@
+"""One's own pictures: class-named directories, or any files listed in an `images.csv`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from landmarks.images import Picture
+from landmarks.sources import chunks, read_index, reason
+from landmarks.stage import UserError
+
+import pandas as pd
+
+CHUNK = 256  # pictures per part
+
+
+@dataclass
+class Folder:
+    """Files below `root`. `files` has `id`, `landmark_id` and `file`, relative to `root`, sorted by `id`."""
+
+    root: Path
+    files: pd.DataFrame = field(repr=False)
+
+    def index(self) -> pd.DataFrame:
+        return self.files[["id", "landmark_id"]]
+
+    def parts(self, wanted: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        return chunks(self.files[self.files["id"].isin(wanted["id"])], CHUNK)
+
+    def version(self, part: str, rows: pd.DataFrame) -> str:
+        files = [(self.root / file).stat() for file in rows["file"] if (self.root / file).exists()]
+        return str([(file.st_size, file.st_mtime_ns) for file in files])
+
+    def __getstate__(self) -> dict:
+        """What travels to another process: to fetch takes no more than the root."""
+        return {"root": self.root, "files": None}
+
+    def fetch(self, part: str, rows: pd.DataFrame) -> Iterator[Picture]:
+        for row in rows.itertuples():
+            try:
+                data = (self.root / row.file).read_bytes()
+            except OSError as error:
+                raise UserError(f"{self.root / row.file}: {reason(error)}; correct images.csv or the file") from None
+            yield Picture(row.id, row.landmark_id, data)
+
+
+def open_folder(root: Path) -> Folder:
+    """Reads `root`/images.csv (`id,landmark_id,file`) if there is one, else a directory per class.
+
+    Directories are read as torchvision's ImageFolder does: a class is a directory right below `root`, its pictures are
+    all files below it, at any depth, with the ending of an image. The id is the path below `root`.
+    """
+    if (root / "images.csv").is_file():
+        return Folder(root, read_index(root / "images.csv", ["id", "landmark_id", "file"]))
+    # Imported here because torchvision takes seconds to import, and other sources do without.
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    if not classes:
+        raise UserError(f"data.root: {root} has neither an images.csv nor a directory per class")
+    samples = make_dataset(
+        str(root), dict(zip(classes, classes, strict=True)), extensions=IMG_EXTENSIONS, allow_empty=True
+    )
+    files = pd.DataFrame(samples, columns=["path", "landmark_id"])
+    files["file"] = [Path(path).relative_to(root).as_posix() for path in files["path"]]
+    files["id"] = files["file"]
+    return Folder(root, files[["id", "landmark_id", "file"]].sort_values("id", ignore_index=True))

@@ -1,0 +1,51 @@
+"""The embedded sample: about 2,000 synthetic pictures of 60 invented landmarks, drawn when they are asked for.
+
+Needs no file and no network. The pictures are drawn by `sample_drawing.py`, of buildings from `sample_buildings.py`.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from landmarks.images import Picture
+from landmarks.sources import chunks
+from landmarks.sources.sample_buildings import FAMILIES
+from landmarks.sources.sample_drawing import render
+
+import pandas as pd
+
+# Pictures of the 60 most frequent landmarks in train.csv of Google Landmarks v1 (Kaggle, 2018), and what divides them.
+GOOGLE_COUNTS = (
+    *(49091, 48949, 23005, 18010, 12999, 10905, 9360, 9062, 8912, 8852, 8843, 8515, 7640, 6774, 6423, 6306, 5245, 5211),
+    *(5172, 4838, 3687, 3584, 3560, 3468, 3375, 3347, 3315, 3315, 3116, 2524, 2326, 2292, 2195, 2008, 1958, 1958, 1944),
+    *(1873, 1838, 1804, 1779, 1756, 1739, 1737, 1726, 1696, 1683, 1668, 1660, 1647, 1622, 1578, 1559, 1533, 1509, 1478),
+    *(1441, 1436, 1434, 1411),
+)
+COUNT_DIVISOR = 176
+CHUNK = 16  # pictures per part
+
+
+@dataclass
+class Sample:
+    """The sample of one `seed`; another seed has other buildings in other pictures."""
+
+    seed: int
+
+    def index(self) -> pd.DataFrame:
+        rows = []
+        for rank, count in enumerate(GOOGLE_COUNTS):
+            landmark_id = f"{list(FAMILIES)[rank % len(FAMILIES)]}-{rank // len(FAMILIES) + 1:02d}"
+            for number in range(round(count / COUNT_DIVISOR)):
+                name = f"{self.seed}/sample/{landmark_id}/{number}"
+                rows.append((hashlib.sha256(name.encode()).hexdigest()[:16], landmark_id))
+        return pd.DataFrame(sorted(rows), columns=["id", "landmark_id"])
+
+    def parts(self, wanted: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        return chunks(wanted, CHUNK)
+
+    def version(self, part: str, rows: pd.DataFrame) -> str:
+        return ""
+
+    def fetch(self, part: str, rows: pd.DataFrame) -> Iterator[Picture]:
+        for row in rows.itertuples():
+            yield Picture(row.id, row.landmark_id, *render(self.seed, row.id, row.landmark_id))

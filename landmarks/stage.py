@@ -1,0 +1,73 @@
+"""The frame around every stage: one-line errors, outputs that are whole or absent, progress bars.
+
+Guarantees: a user's mistake prints one line and exits with 1; what DVC removed to make room for the failed run is put
+back as dvc.lock records it; an output appears under its name only when it is complete.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; its text names the key or file, and the way out."""
+
+
+def run(main: Callable[[], str]) -> None:
+    """Runs a stage's `main`, prints the summary line that it returns, and exits.
+
+    A `UserError` becomes one line on stderr and exit status 1. Anything else is our bug and keeps its traceback.
+    """
+    name = Path(sys.argv[0]).stem.replace("_", "-")
+    try:
+        print(f"{name}: {main()}")
+    except UserError as error:
+        restore_outs()
+        sys.exit(f"{name}: {error}")
+
+
+def restore_outs() -> None:
+    """Puts back the outs that `dvc repro` removes before it runs a stage, from the cache. No-op outside DVC."""
+    address = os.environ.get("DVC_STAGE")
+    if not address:
+        return
+    from dvc.repo import Repo  # slow to import, and needed only here
+
+    with Repo(os.environ.get("DVC_ROOT")) as repo:
+        for stage in repo.index.stages:
+            if stage.addressing == address:
+                for out in stage.outs:
+                    if out.use_cache and not out.exists and out.hash_info and not out.changed_cache():
+                        out.checkout(force=True)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, which takes its place only if the block succeeds (file or directory)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    remove(part)
+    try:
+        yield part
+        remove(path)
+        part.rename(path)
+    finally:
+        remove(part)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a directory tree, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def progress(total: int, unit: str) -> tqdm:
+    """A progress bar with a rate and what is left, on stderr."""
+    return tqdm(total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=1)

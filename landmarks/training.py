@@ -1,0 +1,147 @@
+"""Training: one loop for every model, on features that were computed once."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from landmarks.determinism import seed_torch, stream
+from landmarks.models import Baseline, Design, Output, build
+from landmarks.objectives import loss, probabilities
+from landmarks.params import Abn, Train
+
+import numpy as np
+import pandas as pd
+import torch
+from dvclive import Live
+from torch import Tensor
+from tqdm import tqdm
+
+
+def labelled(index: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
+    """The augmentation index, in its order, with the `label` and the `split` of each row's picture."""
+    return index.merge(split[["id", "label", "split"]], on="id", how="left")
+
+
+class Features:
+    """Features and labels of some rows of the index, read from the memory-mapped array when they are asked for."""
+
+    def __init__(self, array: np.ndarray, rows: pd.DataFrame) -> None:
+        """`array` is [rows of the index, C, H, W]; `rows` is a selection of the index with a `label`."""
+        self.array, self.rows, self.labels = array, rows.index.to_numpy(), rows["label"].to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def steps(self, batch_size: int) -> int:
+        """How many batches they make; the last one may be smaller."""
+        return math.ceil(len(self) / batch_size)
+
+    def batch(self, places: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Features float32 [N, C, H, W] and labels int64 [N] at `places` of this selection."""
+        return torch.from_numpy(self.array[self.rows[places]]).float(), torch.from_numpy(self.labels[places])
+
+    def statistics(self, sample: int = 1024) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel over about `sample` of the rows, [C, 1, 1].
+
+        Summed in one order and rounded, so that they are the same on every machine.
+        """
+        rows = self.rows[:: max(1, len(self) // sample)]
+        pictures = [self.array[row].astype(np.float64) for row in rows]
+        mean = sum(picture.mean((1, 2)) for picture in pictures) / len(rows)
+        square = sum(np.square(picture).mean((1, 2)) for picture in pictures) / len(rows)
+        std = np.sqrt(np.maximum(square - mean**2, 1e-6))
+        return tuple(torch.from_numpy(value.round(3)).float().view(-1, 1, 1) for value in (mean, std + 0.001))
+
+
+def train_model(
+    array: np.ndarray,
+    index: pd.DataFrame,
+    *,
+    landmarks: list[str],
+    abn: Abn | None,
+    train: Train,
+    seed: int,
+    device: torch.device,
+    log: Path,
+) -> tuple[Baseline, dict[str, float]]:
+    """Trains the baseline (`abn` is None) or an attention branch network; returns it and its last epoch's metrics.
+
+    `index` is the augmentation index with each row's `label` and `split`, `array` has the features of its rows. Metrics
+    of every epoch go to the directory `log`, as DVCLive writes them.
+    """
+    training = index[index["split"] == "train"]
+    views = [Features(array, rows) for _, rows in training.groupby("view")]
+    val = Features(array, index[index["split"] == "val"])
+    model = build(Design(landmarks, array.shape[1:], train.hidden, train.dropout, abn, seed))
+    model.mean, model.std = views[0].statistics()
+    model.to(device)
+    steps = train.epochs * views[0].steps(train.batch_size)
+    with (
+        Live(str(log), dvcyaml=False, save_dvc_exp=False, report=None) as live,
+        tqdm(total=steps, unit=" steps", dynamic_ncols=True, mininterval=1) as bar,
+    ):
+        for metrics in fit(model, views, val, train, seed, bar.update):
+            metrics = {name: round(value, 6) for name, value in metrics.items()}
+            for name, value in metrics.items():
+                live.log_metric(name, value)
+            live.next_step()
+            bar.set_postfix(metrics)
+    return model.cpu(), metrics
+
+
+def fit(
+    model: Baseline, views: list[Features], val: Features, train: Train, seed: int, tick: Callable[[], object]
+) -> Iterator[dict[str, float]]:
+    """Trains `model` in place; yields the metrics of each epoch, and calls `tick` after each step.
+
+    Epoch e reads `views[e % len(views)]`: the same pictures, seen anew. Only the order of pictures and dropout are
+    drawn here, from streams that are the same for every model, so that models differ by their design alone.
+    """
+    device, abn = next(model.parameters()).device, model.design.abn
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+    )
+    # At least six: a fifth of five is one step, in which the schedule cannot rise.
+    steps = max(train.epochs * views[0].steps(train.batch_size), 6)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, train.learning_rate, total_steps=steps, pct_start=0.2)
+    for epoch in range(train.epochs):
+        data = views[epoch % len(views)]
+        order = stream(seed, "order", epoch).permutation(len(data))
+        seed_torch(seed, "dropout", epoch)
+        model.train()
+        total, correct = 0.0, 0
+        for start in range(0, len(order), train.batch_size):
+            features, labels = (t.to(device) for t in data.batch(order[start : start + train.batch_size]))
+            output = model(features)
+            value = loss(output, labels, abn)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            schedule.step()
+            total += value.item() * len(labels)
+            correct += (probabilities(output, abn).argmax(1) == labels).sum().item()
+            tick()
+        yield {
+            "train/loss": total / len(data),
+            "train/accuracy": correct / len(data),
+            **{f"val/{name}": value for name, value in validate(model, val).items()},
+        }
+
+
+def validate(model: Baseline, data: Features) -> dict[str, float]:
+    """Loss and accuracy on `data`."""
+    abn, total, correct = model.design.abn, 0.0, 0
+    for output, labels in predict(model, data):
+        total += loss(output, labels, abn).item() * len(labels)
+        correct += (probabilities(output, abn).argmax(1) == labels).sum().item()
+    return {"loss": total / len(data), "accuracy": correct / len(data)}
+
+
+@torch.inference_mode()
+def predict(model: Baseline, data: Features, batch_size: int = 64) -> Iterator[tuple[Output, Tensor]]:
+    """The model's output and the labels for all of `data`, in order, a batch at a time."""
+    device = next(model.parameters()).device
+    model.eval()
+    for start in range(0, len(data), batch_size):
+        features, labels = data.batch(np.arange(start, min(start + batch_size, len(data))))
+        yield model(features.to(device)), labels.to(device)

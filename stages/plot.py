@@ -1,0 +1,95 @@
+"""plot: the figures, and the tables that DVC draws its own interactive plots from.
+
+Reads   data/filtered/ (ranking, classes, pictures), data/augment.parquet, data/predictions.parquet, metrics/train/.
+Writes  in plots/: class_histogram.png, training.png, confusion.png, calibration.png and attention.png; and for
+        `dvc plots` class_histogram.csv (rank, landmark_id, images, kept) and confusion.csv (actual, predicted).
+"""
+
+from pathlib import Path
+
+from landmarks import augment, figures, images, metrics, params, stage
+
+import numpy as np
+import pandas as pd
+
+FILTERED = Path("data/filtered")
+INDEX = Path("data/augment.parquet")
+PREDICTIONS = Path("data/predictions.parquet")
+LOGS = Path("metrics/train")
+OUT = Path("plots")
+LARGEST = 50  # classes in the histogram
+GALLERY = 6  # pictures in the attention gallery
+
+
+def training_curves(names: list[str]) -> pd.DataFrame:
+    """DVCLive's logs of all models as one table: model, split, epoch, accuracy, loss."""
+    curves = []
+    for name in names:
+        for split in ("train", "val"):
+            logs = [
+                pd.read_csv(LOGS / name / "plots/metrics" / split / f"{metric}.tsv", sep="\t")
+                for metric in ("accuracy", "loss")
+            ]
+            table = logs[0].merge(logs[1], on="step")
+            curves.append(table.assign(model=name, split=split, epoch=table["step"] + 1))
+    return pd.concat(curves, ignore_index=True)
+
+
+def gallery(predictions: pd.DataFrame, landmarks: list[str], crop: int) -> tuple[list[dict], list[str]]:
+    """Test pictures of `GALLERY` different landmarks, evenly spread, with the map of every model that has one."""
+    mapped = predictions[predictions["map"].notna()]
+    names = list(mapped["model"].unique())
+    firsts = mapped.drop_duplicates("label").sort_values("label")
+    chosen = firsts.iloc[np.linspace(0, len(firsts) - 1, min(GALLERY, len(firsts))).astype(int)]
+    views = {view.id: view for view in augment.views(pd.read_parquet(INDEX)) if view.id in set(chosen["id"])}
+    pictures = {
+        picture.id: augment.apply(images.decode(picture.picture), views[picture.id], crop)
+        for group in images.read_groups(FILTERED)
+        for picture in group
+        if picture.id in views
+    }
+    rows = []
+    for name, label in zip(chosen["id"], chosen["label"], strict=True):
+        maps = {}
+        for row in mapped[mapped["id"] == name].itertuples():
+            side = int(len(row.map) ** 0.5)
+            verdict = "right" if row.predicted == label else f"wrong: {landmarks[row.predicted]}"
+            maps[row.model] = (np.reshape(row.map, (side, side)), f"{row.model}: {verdict}")
+        rows.append({"picture": pictures[name], "title": landmarks[label], "maps": maps})
+    return rows, names
+
+
+def main() -> str:
+    p = params.load()
+    ranking = pd.read_csv(FILTERED / "ranking.csv", dtype={"landmark_id": str}, keep_default_na=False).head(LARGEST)
+    landmarks = pd.read_csv(FILTERED / "classes.csv", dtype={"landmark_id": str}, keep_default_na=False)[
+        "landmark_id"
+    ].tolist()
+    predictions = pd.read_parquet(PREDICTIONS)
+    test = predictions[predictions["split"] == "test"]
+    models = list(predictions["model"].unique())
+    calibration = {
+        name: metrics.calibration(
+            rows["confidence"].to_numpy(),
+            (rows["label"] == rows["predicted"]).to_numpy(),
+            p.evaluate.calibration_bins,
+        )
+        for name, rows in test.groupby("model", sort=False)
+    }
+    abn = test[test["model"] == "abn"]
+    with stage.whole(OUT) as out:
+        out.mkdir()
+        figures.save(figures.class_histogram(ranking), out / "class_histogram.png")
+        figures.save(figures.training_curves(training_curves(models)), out / "training.png")
+        figures.save(figures.confusion(abn, landmarks, "abn on test pictures"), out / "confusion.png")
+        figures.save(figures.reliability(calibration), out / "calibration.png")
+        figures.save(figures.attention_gallery(*gallery(test, landmarks, p.augment.crop)), out / "attention.png")
+        ranking.to_csv(out / "class_histogram.csv", index=False, lineterminator="\n")
+        actual = pd.DataFrame({"actual": abn["label"], "predicted": abn["predicted"]}).map(landmarks.__getitem__)
+        actual.to_csv(out / "confusion.csv", index=False, lineterminator="\n")
+        count = len(list(out.iterdir()))
+    return f"{count} files in {OUT}/"
+
+
+if __name__ == "__main__":
+    stage.run(main)

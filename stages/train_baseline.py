@@ -1,0 +1,46 @@
+"""train-baseline: VGG-16's classifier on the frozen features.
+
+Reads   data/features/, data/augment.parquet, data/split.parquet, data/filtered/classes.csv.
+Writes  models/baseline/ (weights and design), metrics/train/baseline/ (DVCLive: loss and accuracy per epoch).
+Holds   on the CPU, the same weights on any x86-64 machine.
+"""
+
+from pathlib import Path
+
+from landmarks import determinism, models, params, stage
+from landmarks.params import Abn, Params
+from landmarks.training import labelled, train_model
+
+import numpy as np
+import pandas as pd
+
+FEATURES = Path("data/features/features.npy")
+INDEX = Path("data/augment.parquet")
+SPLIT = Path("data/split.parquet")
+CLASSES = Path("data/filtered/classes.csv")
+
+
+def train(name: str, abn: Abn | None, p: Params) -> str:
+    """Trains the model called `name` and writes its outputs; returns the summary line."""
+    determinism.prepare_training()
+    with stage.whole(Path("models") / name) as out, stage.whole(Path("metrics/train") / name) as log:
+        model, metrics = train_model(
+            np.load(FEATURES, mmap_mode="r"),
+            labelled(pd.read_parquet(INDEX), pd.read_parquet(SPLIT)),
+            landmarks=pd.read_csv(CLASSES, dtype={"landmark_id": str}, keep_default_na=False)["landmark_id"].tolist(),
+            abn=abn,
+            train=p.train,
+            seed=p.seed,
+            device=determinism.pick_device(p.compute.device),
+            log=log,
+        )
+        models.save(model, out)
+    return f"{name}: {', '.join(f'{key} {value:.4f}' for key, value in metrics.items())}"
+
+
+def main() -> str:
+    return train("baseline", None, params.load())
+
+
+if __name__ == "__main__":
+    stage.run(main)
