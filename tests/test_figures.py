@@ -1,0 +1,80 @@
+"""The figures: that they show something, and the same every time."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from landmarks import figures
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import drawing
+from matplotlib.figure import Figure
+from PIL import Image
+
+RANKING = pd.DataFrame(
+    {
+        "rank": range(1, 7),
+        "landmark_id": list("fbadce"),
+        "images": [90, 50, 30, 20, 11, 10],
+        "kept": [False, *[True] * 5],
+    }
+)
+CURVES = pd.DataFrame(
+    [
+        {"model": model, "epoch": epoch, "split": split, "accuracy": 0.2 * epoch, "loss": 3 - epoch / 2}
+        for model in ("baseline", "abn")
+        for epoch in (1, 2, 3)
+        for split in ("train", "val")
+    ]
+)
+PREDICTIONS = pd.DataFrame({"label": [0, 0, 1, 2, 2, 2], "predicted": [0, 1, 1, 2, 2, 0]})
+BINS = {"baseline": (0.1, np.array([[0.3, 0.4, 3], [0.8, 0.7, 9]])), "abn": (0.05, np.array([[0.5, 0.5, 12]]))}
+
+
+def gallery(models: list[str]) -> Figure:
+    maps = {name: (np.eye(7, dtype=np.float16), f"{name}: right") for name in models}
+    rows = [{"picture": drawing(n, 64, 64), "title": f"landmark {n}", "maps": maps} for n in range(2)]
+    return figures.attention_gallery(rows, models)
+
+
+DRAWN: dict[str, Callable[[], Figure]] = {
+    "class_histogram": lambda: figures.class_histogram(RANKING),
+    "training_curves": lambda: figures.training_curves(CURVES),
+    "confusion": lambda: figures.confusion(PREDICTIONS, ["arch", "dome", "tower"], "a title"),
+    "reliability": lambda: figures.reliability(BINS),
+    "one model": lambda: figures.reliability({"abn": BINS["abn"]}),
+    "attention_gallery": lambda: gallery(["abn", "study"]),
+    "one map": lambda: gallery(["abn"]),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_shows_something_and_is_the_same_every_time(tmp_path: Path, name: str) -> None:
+    for number in (1, 2):
+        figures.save(DRAWN[name](), tmp_path / f"{number}.png")
+    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
+    pixels = np.asarray(Image.open(tmp_path / "1.png").convert("L"))
+    assert min(pixels.shape) > 200
+    assert pixels.std() > 5 and len(np.unique(pixels)) > 20
+
+
+def test_kept_and_left_out_classes_have_their_colours() -> None:
+    (axes,) = figures.class_histogram(RANKING).axes
+    assert [bar.get_height() for bar in axes.patches[:6]] == RANKING["images"].tolist()
+    colours = [bar.get_facecolor() for bar in axes.patches[:6]]
+    assert len(set(colours[1:])) == 1 and colours[0] != colours[1]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["kept", "left out"]
+
+
+def test_confusion_is_the_share_of_each_true_class() -> None:
+    axes = figures.confusion(PREDICTIONS, ["arch", "dome", "tower"], "a title").axes[0]
+    shares = np.asarray(axes.images[0].get_array())
+    assert shares == pytest.approx(np.array([[1 / 2, 1 / 2, 0], [0, 1, 0], [1 / 3, 0, 2 / 3]]))
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "1", "1", "1", "2"]
+
+
+def test_curves_of_every_model_and_split() -> None:
+    for axes in figures.training_curves(CURVES).axes:
+        assert len(axes.lines) == 4
+        assert all(line.get_xdata().tolist() == [1, 2, 3] for line in axes.lines)

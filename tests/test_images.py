@@ -1,0 +1,203 @@
+"""Pictures: decoding, shrinking, shards and perceptual hashes."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+from landmarks import images
+from landmarks.images import Picture, Unfit
+
+import numpy as np
+import pytest
+from conftest import drawing, jpeg, pictures
+from PIL import Image
+
+SIDE = 96
+
+
+def sixteen_bit() -> Image.Image:
+    return Image.fromarray(np.linspace(0, 65535, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16))
+
+
+def transparent() -> Image.Image:
+    image = drawing(width=SIDE, height=SIDE).convert("RGBA")
+    image.putalpha(128)
+    return image
+
+
+def empty_png(width: int, height: int) -> bytes:
+    """A PNG of that size in its header, without its pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    data = b"IDAT" + zlib.compress(b"\0")
+    chunk += struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    return b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IEND\xaeB`\x82"
+
+
+@pytest.mark.parametrize(
+    ("image", "file_format"),
+    [
+        (drawing(), "JPEG"),
+        (drawing(), "PNG"),
+        (drawing(), "WEBP"),
+        (drawing().convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
+        (drawing().convert("P", palette=Image.Palette.ADAPTIVE), "GIF"),
+        (drawing().convert("CMYK"), "JPEG"),
+        (transparent(), "PNG"),
+    ],
+    ids=["jpeg", "png", "webp", "palette", "gif", "cmyk", "transparent"],
+)
+def test_every_kind_of_file_becomes_rgb(image: Image.Image, file_format: str) -> None:
+    decoded = images.decode(images.encode(image, file_format))
+    assert decoded.mode == "RGB" and decoded.size == image.size
+    original = drawing(0, *image.size)
+    assert np.abs(np.asarray(decoded, dtype=float) - np.asarray(original)).mean() < 12
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param(drawing(width=SIDE, height=SIDE).convert("L"), id="8 bit"),
+        pytest.param(sixteen_bit(), id="16 bit"),
+    ],
+)
+def test_grey_keeps_its_contrast(image: Image.Image) -> None:
+    decoded = np.asarray(images.decode(images.encode(image, "PNG")), dtype=float)
+    grey = np.asarray(image, dtype=float)
+    assert decoded.shape == (SIDE, SIDE, 3) and (decoded[..., 0] == decoded[..., 2]).all()
+    assert np.abs(decoded[..., 0] - grey * 255 / (65535 if grey.max() > 255 else 255)).max() <= 1.5
+
+
+def test_a_picture_is_turned_upright() -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    drawing(width=96, height=80).save(buffer, "JPEG", quality=95, exif=exif)
+    upright = images.decode(buffer.getvalue())
+    assert upright.size == (80, 96)
+    expected = drawing(width=96, height=80).transpose(Image.Transpose.ROTATE_270)
+    assert np.abs(np.asarray(upright, dtype=float) - np.asarray(expected)).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (np.random.default_rng(0).bytes(5000), "broken"),
+        (jpeg(drawing(width=300, height=300))[:2000], "broken"),
+        (images.encode(drawing(width=300, height=300), "PNG")[:2000], "broken"),
+        (empty_png(100, 100), "broken"),
+        (empty_png(20_000, 20_000), "huge"),
+        (empty_png(10_001, 10_000), "huge"),
+        (jpeg(drawing(width=63, height=200)), "small"),
+    ],
+    ids=["nothing", "noise", "truncated jpeg", "truncated png", "no pixels", "bomb", "large", "small"],
+)
+def test_unfit(data: bytes, reason: str) -> None:
+    with pytest.raises(Unfit, match=f"^{reason}$"):
+        images.decode(data)
+    with pytest.raises(Unfit, match=f"^{reason}$"):
+        images.shrink(Picture("a", "b", data), 64)
+
+
+def test_the_smallest_picture_that_is_fit() -> None:
+    assert images.decode(jpeg(drawing(width=64, height=64))).size == (64, 64)
+
+
+@pytest.mark.parametrize("size", [(96, 80), (80, 200), (80, 80)])
+def test_shrink_keeps_the_bytes_of_a_small_jpeg(size: tuple[int, int]) -> None:
+    picture = Picture("a", "b", jpeg(drawing(0, *size)), images.encode(Image.new("L", size, 255), "PNG"))
+    shrunk, image = images.shrink(picture, 80)
+    assert shrunk == picture
+    assert image.size == size
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((800, 600), (107, 80)), ((600, 800), (80, 107)), ((81, 81), (80, 80)), ((2000, 81), None)]
+)
+def test_shrink_takes_the_short_side_to_exactly_what_is_wanted(
+    size: tuple[int, int], expected: tuple[int, int] | None
+) -> None:
+    mask = Image.new("L", size)
+    mask.paste(255, (0, 0, size[0] // 2, size[1]))
+    shrunk, image = images.shrink(Picture("a", "b", jpeg(drawing(0, *size)), images.encode(mask, "PNG")), 80)
+    stored, cells = images.decode(shrunk.picture), images.decode_mask(shrunk.mask)
+    assert min(image.size) == 80 and image.size == stored.size == cells.size
+    assert expected is None or image.size == expected
+    assert np.abs(np.asarray(stored, dtype=float) - np.asarray(drawing(0, *image.size))).mean() < 6
+    assert set(np.unique(cells)) == {0, 255}
+    assert (np.asarray(cells) > 0).mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P"])
+def test_shrink_never_enlarges_but_makes_an_rgb_jpeg_of_everything(mode: str) -> None:
+    data = images.encode(drawing(width=96, height=80).convert(mode), "PNG" if mode == "P" else "JPEG")
+    shrunk, image = images.shrink(Picture("a", "b", data), 256)
+    stored = Image.open(io.BytesIO(shrunk.picture))
+    assert image.size == stored.size == (96, 80)
+    assert stored.format == "JPEG" and stored.mode == "RGB" and shrunk.mask is None
+
+
+def test_shrink_turns_an_upright_small_picture_for_good() -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    drawing(width=96, height=80).save(buffer, "JPEG", exif=exif)
+    shrunk, image = images.shrink(Picture("a", "b", buffer.getvalue()), 256)
+    assert image.size == (80, 96)
+    assert Image.open(io.BytesIO(shrunk.picture)).size == (80, 96)
+    assert images.decode(shrunk.picture).size == (80, 96)
+
+
+def test_shards_give_back_what_was_written_in_order(tmp_path: Path) -> None:
+    written = pictures(150)
+    images.write_shards(tmp_path, written, len(written))
+    groups = list(images.read_groups(tmp_path))
+    assert [picture for group in groups for picture in group] == written
+    assert max(map(len, groups)) <= images.GROUP_ROWS
+    index = images.read_index(tmp_path)
+    assert list(index.columns) == ["id", "landmark_id"]
+    assert index["id"].tolist() == [picture.id for picture in written]
+
+
+def test_no_pictures_make_no_shards(tmp_path: Path) -> None:
+    images.write_shards(tmp_path, [], 0)
+    assert images.shards(tmp_path) == [] and images.read_index(tmp_path).empty
+
+
+@pytest.mark.parametrize("total", [1, 256, 257, 8192, 8193, 1_000_003])
+def test_shards_are_few(total: int) -> None:
+    assert -(-total // images.shard_rows(total)) <= images.MAX_SHARDS
+
+
+def test_many_pictures_fill_at_most_32_files(tmp_path: Path) -> None:
+    count = 32 * 256 + 1
+    images.write_shards(tmp_path, (Picture(f"{n:05d}", "a", b"x") for n in range(count)), count)
+    assert 1 < len(images.shards(tmp_path)) <= 32
+    assert images.read_index(tmp_path)["id"].tolist() == [f"{n:05d}" for n in range(count)]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7])
+def test_merged_shards_have_the_same_bytes_whatever_their_parts(tmp_path: Path, parts: int) -> None:
+    everything = pictures(300)
+    images.write_shards(tmp_path / "whole", everything, len(everything))
+    directories = []
+    for part in range(parts):
+        rows = everything[part::parts]
+        directories.append(tmp_path / f"part-{part}")
+        images.write_shards(directories[-1], rows, len(rows))
+    images.merge_shards(tmp_path / "merged", directories[::-1])
+    whole, merged = (images.shards(tmp_path / name) for name in ("whole", "merged"))
+    assert len(whole) == 2 and [path.name for path in whole] == [path.name for path in merged]
+    assert [path.read_bytes() for path in whole] == [path.read_bytes() for path in merged]
+
+
+def test_perceptual_hash_is_near_for_copies_and_far_for_others() -> None:
+    def hashed(image: Image.Image) -> int:
+        return images.perceptual_hash(image)
+
+    image = drawing(0, 320, 256)
+    original = hashed(image)
+    assert 0 <= original < 2**64
+    copies = [images.decode(jpeg(image, quality=40)), image.resize((160, 128)), image.resize((600, 480))]
+    assert all((hashed(copy) ^ original).bit_count() <= 6 for copy in copies)
+    assert all((hashed(drawing(seed, 320, 256)) ^ original).bit_count() > 12 for seed in range(1, 8))

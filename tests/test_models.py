@@ -1,0 +1,127 @@
+"""The classifier and the Attention Branch Network: shapes, gradients, and how the two are related."""
+
+from pathlib import Path
+
+from landmarks import models
+from landmarks.models import Baseline
+from landmarks.objectives import loss
+from landmarks.params import Abn
+
+import pytest
+import torch
+from conftest import abn, design
+from torch import Tensor
+
+BLOCKS = [None, abn(), abn(attention="multiply"), abn(alpha=0.0), abn(objective="summed_softmax")]
+
+
+def features(count: int = 4) -> Tensor:
+    return torch.rand(count, 8, 2, 2, generator=torch.Generator().manual_seed(1)) * 4
+
+
+def with_map(model: Baseline, value: float) -> Baseline:
+    """The model with an attention map of `value` (0 or 1) everywhere, by an extreme bias of its last normalisation."""
+    norm = model.map[1]
+    torch.nn.init.zeros_(norm.weight)
+    torch.nn.init.constant_(norm.bias, 200.0 if value else -200.0)
+    return model
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("classes", [2, 27])
+def test_outputs_have_their_shapes_and_no_nan(block: Abn | None, classes: int) -> None:
+    output = models.build(design(block, classes))(features())
+    assert output.perception.shape == (4, classes) and output.perception.isfinite().all()
+    if block is None:
+        assert output.attention is None and output.map is None
+    else:
+        assert output.attention.shape == (4, classes) and output.attention.isfinite().all()
+        assert output.map.shape == (4, 1, 2, 2) and (output.map >= 0).all() and (output.map <= 1).all()
+
+
+def test_a_map_of_another_shape() -> None:
+    wide = models.Design(["a", "b"], (8, 3, 5), 16, 0.0, abn(), 0)
+    assert models.build(wide)(torch.rand(2, 8, 3, 5)).map.shape == (2, 1, 3, 5)
+
+
+@pytest.mark.parametrize("objective", ["branches", "summed_softmax"])
+@pytest.mark.parametrize(
+    ("alpha", "beta", "without"),
+    [(0.25, 1.0, ()), (0.0, 1.0, ("scores",)), (1.0, 0.0, ("classifier", "map"))],
+    ids=["both", "alpha 0", "beta 0"],
+)
+def test_a_gradient_reaches_what_trains_and_nothing_else(
+    objective: str, alpha: float, beta: float, without: tuple[str, ...]
+) -> None:
+    """With alpha 0 the map learns through perception; with beta 0 the branch learns without it."""
+    block = abn(alpha=alpha, beta=beta, objective=objective)
+    model = models.build(design(block)).train()
+    loss(model(features(8)), torch.arange(8) % 3, block).backward()
+    for part, module in model.named_children():
+        moved = [p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters()]
+        assert any(moved) is (part not in without), part
+    if not without:
+        # The bias before a normalisation is the one parameter that nothing depends on.
+        still = {name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-7}
+        assert still <= {"map.0.bias", "evidence.2.bias"}
+
+
+def test_every_parameter_of_the_baseline_gets_a_gradient() -> None:
+    model = models.build(design())
+    loss(model(features(8)), torch.arange(8) % 3, None).backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize(("attention", "value"), [("residual", 0.0), ("multiply", 1.0)])
+def test_an_attention_that_changes_nothing_leaves_the_baseline(attention: str, value: float) -> None:
+    network = with_map(models.build(design(abn(attention=attention))), value).eval()
+    baseline = models.build(design()).eval()
+    output = network(features())
+    assert (output.map == value).all()
+    assert torch.equal(output.perception, baseline(features()).perception)
+
+
+@pytest.mark.parametrize(("attention", "value", "factor"), [("residual", 1.0, 2.0), ("multiply", 0.0, 0.0)])
+def test_the_map_weighs_what_perception_sees(attention: str, value: float, factor: float) -> None:
+    network = with_map(models.build(design(abn(attention=attention))), value).eval()
+    baseline = models.build(design()).eval()
+    assert torch.allclose(network(features()).perception, baseline(factor * features()).perception, atol=1e-6)
+
+
+def test_features_are_standardised_first() -> None:
+    plain, other = (models.build(design(abn())).eval() for _ in range(2))
+    other.mean, other.std = torch.full((8, 1, 1), 3.0), torch.full((8, 1, 1), 4.0)
+    assert torch.allclose(plain(features()).perception, other(features() * 4 + 3).perception, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", BLOCKS[1:])
+def test_the_classifier_starts_the_same_with_and_without_attention(block: Abn) -> None:
+    baseline, network = models.build(design()), models.build(design(block))
+    own = network.classifier.state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in baseline.classifier.state_dict().items())
+
+
+def test_the_seed_decides_the_first_weights() -> None:
+    def weights(seed: int) -> Tensor:
+        return torch.cat([p.flatten() for p in models.build(design(abn(), seed=seed)).parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+@pytest.mark.parametrize("block", BLOCKS[:3])
+def test_a_saved_model_comes_back(tmp_path: Path, block: Abn | None) -> None:
+    model = models.build(design(block, dropout=0.5)).train()
+    model(features())  # moves the statistics of the batch normalisation
+    models.save(model, tmp_path / "model")
+    loaded = models.load(tmp_path / "model")
+    assert loaded.design.landmarks == model.design.landmarks and loaded.design.abn == block
+    for one, two in zip(model.eval()(features()), loaded.eval()(features()), strict=True):
+        assert one is two is None or torch.equal(one, two)
+
+
+def test_a_model_is_saved_with_the_same_bytes_every_time(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        models.save(models.build(design(abn())), tmp_path / name)
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two and set(one) == {"design.json", "model.safetensors"}

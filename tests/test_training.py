@@ -1,0 +1,190 @@
+"""The training loop, on features that are drawn."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from landmarks import determinism, models
+from landmarks.models import Baseline
+from landmarks.params import Abn, Train
+from landmarks.training import Features, fit, predict, train_model, validate
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import abn, design
+from torch import Tensor
+
+CLASSES, PER_CLASS = 3, 4
+SETTINGS = Train(epochs=2, batch_size=4, learning_rate=0.01, weight_decay=0.01, hidden=64, dropout=0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reproducible() -> Iterator[None]:
+    determinism.prepare_training()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def data(views: int = 2) -> tuple[np.ndarray, pd.DataFrame]:
+    """Noisy features of three classes [N, 8, 2, 2] and their index; each class has pictures in every split."""
+    rng = np.random.default_rng(0)
+    prototypes = rng.random((CLASSES, 8, 2, 2)) * 4
+    rows = []
+    for label in range(CLASSES):
+        for n in range(PER_CLASS):
+            split = "val" if n == 0 else "test" if n == 1 else "train"
+            for view in range(views if split == "train" else 1):
+                rows.append({"id": f"{n}-{label}", "view": view, "label": label, "split": split})
+    index = pd.DataFrame(rows).sort_values(["id", "view"], ignore_index=True)
+    noise = rng.random((len(index), 8, 2, 2)) * 0.5
+    return (prototypes[index["label"]] + noise).astype(np.float16), index
+
+
+def eight() -> Features:
+    """Eight pictures of three classes, with one view each."""
+    array = np.random.default_rng(1).random((8, 8, 2, 2)).astype(np.float16) * 4
+    return Features(array, pd.DataFrame({"label": np.arange(8) % 3}))
+
+
+class Recorded(Features):
+    """Features that note which of them are read."""
+
+    def __init__(self, name: str, log: list[tuple[str, list[int]]], source: Features) -> None:
+        self.array, self.rows, self.labels = source.array, source.rows, source.labels
+        self.name, self.log = name, log
+
+    def batch(self, places: np.ndarray) -> tuple[Tensor, Tensor]:
+        self.log.append((self.name, places.tolist()))
+        return super().batch(places)
+
+
+def test_a_batch_has_the_features_and_labels_of_its_places() -> None:
+    array, index = data()
+    rows = index[index["split"] == "train"]
+    features, labels = Features(array, rows).batch(np.array([3, 0]))
+    assert features.dtype == torch.float32 and labels.dtype == torch.int64
+    assert np.array_equal(features.numpy(), array[rows.index[[3, 0]]].astype(np.float32))
+    assert labels.tolist() == rows["label"].iloc[[3, 0]].tolist()
+
+
+@pytest.mark.parametrize("factor", [0.1, 1.0, 30.0])
+def test_statistics_standardise_each_channel(factor: float) -> None:
+    rng = np.random.default_rng(0)
+    array = (rng.random((400, 8, 2, 2)) * factor * np.arange(1, 9)[:, None, None]).astype(np.float16)
+    rows = pd.DataFrame({"label": 0}, index=range(5, 395))
+    mean, std = Features(array, rows).statistics()
+    scaled = (torch.from_numpy(array[5:395]).float() - mean) / std
+    assert torch.allclose(scaled.mean((0, 2, 3)), torch.zeros(8), atol=0.02)
+    assert torch.allclose(scaled.std((0, 2, 3)), torch.ones(8), atol=0.05)
+
+
+def test_statistics_of_a_dead_channel_are_finite() -> None:
+    array = np.zeros((9, 8, 2, 2), np.float16)
+    mean, std = Features(array, pd.DataFrame({"label": 0}, index=range(9))).statistics()
+    assert (mean == 0).all() and (std > 0).all()
+
+
+def test_statistics_of_many_rows_need_only_some() -> None:
+    array = np.random.default_rng(0).random((500, 8, 2, 2)).astype(np.float16)
+    features = Features(array, pd.DataFrame({"label": 0}, index=range(500)))
+    for some, of_all in zip(features.statistics(sample=50), features.statistics(), strict=True):
+        assert torch.allclose(some, of_all, rtol=0.15)
+
+
+@pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
+def test_eight_pictures_are_learnt_by_heart(block: Abn | None) -> None:
+    model, pictures = models.build(design(block)), eight()
+    settings = SETTINGS.model_copy(update={"epochs": 12, "batch_size": 8})
+    history = list(fit(model, [pictures], pictures, settings, 0, lambda: None))
+    assert history[-1]["train/loss"] < history[0]["train/loss"] / 4
+    assert history[-1]["val/accuracy"] == history[-1]["train/accuracy"] == 1
+    assert history[-1]["val/loss"] < history[0]["val/loss"]
+
+
+def test_epoch_e_reads_view_e_mod_views() -> None:
+    log: list[tuple[str, list[int]]] = []
+    views = [Recorded(name, log, eight()) for name in ("first", "second")]
+    settings = SETTINGS.model_copy(update={"epochs": 3})
+    assert len(list(fit(models.build(design()), views, eight(), settings, 0, lambda: None))) == 3
+    assert [name for name, _ in log] == ["first"] * 2 + ["second"] * 2 + ["first"] * 2
+    epochs = [log[n][1] + log[n + 1][1] for n in (0, 2, 4)]
+    assert all(sorted(places) == list(range(8)) for places in epochs), "every picture once"
+    assert epochs[0] != epochs[1] != epochs[2] != list(range(8)), "in another order each time"
+
+
+def test_every_model_reads_the_same_pictures_in_the_same_order() -> None:
+    def order(block: Abn | None) -> list:
+        log: list = []
+        list(fit(models.build(design(block)), [Recorded("a", log, eight())], eight(), SETTINGS, 0, lambda: None))
+        return log
+
+    assert order(None) == order(abn())
+
+
+def test_every_step_is_counted() -> None:
+    ticks: list[int] = []
+    settings = SETTINGS.model_copy(update={"batch_size": 3})
+    list(fit(models.build(design()), [eight()], eight(), settings, 0, lambda: ticks.append(1)))
+    assert len(ticks) == 2 * 3
+
+
+def test_predictions_are_in_order_whatever_the_batches() -> None:
+    model, pictures = models.build(design(abn(), dropout=0.5)).train(), eight()
+    whole, in_parts = (list(predict(model, pictures, size)) for size in (64, 3))
+    assert len(whole) == 1 and len(in_parts) == 3
+    assert torch.cat([labels for _, labels in in_parts]).tolist() == pictures.labels.tolist()
+    perception = torch.cat([output.perception for output, _ in in_parts])
+    assert torch.allclose(perception, whole[0][0].perception, atol=1e-5)
+    assert not perception.requires_grad
+
+
+def test_validation_does_not_change_the_model() -> None:
+    model, pictures = models.build(design(abn(), dropout=0.5)), eight()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert validate(model, pictures) == validate(model, pictures)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def trained(log: Path, block: Abn | None, seed: int = 0) -> tuple[Baseline, dict[str, float]]:
+    array, index = data()
+    return train_model(
+        array,
+        index,
+        landmarks=["a", "b", "c"],
+        abn=block,
+        train=SETTINGS.model_copy(update={"dropout": 0.5}),
+        seed=seed,
+        device=torch.device("cpu"),
+        log=log,
+    )
+
+
+@pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
+def test_two_runs_agree_to_the_bit(tmp_path: Path, block: Abn | None) -> None:
+    (one, metrics), (two, again) = (trained(tmp_path / name, block) for name in ("one", "two"))
+    states = one.state_dict(), two.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert metrics == again
+    other = trained(tmp_path / "other", block, seed=1)[0].state_dict()
+    assert not torch.equal(states[0]["classifier.7.weight"], other["classifier.7.weight"])
+
+
+def test_the_model_knows_its_design(tmp_path: Path) -> None:
+    model, _ = trained(tmp_path / "log", abn())
+    array, index = data()
+    first_view = index[(index["split"] == "train") & (index["view"] == 0)]
+    assert model.design.landmarks == ["a", "b", "c"] and model.design.shape == (8, 2, 2)
+    assert torch.equal(model.std, Features(array, first_view).statistics()[1])
+    assert model.design.abn == abn()
+
+
+def test_dvclive_logs_a_row_per_epoch(tmp_path: Path) -> None:
+    _, metrics = trained(tmp_path / "log", abn())
+    assert set(metrics) == {f"{split}/{name}" for split in ("train", "val") for name in ("accuracy", "loss")}
+    for name, last in metrics.items():
+        table = pd.read_csv(tmp_path / "log/plots/metrics" / f"{name}.tsv", sep="\t")
+        assert table["step"].tolist() == [0, 1]
+        assert table[name.split("/")[1]].iloc[-1] == pytest.approx(last)
+        assert table[name.split("/")[1]].notna().all()
