@@ -1,15 +1,14 @@
 """Pictures: how they travel (Parquet shards in id order), and what makes one fit to use.
 
-A shard has the columns of `SCHEMA`: `id`, `landmark_id`, the encoded `picture` as it came, and `mask`, a PNG that is
-255 where the landmark is seen, or null where nobody drew one (all but the synthetic sample).
+A shard has the columns of `SCHEMA`: `id`, `landmark_id`, the encoded `picture` as it came, `mask`, a PNG that is 255
+where the landmark is seen, or null where nobody drew one (all but the synthetic sample), and `author`, `license` and
+`title`, null where the source does not say.
 """
 
-import heapq
 import io
 import math
 import warnings
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,22 +25,30 @@ SCHEMA = pa.schema(
         ("landmark_id", pa.string()),
         ("picture", pa.large_binary()),
         ("mask", pa.large_binary()),
+        ("author", pa.string()),
+        ("license", pa.string()),
+        ("title", pa.string()),
     ]
 )
 MAX_SHARDS = 32
 MIN_SHARD_ROWS = 256
 GROUP_ROWS = 64  # rows decoded into memory at a time
 MAX_PIXELS = 100_000_000  # a larger picture is a decompression bomb or a scan, and takes 300 MB to decode
+# Pillow knows more, some of which run programs (EPS) or are no pictures (MPEG).
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 MIN_SIDE = 64  # pixels; less than that, enlarged to 224, shows nothing of a building
 
 
 class Picture(NamedTuple):
-    """An encoded picture and, where there is one, the encoded mask of its landmark."""
+    """An encoded picture and, where they are known, the encoded mask of its landmark and to whom it is due."""
 
     id: str
     landmark_id: str
     picture: bytes
     mask: bytes | None = None
+    author: str | None = None
+    license: str | None = None
+    title: str | None = None
 
 
 class Unfit(Exception):
@@ -106,11 +113,20 @@ def read_masks(directory: Path) -> Iterator[tuple[str, bytes | None]]:
                 yield from zip(*(column.to_pylist() for column in group.columns), strict=True)
 
 
-def merge_shards(directory: Path, parts: list[Path]) -> None:
-    """Merges directories of shards, each in id order, into one, holding a few pictures of each in memory."""
-    streams = [chain.from_iterable(read_groups(part, rows=8)) for part in parts]
-    total = sum(pq.read_metadata(shard).num_rows for part in parts for shard in shards(part))
-    write_shards(directory, heapq.merge(*streams, key=lambda picture: picture.id), total)
+def check_header(data: bytes) -> None:
+    """Raises `Unfit` if `data` do not begin like a picture of bearable size; what follows is not looked at."""
+    if not data:
+        raise Unfit("empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
+    except Image.DecompressionBombError:
+        raise Unfit("huge") from None
+    except Exception:  # a broken file makes Pillow's plugins raise nearly anything
+        raise Unfit("no picture") from None
+    if width * height > MAX_PIXELS:
+        raise Unfit("huge")
 
 
 def decode(data: bytes, short_side: int | None = None) -> Image.Image:
@@ -123,7 +139,7 @@ def decode(data: bytes, short_side: int | None = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own, lower limit, and broken EXIF blocks, which do no harm
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise Unfit("huge")
             if short_side:
@@ -149,7 +165,7 @@ def shrink(picture: Picture, short_side: int) -> tuple[Picture, Image.Image]:
     """
     image = decode(picture.picture, short_side)
     scale = short_side / min(image.size)
-    original = Image.open(io.BytesIO(picture.picture))
+    original = Image.open(io.BytesIO(picture.picture), formats=FORMATS)
     if scale >= 1 and original.mode == "RGB" and original.size == image.size and not original.getexif().get(0x0112):
         return picture, image
     size = image.size if scale >= 1 else tuple(round(side * scale) for side in image.size)

@@ -24,8 +24,16 @@ class Block(BaseModel):
 
 
 class Data(Block):
-    source: Literal["sample", "folder", "gldv2"]
+    source: Literal["sample", "folder", "gldv1", "gldv2"]
     root: str | None
+
+
+class Download(Block):
+    workers: Count
+    retries: Annotated[int, Field(ge=0)]
+    timeout: Annotated[float, Field(gt=0)]
+    max_megabytes: Annotated[float, Field(gt=0)]
+    min_success: Fraction
 
 
 class Filter(Block):
@@ -106,6 +114,7 @@ class Compute(Block):
 class Params(Block):
     seed: Annotated[int, Field(ge=0)]
     data: Data
+    download: Download
     filter: Filter
     split: Split
     augment: Augment

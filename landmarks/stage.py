@@ -7,7 +7,8 @@ back as dvc.lock records it; an output appears under its name only when it is co
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class UserError(Exception):
 def run(main: Callable[[], str]) -> None:
     """Runs a stage's `main`, prints the summary line that it returns, and exits.
 
-    A `UserError` becomes one line on stderr and exit status 1. Anything else is our bug and keeps its traceback.
+    A `UserError` becomes one line on stderr and exit status 1, Ctrl-C one with status 130. Anything else is our bug and
+    keeps its traceback.
     """
     name = Path(sys.argv[0]).stem.replace("_", "-")
     try:
@@ -29,6 +31,10 @@ def run(main: Callable[[], str]) -> None:
     except UserError as error:
         restore_outs()
         sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt:
+        restore_outs()
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def restore_outs() -> None:
@@ -68,6 +74,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def progress(total: int, unit: str) -> tqdm:
-    """A progress bar with a rate and what is left, on stderr."""
-    return tqdm(total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=1)
+def progress(total: int | None, unit: str, name: str = "") -> tqdm:
+    """A progress bar with a rate and what is left, on stderr; bytes (unit "B") in kilo, mega, giga."""
+    scale = unit == "B"
+    unit = unit if scale else f" {unit}"
+    return tqdm(desc=name or None, total=total, unit=unit, unit_scale=scale, dynamic_ncols=True, mininterval=1)
+
+
+def tally(reasons: Iterable[str]) -> str:
+    """How many of each there are, for a summary line: "2 broken, 1 small"."""
+    return ", ".join(f"{number} {reason}" for reason, number in sorted(Counter(reasons).items()))

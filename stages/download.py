@@ -2,65 +2,52 @@
 
 Reads   the source that data.source names.
 Writes  data/raw/index.parquet (id, landmark_id of every picture the source lists), data/raw/pictures-NNN.parquet (see
-        landmarks/images.py) and data/raw/missing.csv (wanted pictures that the source lists but does not hold).
-Holds   the same bytes for any number of workers: pictures are in id order.
+        landmarks/images.py) and data/raw/failures.csv (wanted pictures that could not be had: id, landmark_id, reason).
+Holds   the same bytes for any number of workers and interruptions: pictures are in id order. What came over the network
+        stays in the scratch folder, so that no other choice of classes fetches it again.
 """
 
-import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from landmarks import classes, images, params, sources, stage
-
-import pandas as pd
-from joblib import Parallel, delayed
 
 OUT = Path("data/raw")
 SCRATCH = Path(".scratch/download")
 
 
-def fetch(source: sources.Source, part: str, rows: pd.DataFrame, path: Path) -> int:
-    """Writes the wanted pictures of one part to `path`, unless an earlier run did; returns how many they are."""
-    if not path.exists():
-        pictures = sorted(source.fetch(part, rows))
-        with stage.whole(path) as whole:
-            images.write_shards(whole, pictures, len(pictures))
-    return len(images.read_index(path))
-
-
-def scratch(source: sources.Source, part: str, rows: pd.DataFrame) -> Path:
-    """Where a part lies until all are there; another place once anything that it is made from has changed."""
-    key = hashlib.sha256(f"{source!r} {part} {source.version(part, rows)}".encode())
-    key.update(pd.util.hash_pandas_object(rows, index=False).to_numpy().tobytes())
-    for code in sorted(Path(sources.__file__).parent.glob("*.py")):
-        key.update(code.read_bytes())
-    return SCRATCH / key.hexdigest()[:16]
-
-
 def main() -> str:
     p = params.load()
-    source = sources.open_source(p.data.source, p.data.root, p.seed)
-    index = source.index()
-    ranking = classes.rank(index, skip_top=p.filter.skip_top, top_k=p.filter.top_k, min_images=p.filter.min_images)
-    kept = ranking.loc[ranking["kept"], "landmark_id"]
-    wanted = index[index["landmark_id"].isin(kept)]
+    with sources.open_source(p.data, p.download, seed=p.seed, workers=p.compute.workers, scratch=SCRATCH) as source:
+        index = source.index()
+        ranking = classes.rank(index, skip_top=p.filter.skip_top, top_k=p.filter.top_k, min_images=p.filter.min_images)
+        kept = ranking.loc[ranking["kept"], "landmark_id"]
+        wanted = index[index["landmark_id"].isin(kept)]
 
-    parts = {scratch(source, part, rows): (part, rows) for part, rows in sorted(source.parts(wanted).items())}
-    jobs = (delayed(fetch)(source, part, rows, path) for path, (part, rows) in parts.items())
-    with stage.progress(len(wanted), "pictures") as bar:
-        for fetched in Parallel(p.compute.workers or -1, return_as="generator_unordered")(jobs):
-            bar.update(fetched)
+        failures = wanted.assign(reason=wanted["id"].map(source.fetch(wanted))).dropna(subset="reason")
+        found = wanted[~wanted["id"].isin(failures["id"])]
+        reasons = stage.tally(failures["reason"])
+        if len(found) < p.download.min_success * len(wanted):
+            raise stage.UserError(
+                f"download.min_success: only {len(found)} of {len(wanted)} pictures, less than "
+                f"{p.download.min_success:.0%} ({reasons}); run it again to try what may pass, or lower it"
+            )
+        classes.check_sizes(
+            found["landmark_id"].value_counts().reindex(sorted(kept), fill_value=0), p.filter.min_images
+        )
 
-    with stage.whole(OUT) as out:
-        images.merge_shards(out, list(parts))
-        index.to_parquet(out / "index.parquet", index=False)
-        found = images.read_index(out)["id"]
-        if found.duplicated().any():
-            raise stage.UserError(f"data.root: picture {found[found.duplicated()].iloc[0]} is there more than once")
-        missing = wanted[~wanted["id"].isin(found)]
-        missing.to_csv(out / "missing.csv", index=False, lineterminator="\n")
-    stage.remove(SCRATCH)
+        def pictures() -> Iterator[images.Picture]:
+            with stage.progress(len(found), "pictures") as bar:
+                for picture in source.pictures(found):
+                    yield picture
+                    bar.update()
+
+        with stage.whole(OUT) as out:
+            images.write_shards(out, pictures(), len(found))
+            index[["id", "landmark_id"]].to_parquet(out / "index.parquet", index=False)
+            failures[["id", "landmark_id", "reason"]].to_csv(out / "failures.csv", index=False, lineterminator="\n")
     return (
-        f"{len(wanted) - len(missing)} pictures of {len(kept)} classes, {len(missing)} missing, "
+        f"{len(found)} pictures of {len(kept)} classes, {len(failures)} failed{reasons and f' ({reasons})'}, "
         f"from an index of {len(index)} in {len(ranking)} classes"
     )
 

@@ -55,8 +55,8 @@ def main() -> str:
 
     with stage.whole(OUT) as out:
         images.write_shards(out, fit_pictures(), total)
-        missing = pd.read_csv(RAW / "missing.csv", dtype=str, keep_default_na=False).assign(reason="missing")
-        dropped = pd.concat([pd.DataFrame(dropped, columns=["id", "landmark_id", "reason"]), missing]).sort_values("id")
+        failures = pd.read_csv(RAW / "failures.csv", dtype=str, keep_default_na=False)
+        dropped = pd.concat([pd.DataFrame(dropped, columns=failures.columns), failures]).sort_values("id")
         table = pd.DataFrame(kept, columns=["id", "landmark_id", "width", "height", "hash"]).astype({"hash": "uint64"})
         wanted = ranking.loc[ranking["kept"], "landmark_id"]
         pictures = table["landmark_id"].value_counts().reindex(sorted(wanted), fill_value=0)
@@ -67,10 +67,8 @@ def main() -> str:
         ranking.to_csv(out / "ranking.csv", index=False, lineterminator="\n")
         dropped.to_csv(out / "dropped.csv", index=False, lineterminator="\n")
 
-    reasons = dropped["reason"].value_counts().sort_index()
-    return f"kept {len(table)} pictures of {len(labels)} classes, dropped {len(dropped)}" + (
-        f" ({', '.join(f'{n} {reason}' for reason, n in reasons.items())})" if len(dropped) else ""
-    )
+    reasons = stage.tally(dropped["reason"])
+    return f"kept {len(table)} pictures of {len(labels)} classes, dropped {len(dropped)}{reasons and f' ({reasons})'}"
 
 
 if __name__ == "__main__":

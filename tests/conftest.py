@@ -1,6 +1,9 @@
 """What several test files share: drawn pictures, tiny models' designs, and what to expect of a user's mistake."""
 
-from collections.abc import Iterator
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,3 +61,25 @@ def abn(**changes: float | str) -> Abn:
 def design(block: Abn | None = None, classes: int = 3, seed: int = 0, dropout: float = 0.0) -> Design:
     """The design of a model of tiny features, 8 channels of 2 x 2."""
     return Design([f"landmark-{k}" for k in range(classes)], (8, 2, 2), 64, dropout, block, seed)
+
+
+def write_tar(root: Path, name: str, members: Iterable[tuple[str, bytes] | tarfile.TarInfo]) -> None:
+    """Writes a tar of Google Landmarks v2 and its MD5 file. Members' names are ids, or paths if they have a slash."""
+    for directory in ("train", "md5sum/train"):
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    with tarfile.open(root / f"train/{name}.tar", "w") as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                key, data = member
+                info = tarfile.TarInfo(key if "/" in key else f"{key[0]}/{key[1]}/{key[2]}/{key}.jpg")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    sum_up(root, name)
+
+
+def sum_up(root: Path, name: str) -> None:
+    """Writes the MD5 file of a tar."""
+    digest = hashlib.md5((root / f"train/{name}.tar").read_bytes()).hexdigest()
+    (root / f"md5sum/train/md5.{name}.txt").write_text(f"{digest}  {name}.tar\n", encoding="ascii")

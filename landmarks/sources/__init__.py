@@ -1,85 +1,104 @@
 """Where pictures come from. Every source looks the same to the download stage.
 
-A source lists all its pictures in an index, and hands over the wanted ones in parts, each of which can be fetched on
-its own, in any order, in any process.
+A source lists all its pictures in an index, fetches the wanted ones that are not on this machine yet, and hands them
+over in the order of their ids.
 """
 
+import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from landmarks.images import Picture
+from landmarks.params import Data, Download
 from landmarks.stage import UserError
 
 import pandas as pd
 import pyarrow as pa
-from pyarrow import csv
+from pyarrow import compute, csv
 
 
 class Source(Protocol):
     def index(self) -> pd.DataFrame:
-        """A row per picture: `id`, `landmark_id` (text), sorted by `id`, each `id` once."""
+        """A row per picture: `id`, `landmark_id` (text) and what else `fetch` needs, sorted by `id`, each `id` once."""
 
-    def parts(self, wanted: pd.DataFrame) -> dict[str, pd.DataFrame]:
-        """Parts by name, fit for a file name, each with the rows of `wanted` that it may hold."""
+    def fetch(self, wanted: pd.DataFrame) -> dict[str, str]:
+        """Fetches pictures of the index, unless an earlier run did. Returns the reason of each that cannot be had."""
 
-    def version(self, part: str, rows: pd.DataFrame) -> str:
-        """Changes when the part's content does, as far as that can be told without reading it."""
-
-    def fetch(self, part: str, rows: pd.DataFrame) -> Iterator[Picture]:
-        """The pictures of `rows` that the part holds, in any order."""
+    def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
+        """Those pictures, which have been fetched, in the order of `wanted`."""
 
 
-def open_source(name: str, root: str | None, seed: int) -> Source:
-    """The source that `data.source` names. Raises `UserError` if it needs `data.root` and that is not a directory."""
-    if name == "sample":
+@contextmanager
+def open_source(data: Data, download: Download, *, seed: int, workers: int, scratch: Path) -> Iterator[Source]:
+    """The source that `data` names; what it fetches from elsewhere is kept below `scratch`.
+
+    Raises `UserError` if the source needs `data.root` and that is not of the right kind.
+    """
+    if data.source == "sample":
         from landmarks.sources.sample import Sample
 
-        return Sample(seed)
-    if root is None:
-        raise UserError(f"data.root: missing; data.source {name} needs the directory of the pictures")
-    if not Path(root).is_dir():
-        raise UserError(f"data.root: {root} is no directory; correct the path")
-    if name == "folder":
+        yield Sample(seed, workers)
+        return
+    if data.root is None:
+        raise UserError(f"data.root: missing; data.source {data.source} needs {NEEDS[data.source]}")
+    local = "://" not in data.root
+    if local and not (Path(data.root).is_file() if data.source == "gldv1" else Path(data.root).is_dir()):
+        raise UserError(f"data.root: {data.root} is not {NEEDS[data.source]}; correct the path")
+    if data.source == "folder":
         from landmarks.sources.folder import open_folder
 
-        return open_folder(Path(root))
+        yield open_folder(Path(data.root))
+        return
+    # Imported here because aiohttp takes long to import, and other sources do without.
+    from landmarks.sources.gldv1 import Gldv1
     from landmarks.sources.gldv2 import Gldv2
+    from landmarks.sources.remote import Root
+    from landmarks.sources.store import Store
 
-    return Gldv2(Path(root))
+    root = Root(data.root, download, seed)
+    key = hashlib.sha256(root.path.encode()).hexdigest()[:12]
+    with Store(scratch / f"{data.source}-{key}") as store:
+        yield (Gldv1 if data.source == "gldv1" else Gldv2)(root, store, download)
 
 
-def read_index(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Reads the text `columns` of a CSV whose rows are pictures, sorted by `id`.
+NEEDS = {
+    "folder": "the directory of the pictures",
+    "gldv1": "an index file (path or URL) with id, url and landmark_id",
+    "gldv2": "the data set's top directory (path or URL)",
+}
+
+
+def read_index(path: Path | None, columns: list[str], name: str = "") -> pd.DataFrame:
+    """Reads the text `columns` of a CSV whose rows are pictures, sorted by `id`. Errors call it `name`, else `path`.
 
     Raises `UserError` naming the file if it is missing, empty, not CSV, lacks a column, or repeats or omits an id.
     """
-    text = csv.ConvertOptions(column_types={name: pa.string() for name in columns}, include_columns=columns)
+    name = name or str(path)
+    if path is None:
+        raise UserError(f"{name}: no such file; data.root must hold it")
+    text = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=columns)
     try:
-        table = csv.read_csv(path, convert_options=text)
+        table = csv.read_csv(path, convert_options=text).sort_by("id")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)}); data.root must hold it") from None
+        raise UserError(f"{name}: cannot be read ({reason(error)}); data.root must hold it") from None
     except KeyError as error:
-        raise UserError(f"{path}: {error.args[0].rstrip('.')}; it needs {', '.join(columns)}") from None
+        raise UserError(f"{name}: {error.args[0].rstrip('.')}; it needs {', '.join(columns)}") from None
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: {error}") from None
-    rows = table.to_pandas().sort_values("id", ignore_index=True)
-    if rows.empty:
-        raise UserError(f"{path}: no rows; it needs a row per picture")
+        raise UserError(f"{name}: {error}") from None
+    if not len(table):
+        raise UserError(f"{name}: no rows; it needs a row per picture")
     for column in columns:
-        if (rows[column] == "").any():
-            raise UserError(f"{path}: a row without {column}; fill it in or remove the row")
-    repeated = rows.loc[rows["id"].duplicated(), "id"]
+        if compute.any(compute.equal(table[column], "")).as_py():
+            raise UserError(f"{name}: a row without {column}; fill it in or remove the row")
+    ids = table["id"]
+    repeated = ids[1:].filter(compute.equal(ids[1:], ids[:-1]))  # a set of five million would take a gigabyte
     if len(repeated):
-        raise UserError(f"{path}: id {repeated.iloc[0]} is there more than once; ids must differ")
-    return rows
+        raise UserError(f"{name}: id {repeated[0]} is there more than once; ids must differ")
+    return table.to_pandas()
 
 
 def reason(error: OSError) -> str:
     """What the system says of a file, in a few words."""
     return (error.strerror or str(error)).lower()
-
-
-def chunks(wanted: pd.DataFrame, size: int) -> dict[str, pd.DataFrame]:
-    """Cuts the wanted rows into parts of `size`, for a source that has no parts of its own."""
-    return {f"{start:08d}": wanted.iloc[start : start + size] for start in range(0, len(wanted), size)}

@@ -1,16 +1,14 @@
 """One's own pictures: class-named directories, or any files listed in an `images.csv`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from landmarks.images import Picture
-from landmarks.sources import chunks, read_index, reason
+from landmarks.sources import read_index, reason
 from landmarks.stage import UserError
 
 import pandas as pd
-
-CHUNK = 256  # pictures per part
 
 
 @dataclass
@@ -18,24 +16,16 @@ class Folder:
     """Files below `root`. `files` has `id`, `landmark_id` and `file`, relative to `root`, sorted by `id`."""
 
     root: Path
-    files: pd.DataFrame = field(repr=False)
+    files: pd.DataFrame
 
     def index(self) -> pd.DataFrame:
-        return self.files[["id", "landmark_id"]]
+        return self.files
 
-    def parts(self, wanted: pd.DataFrame) -> dict[str, pd.DataFrame]:
-        return chunks(self.files[self.files["id"].isin(wanted["id"])], CHUNK)
+    def fetch(self, wanted: pd.DataFrame) -> dict[str, str]:
+        return {}
 
-    def version(self, part: str, rows: pd.DataFrame) -> str:
-        files = [(self.root / file).stat() for file in rows["file"] if (self.root / file).exists()]
-        return str([(file.st_size, file.st_mtime_ns) for file in files])
-
-    def __getstate__(self) -> dict:
-        """What travels to another process: to fetch takes no more than the root."""
-        return {"root": self.root, "files": None}
-
-    def fetch(self, part: str, rows: pd.DataFrame) -> Iterator[Picture]:
-        for row in rows.itertuples():
+    def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
+        for row in wanted.itertuples():
             try:
                 data = (self.root / row.file).read_bytes()
             except OSError as error:

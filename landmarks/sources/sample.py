@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from landmarks.images import Picture
-from landmarks.sources import chunks
 from landmarks.sources.sample_buildings import FAMILIES
 from landmarks.sources.sample_drawing import render
 
 import pandas as pd
+from joblib import Parallel, delayed
 
 # Pictures of the 60 most frequent landmarks in train.csv of Google Landmarks v1 (Kaggle, 2018), and what divides them.
 GOOGLE_COUNTS = (
@@ -22,14 +22,14 @@ GOOGLE_COUNTS = (
     *(1441, 1436, 1434, 1411),
 )
 COUNT_DIVISOR = 176
-CHUNK = 16  # pictures per part
 
 
 @dataclass
 class Sample:
-    """The sample of one `seed`; another seed has other buildings in other pictures."""
+    """The sample of one `seed`, drawn by so many `workers` (0: one per core); another seed has other buildings."""
 
     seed: int
+    workers: int = 0
 
     def index(self) -> pd.DataFrame:
         rows = []
@@ -40,12 +40,14 @@ class Sample:
                 rows.append((hashlib.sha256(name.encode()).hexdigest()[:16], landmark_id))
         return pd.DataFrame(sorted(rows), columns=["id", "landmark_id"])
 
-    def parts(self, wanted: pd.DataFrame) -> dict[str, pd.DataFrame]:
-        return chunks(wanted, CHUNK)
+    def fetch(self, wanted: pd.DataFrame) -> dict[str, str]:
+        return {}
 
-    def version(self, part: str, rows: pd.DataFrame) -> str:
-        return ""
+    def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
+        jobs = (delayed(draw)(self.seed, row.id, row.landmark_id) for row in wanted.itertuples())
+        yield from Parallel(self.workers or -1, return_as="generator")(jobs)
 
-    def fetch(self, part: str, rows: pd.DataFrame) -> Iterator[Picture]:
-        for row in rows.itertuples():
-            yield Picture(row.id, row.landmark_id, *render(self.seed, row.id, row.landmark_id))
+
+def draw(seed: int, name: str, landmark_id: str) -> Picture:
+    """The picture called `name`, with its mask."""
+    return Picture(name, landmark_id, *render(seed, name, landmark_id))

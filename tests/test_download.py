@@ -1,0 +1,623 @@
+"""The download stage against a real web server on the loopback address, which misbehaves in every way known to us."""
+
+import hashlib
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from landmarks import images, params
+from landmarks.determinism import stream
+from landmarks.sources import md5, remote
+from landmarks.sources.store import Store
+from stages import download
+
+import loopback
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT, SHARED, drawing, jpeg, shared, sum_up, user_error, write_tar
+from loopback import Fault, Server
+from PIL import Image
+
+# Landmark 10 has 9 pictures, 11 has 8, ... 15 has 4; the filter keeps 11, 12 and 13: 21 pictures.
+ROWS = [
+    (hashlib.sha256(f"{landmark}/{number}".encode()).hexdigest()[:16], str(landmark))
+    for landmark in range(10, 16)
+    for number in range(19 - landmark)
+]
+PICTURES = {name: jpeg(drawing(seed)) for seed, (name, _) in enumerate(ROWS)}
+KEPT = sorted(name for name, landmark in ROWS if landmark in ("11", "12", "13"))
+TARS = [f"images_{number:03d}" for number in range(3)]
+TAR, SUM = "train/images_001.tar", "md5sum/train/md5.images_001.txt"
+
+
+class Workplace:
+    """A directory in which the download stage runs, with the repository's params.yaml but for a few values."""
+
+    def __init__(self, root: Path, source: str) -> None:
+        root.mkdir(exist_ok=True)
+        self.root, self.params = root, yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        self.params["filter"] |= {"skip_top": 1, "top_k": 3, "min_images": 3}
+        self.params["download"] |= {"timeout": 0.5}
+        self.set("data", source=source)
+
+    def set(self, block: str, **values: object) -> None:
+        self.params[block] |= values
+        (self.root / "params.yaml").write_text(yaml.safe_dump(self.params, sort_keys=False), encoding="utf-8")
+
+    def run(self) -> str:
+        """Runs the stage here; returns its summary line."""
+        before = Path.cwd()
+        os.chdir(self.root)
+        try:
+            return download.main()
+        finally:
+            os.chdir(before)
+
+    def raw(self) -> dict[str, str]:
+        """What is in data/raw, byte for byte."""
+        return {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted((self.root / "data/raw").glob("*"))
+        }
+
+    def pictures(self) -> dict[str, images.Picture]:
+        return {picture.id: picture for group in images.read_groups(self.root / "data/raw") for picture in group}
+
+    def failures(self) -> dict[str, str]:
+        table = pd.read_csv(self.root / "data/raw/failures.csv", dtype=str, keep_default_na=False)
+        assert table["id"].is_monotonic_increasing and list(table) == ["id", "landmark_id", "reason"]
+        return dict(zip(table["id"], table["reason"], strict=True))
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between attempts of a tenth of a second and more, not of a second."""
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.1)
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    """Google Landmarks v2 with all `PICTURES` in three tars."""
+    root = tmp_path / "mirror"
+    for start, tar in enumerate(TARS):
+        write_tar(root, tar, list(PICTURES.items())[start :: len(TARS)])
+    (root / "metadata").mkdir()
+    lines = [f"{name},http://example.invalid/{name}.jpg,{landmark}" for name, landmark in ROWS]
+    (root / "metadata/train.csv").write_text("\n".join(["id,url,landmark_id", *lines, ""]), encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def server(mirror: Path) -> Iterator[Server]:
+    with loopback.serve(mirror) as server:
+        yield server
+
+
+@pytest.fixture
+def expected(mirror: Path, tmp_path: Path) -> dict[str, str]:
+    """data/raw as it is when nothing goes wrong: from the directory."""
+    place = Workplace(tmp_path / "expected", "gldv2")
+    place.set("data", root=str(mirror))
+    assert place.run() == "21 pictures of 3 classes, 0 failed, from an index of 39 in 6 classes"
+    return place.raw()
+
+
+@pytest.fixture
+def v2(tmp_path: Path, server: Server) -> Workplace:
+    place = Workplace(tmp_path / "v2", "gldv2")
+    place.set("data", root=server.url)
+    return place
+
+
+# --- Google Landmarks v2 -------------------------------------------------------------------------------------------
+
+
+def test_only_the_classes_that_the_filter_keeps_are_stored(v2: Workplace, server: Server) -> None:
+    assert v2.run() == "21 pictures of 3 classes, 0 failed, from an index of 39 in 6 classes"
+    assert {name: picture.picture for name, picture in v2.pictures().items()} == {key: PICTURES[key] for key in KEPT}
+    assert len(pd.read_parquet(v2.root / "data/raw/index.parquet")) == len(ROWS)
+    assert v2.failures() == {}
+    assert all("landmark" in agent for agent in server.agents)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_same_bytes_for_any_number_of_workers(
+    v2: Workplace, server: Server, expected: dict[str, str], workers: int, ranges: bool
+) -> None:
+    server.ranges = ranges
+    v2.set("download", workers=workers)
+    v2.run()
+    assert v2.raw() == expected
+
+
+def test_tars_are_read_several_at_a_time(v2: Workplace, server: Server) -> None:
+    v2.set("download", workers=2)
+    together = []
+
+    def look_around(*_: object) -> bool:
+        time.sleep(0.2)
+        together.append(len(server.open))
+        return True
+
+    server.faults |= {f"train/{tar}.tar": look_around for tar in TARS}
+    v2.run()
+    assert max(together) == 2
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [loopback.status(500, 2), loopback.status(429, 1, Retry_After="0"), loopback.breaks_off(2)],
+    ids=["500", "429", "breaks off"],
+)
+@pytest.mark.parametrize("path", [TAR, SUM, "metadata/train.csv"])
+def test_what_passes_is_waited_for(
+    v2: Workplace, server: Server, expected: dict[str, str], path: str, fault: Fault
+) -> None:
+    server.faults[path] = fault
+    v2.run()
+    assert v2.raw() == expected
+    assert server.requests[path] > 1
+
+
+def test_a_server_that_asks_for_rest_gets_it(v2: Workplace, server: Server) -> None:
+    server.faults[TAR] = loopback.status(429, 1, Retry_After="1")
+    v2.run()
+    first, second = server.times[TAR]
+    assert second - first >= 1
+
+
+@pytest.mark.parametrize(
+    ("path", "fault", "message"),
+    [
+        (TAR, loopback.status(500), r"train/images_001\.tar: HTTP 500 after 3 attempts; run it again"),
+        (TAR, loopback.breaks_off(), r"train/images_001\.tar: broken off after 3 attempts"),
+        (TAR, loopback.drips, r"train/images_001\.tar: timeout after 3 attempts"),
+        (TAR, loopback.status(404), r"train/images_001\.tar: no such file, but its MD5 file is there"),
+        (TAR, loopback.body(b"<html>" * 1000), r"train/images_001\.tar: truncated or damaged tar .* after 3 attempts"),
+        (TAR, loopback.redirects("file:///etc/hostname"), r"train/images_001\.tar: neither http nor https; "),
+        (TAR, loopback.redirects("/" + TAR), r"train/images_001\.tar: too many redirects; "),
+        (TAR, loopback.status(429, Retry_After="86400"), r"train/images_001\.tar: HTTP 429; "),
+        (SUM, loopback.body(b"0" * 32 + b"  images_001.tar"), r"images_001\.tar: .*MD5 is .*, not 0{32}.* after 3"),
+        (SUM, loopback.status(404), r"md5\.images_001\.txt: no such file; every tar needs its MD5 file"),
+        (SUM, loopback.body(b"<html>"), r"md5\.images_001\.txt: not an MD5 file"),
+        ("metadata/train.csv", loopback.status(404), r"metadata/train\.csv: no such file"),
+        ("metadata/train.csv", loopback.body(b"<html>\n</html>\n"), r"metadata/train\.csv: .*it needs id, landmark_id"),
+        ("metadata/train.csv", loopback.breaks_off(), r"metadata/train\.csv: broken off after 3 attempts"),
+    ],
+    ids=[
+        *("tar 500", "tar breaks off", "tar drips", "no tar", "html for tar", "redirect to file", "endless redirect"),
+        *("rest for a day", "wrong sum", "no sum", "html for sum", "no index", "html for index", "index breaks off"),
+    ],
+)
+def test_what_does_not_pass_is_one_line_and_the_next_run_goes_on(
+    v2: Workplace, server: Server, expected: dict[str, str], path: str, fault: Fault, message: str
+) -> None:
+    v2.set("download", retries=2)
+    server.faults[path] = fault
+    with user_error(message):
+        v2.run()
+    assert v2.raw() == {}
+    server.faults.clear()
+    v2.run()
+    assert v2.raw() == expected
+
+
+def test_a_server_without_tars(v2: Workplace, server: Server) -> None:
+    shutil.rmtree(server.root / "train")
+    shutil.rmtree(server.root / "md5sum")
+    with user_error(r"train: no tars; data\.root must be the data set's top directory"):
+        v2.run()
+
+
+def test_a_server_that_is_not_there(v2: Workplace) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    v2.set("data", root=f"http://127.0.0.1:{port}")
+    with user_error(r"metadata/train\.csv: no connection after 4 attempts"):
+        v2.run()
+
+
+def test_a_hole_in_the_numbers_of_tars_hides_none(v2: Workplace, server: Server, expected: dict[str, str]) -> None:
+    for path in ("train/{}.tar", "md5sum/train/md5.{}.txt"):
+        (server.root / path.format("images_001")).rename(server.root / path.format("images_009"))
+    sum_up(server.root, "images_009")
+    v2.run()
+    assert v2.raw() == expected
+
+
+def odd(name: str, kind: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(f"0/0/0/{name}.jpg")
+    member.type, member.linkname = kind, "/etc/hostname"
+    return member
+
+
+@pytest.mark.parametrize("remotely", [True, False], ids=["server", "directory"])
+@pytest.mark.parametrize(
+    "members",
+    [
+        [(f"../{KEPT[0]}.jpg", b"evil"), (f"/{KEPT[0]}/../../x.jpg", b"evil"), ("../x", b"evil")],
+        [odd(KEPT[0], tarfile.SYMTYPE), odd(KEPT[1], tarfile.LNKTYPE), odd(KEPT[2], tarfile.DIRTYPE)],
+        [("f" * 16, jpeg(drawing(99)))],
+    ],
+    ids=["outside", "links", "not in the index"],
+)
+def test_members_that_are_no_pictures_of_ours(
+    v2: Workplace, server: Server, expected: dict[str, str], members: list, remotely: bool
+) -> None:
+    """They come in the first tar, before all pictures."""
+    write_tar(server.root, TARS[0], [*members, *list(PICTURES.items())[0 :: len(TARS)]])
+    v2.set("data", root=server.url if remotely else str(server.root))
+    v2.run()
+    assert v2.raw() == expected
+    assert not list(v2.root.parent.rglob("x.jpg")) and not list(v2.root.parent.rglob("x"))
+
+
+@pytest.mark.parametrize("again", [0, 2], ids=["in one tar", "in two tars"])
+def test_of_an_id_twice_the_first_counts(v2: Workplace, server: Server, expected: dict[str, str], again: int) -> None:
+    own = list(PICTURES.items())
+    name = next(name for name, _ in own[0 :: len(TARS)] if name in KEPT)
+    write_tar(server.root, TARS[again], [*own[again :: len(TARS)], (name, jpeg(drawing(99)))])
+    v2.run()
+    assert v2.raw() == expected
+
+
+def test_a_picture_that_is_in_no_tar_or_too_large_is_a_failure(v2: Workplace, server: Server) -> None:
+    own = [item for item in list(PICTURES.items())[0 :: len(TARS)] if item[0] in KEPT]
+    write_tar(server.root, TARS[0], [(own[0][0], bytes(3_000_000)), *own[2:]])
+    v2.set("download", max_megabytes=2)
+    assert v2.run().startswith("19 pictures of 3 classes, 2 failed (1 missing, 1 too large), ")
+    assert v2.failures() == {own[0][0]: "too large", own[1][0]: "missing"}
+
+
+def test_too_few_pictures(v2: Workplace, server: Server) -> None:
+    write_tar(server.root, TARS[0], [])
+    v2.set("download", min_success=0.9)
+    with user_error(r"download\.min_success: only 14 of 21 pictures, less than 90% \(7 missing\)"):
+        v2.run()
+    v2.set("download", min_success=0.5)
+    v2.set("filter", min_images=6)
+    with user_error(r"filter\.min_images: class 1[123] has \d pictures"):
+        v2.run()
+    assert v2.raw() == {}
+
+
+def test_a_finished_download_is_not_fetched_again(v2: Workplace, server: Server, expected: dict[str, str]) -> None:
+    v2.run()
+    requests = sum(server.requests.values())
+    for top_k in (2, 3):
+        v2.set("filter", top_k=top_k)
+        v2.run()
+    assert sum(server.requests.values()) == requests
+    assert v2.raw() == expected
+    v2.set("filter", top_k=4)
+    v2.run()
+    assert len(v2.pictures()) == 26
+    assert sum(server.requests.values()) == requests + len(TARS)
+
+
+def test_a_directory_that_changes_is_read_again(mirror: Path, tmp_path: Path) -> None:
+    place = Workplace(tmp_path / "place", "gldv2")
+    place.set("data", root=str(mirror))
+    place.run()
+    own = dict(list(PICTURES.items())[0 :: len(TARS)])
+    changed = next(name for name in own if name in KEPT)
+    write_tar(mirror, TARS[0], (own | {changed: jpeg(drawing(99))}).items())
+    place.run()
+    assert {name: picture.picture for name, picture in place.pictures().items()} == {
+        key: PICTURES[key] for key in KEPT
+    } | {changed: jpeg(drawing(99))}
+
+
+@pytest.mark.parametrize("remotely", [True, False], ids=["server", "directory"])
+def test_pictures_carry_to_whom_they_are_due(v2: Workplace, server: Server, remotely: bool) -> None:
+    lines = [f'{KEPT[0]},http://x,"Doe, Jane",CC BY 2.0,"A ""tower""\nat dusk"', f"{KEPT[1]},http://x,,,", "0,,A,B,C"]
+    text = "\n".join(["id,url,author,license,title", *lines, ""])
+    (server.root / "metadata/train_attribution.csv").write_text(text, encoding="utf-8")
+    v2.set("data", root=server.url if remotely else str(server.root))
+    v2.run()
+    pictures = v2.pictures()
+    assert pictures[KEPT[0]][4:] == ("Doe, Jane", "CC BY 2.0", 'A "tower"\nat dusk')
+    assert pictures[KEPT[1]][4:] == ("", "", "")
+    assert pictures[KEPT[2]][4:] == (None, None, None)
+
+
+@shared("gldv2-mirror")
+def test_the_real_photographs_over_http(tmp_path: Path) -> None:
+    places = []
+    with loopback.serve(SHARED / "gldv2-mirror") as server:
+        server.faults[TAR] = loopback.breaks_off(1)
+        server.faults["train/images_004.tar"] = loopback.status(503, 1)
+        for name, root in (("server", server.url), ("directory", str(server.root))):
+            places.append(Workplace(tmp_path / name, "gldv2"))
+            places[-1].set("data", root=root)
+            places[-1].set("filter", skip_top=0, top_k=27)
+            assert places[-1].run().startswith("2392 pictures of 27 classes, 0 failed, from an index of 3882 in ")
+    assert places[0].raw() == places[1].raw()
+
+
+# --- Google Landmarks v1 -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Server]:
+    """A server with all `PICTURES` and the index that lists them."""
+    root = tmp_path / "site"
+    root.mkdir()
+    for name, picture in PICTURES.items():
+        (root / f"{name}.jpg").write_bytes(picture)
+    with loopback.serve(root) as server:
+        write_index(server)
+        yield server
+
+
+def write_index(server: Server, **urls: str) -> None:
+    """Lists every picture with its URL, or the one given for its id."""
+    lines = [f'"{name}","{urls.get(name, f"{server.url}/{name}.jpg")}",{landmark}' for name, landmark in ROWS]
+    (server.root / "train.csv").write_text("\n".join(['"id","url","landmark_id"', *lines, ""]), encoding="utf-8")
+
+
+@pytest.fixture
+def v1(tmp_path: Path, site: Server) -> Workplace:
+    place = Workplace(tmp_path / "v1", "gldv1")
+    place.set("data", root=str(site.root / "train.csv"))
+    return place
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+@pytest.mark.parametrize("remotely", [True, False], ids=["URL", "path"])
+def test_pictures_come_from_their_urls(
+    v1: Workplace, site: Server, expected: dict[str, str], workers: int, remotely: bool
+) -> None:
+    v1.set("data", root=f"{site.url}/train.csv" if remotely else str(site.root / "train.csv"))
+    v1.set("download", workers=workers)
+    assert v1.run() == "21 pictures of 3 classes, 0 failed, from an index of 39 in 6 classes"
+    assert v1.raw() == expected
+    assert site.most_open <= workers
+    assert {path for path in site.requests if path.endswith(".jpg")} == {f"{name}.jpg" for name in KEPT}
+    assert all("landmark" in agent for agent in site.agents)
+
+
+def test_no_more_than_so_many_at_a_time(v1: Workplace, site: Server) -> None:
+    site.pause = 0.05
+    v1.set("download", workers=5)
+    v1.run()
+    assert site.most_open == 5
+
+
+BOMB = images.encode(Image.new("1", (20_000, 20_000)), "PNG")
+FAULTS: dict[str, tuple[Fault, str]] = {
+    "404": (loopback.status(404), "HTTP 404"),
+    "410": (loopback.status(410), "HTTP 410"),
+    "500": (loopback.status(500), "HTTP 500"),
+    "rest for a day": (loopback.status(429, Retry_After="86400"), "HTTP 429"),
+    "breaks off": (loopback.breaks_off(), "broken off"),
+    "drips": (loopback.drips, "timeout"),
+    "html": (loopback.body(b"<html>This page has moved</html>"), "no picture"),
+    "empty": (loopback.body(b""), "empty"),
+    "2 GB by its header": (loopback.announces(2_000_000_000), "too large"),
+    "5 MB in truth": (loopback.body(bytes(5_000_000)), "too large"),
+    "decompression bomb": (loopback.body(BOMB), "huge"),
+    "endless redirect": (lambda handler, _: handler.answer(302, Location=handler.path), "too many redirects"),
+    "redirect to file": (loopback.redirects("file:///etc/hostname"), "neither http nor https"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_dead_link_is_recorded_with_its_reason(v1: Workplace, site: Server, name: str) -> None:
+    fault, reason = FAULTS[name]
+    site.faults[f"{KEPT[4]}.jpg"] = fault
+    v1.set("download", retries=1, max_megabytes=4)
+    assert v1.run().startswith(f"20 pictures of 3 classes, 1 failed (1 {reason}), ")
+    assert v1.failures() == {KEPT[4]: reason}
+    passing = name in ("500", "breaks off", "drips")
+    if "redirect" not in name:
+        assert site.requests[f"{KEPT[4]}.jpg"] == (2 if passing else 1), "tried again just when that may help"
+
+
+def test_all_dead_links_together(v1: Workplace, site: Server) -> None:
+    dead = dict(zip([name for name, _ in ROWS[::3]], FAULTS.values(), strict=True))  # a third of each class
+    site.faults |= {f"{name}.jpg": fault for name, (fault, _) in dead.items()}
+    v1.set("download", retries=1, max_megabytes=4, min_success=0.5)
+    v1.set("filter", skip_top=0, top_k=6, min_images=3)
+    assert v1.run().startswith(
+        "26 pictures of 6 classes, 13 failed (1 HTTP 404, 1 HTTP 410, 1 HTTP 429, 1 HTTP 500, 1 broken off, 1 empty, "
+        "1 huge, 1 neither http nor https, 1 no picture, 1 timeout, 2 too large, 1 too many redirects), "
+    )
+    assert v1.failures() == {name: reason for name, (_, reason) in dead.items()}
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("None", "no valid URL"),
+        ("http://[broken", "no valid URL"),
+        ("http://" + "x" * 70 + ".invalid/a.jpg", "no valid URL"),
+        ("ftp://127.0.0.1/a.jpg", "neither http nor https"),
+        ("file:///etc/hostname", "neither http nor https"),
+        ("http://127.0.0.1:1/a.jpg", "no connection"),
+    ],
+)
+def test_an_address_that_leads_nowhere(v1: Workplace, site: Server, url: str, reason: str) -> None:
+    write_index(site, **{KEPT[4]: url})
+    v1.set("download", retries=0)
+    v1.run()
+    assert v1.failures() == {KEPT[4]: reason}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [loopback.status(500, 2), loopback.status(429, 1, Retry_After="0"), loopback.breaks_off(2)],
+    ids=["500", "429", "breaks off"],
+)
+def test_a_picture_that_comes_later_is_there(
+    v1: Workplace, site: Server, expected: dict[str, str], fault: Fault
+) -> None:
+    site.faults[f"{KEPT[4]}.jpg"] = fault
+    v1.run()
+    assert v1.raw() == expected
+
+
+def test_a_host_that_asks_for_rest_is_left_alone_by_all(v1: Workplace, site: Server) -> None:
+    site.faults[f"{KEPT[0]}.jpg"] = loopback.status(429, 1, Retry_After="1")
+    v1.set("download", workers=2)
+    v1.run()
+    asked = site.times[f"{KEPT[0]}.jpg"][0]
+    times = sorted(moment - asked for path, all_times in site.times.items() for moment in all_times)
+    assert all(moment < 0.5 or moment >= 1 for moment in times) and times[-1] >= 1
+
+
+def test_failures_that_may_pass_are_tried_again_when_the_stage_has_failed(v1: Workplace, site: Server) -> None:
+    gone, down = f"{KEPT[0]}.jpg", f"{KEPT[1]}.jpg"
+    site.faults |= {gone: loopback.status(404), down: loopback.status(500)}
+    v1.set("download", retries=0, min_success=0.95)
+    with user_error(r"download\.min_success: only 19 of 21 pictures, less than 95% \(1 HTTP 404, 1 HTTP 500\)"):
+        v1.run()
+    requests = site.requests.copy()
+    del site.faults[down]
+    v1.run()
+    assert site.requests - requests == {down: 1}
+    assert v1.failures() == {KEPT[0]: "HTTP 404"}
+
+
+def test_a_finished_download_asks_for_nothing_more(v1: Workplace, site: Server) -> None:
+    down = f"{KEPT[1]}.jpg"
+    site.faults |= {f"{KEPT[0]}.jpg": loopback.status(404), down: loopback.status(500)}
+    v1.set("download", retries=0)
+    v1.run()
+    before, requests = v1.raw(), site.requests.copy()
+    for top_k in (2, 3):
+        v1.set("filter", top_k=top_k)
+        v1.run()
+    assert site.requests == requests and v1.raw() == before
+    v1.set("download", retries=1)  # more attempts were asked for
+    v1.run()
+    assert site.requests - requests == {down: 1}
+
+
+# --- Interruptions -------------------------------------------------------------------------------------------------
+
+KILLS = 20
+
+
+def stage_in(directory: str) -> None:
+    os.chdir(directory)
+    download.main()
+
+
+def kill_again_and_again(place: Workplace, seconds: float) -> int:
+    """Kills the stage (SIGKILL) at random moments until it ends by itself, at most `KILLS` times; returns how often."""
+    context = multiprocessing.get_context("forkserver")  # starts in milliseconds, and has no threads of ours
+    context.set_forkserver_preload(["stages.download", "landmarks.sources.gldv1", "landmarks.sources.gldv2"])
+    rng = stream(0, "kills", place.root.name)
+    for kills in range(KILLS + 1):
+        process = context.Process(target=stage_in, args=(str(place.root),))
+        process.start()
+        process.join(None if kills == KILLS else rng.uniform(0.05, 2 * seconds / KILLS))
+        if process.exitcode is not None:
+            assert process.exitcode == 0
+            return kills
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    raise AssertionError
+
+
+@pytest.fixture
+def noise() -> Callable[[int], bytes]:
+    """Pictures of about 100 kB."""
+    return lambda seed: jpeg(Image.fromarray(np.random.default_rng(seed).integers(0, 255, (280, 280, 3), np.uint8)), 95)
+
+
+def test_a_v2_download_that_is_killed_again_and_again(
+    mirror: Path, tmp_path: Path, noise: Callable[[int], bytes]
+) -> None:
+    own = list(PICTURES)
+    for start, tar in enumerate(TARS):
+        ballast = [(f"{n:016d}", noise(n)) for n in range(40)]
+        wanted = [(name, noise(1000 + own.index(name))) for name in own[start :: len(TARS)]]
+        members = [*ballast, *wanted]
+        write_tar(mirror, tar, [members[n] for n in stream(0, tar).permutation(len(members))])
+    size = (mirror / TAR).stat().st_size
+    with loopback.serve(mirror) as server:
+        places = [Workplace(tmp_path / name, "gldv2") for name in ("whole", "killed")]
+        for place in places:
+            place.set("data", root=server.url)
+        places[0].run()
+        once = sum(server.sent.values())
+        server.pause = 0.03
+        kills = kill_again_and_again(places[1], seconds=3)
+        again = sum(server.sent.values()) - 2 * once
+    assert kills >= KILLS // 2
+    assert places[1].raw() == places[0].raw()
+    assert again < kills * size
+
+
+def test_a_v1_download_that_is_killed_again_and_again(v1: Workplace, site: Server, tmp_path: Path) -> None:
+    site.faults |= {f"{KEPT[0]}.jpg": loopback.status(404), f"{KEPT[1]}.jpg": loopback.status(500)}
+    places = [v1, Workplace(tmp_path / "killed", "gldv1")]
+    for place in places:
+        place.set("data", root=str(site.root / "train.csv"))
+        place.set("filter", skip_top=0, top_k=6)
+        place.set("download", workers=2, retries=1)
+    v1.run()
+    once = sum(site.requests.values())
+    site.pause = 0.15
+    kills = kill_again_and_again(places[1], seconds=3)
+    again = sum(site.requests.values()) - 2 * once
+    assert kills >= KILLS // 2
+    assert places[1].raw() == places[0].raw()
+    assert again <= 2 * kills  # the requests in flight
+
+
+def test_two_downloads_at_once(v2: Workplace) -> None:
+    key = hashlib.sha256(v2.params["data"]["root"].encode()).hexdigest()[:12]
+    with Store(v2.root / f".scratch/download/gldv2-{key}"), user_error("database is locked; wait until the other run"):
+        v2.run()
+
+
+# --- The parts -----------------------------------------------------------------------------------------------------
+
+
+def test_md5_goes_on_from_its_state() -> None:
+    rng = stream(0, "md5")
+    data = rng.bytes(10_000)
+    for _ in range(50):
+        cuts = sorted(rng.integers(0, len(data), 3).tolist())
+        digest = md5.Md5()
+        for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+            digest = md5.Md5(digest.state)
+            digest.update(data[start:end])
+        assert digest.hexdigest() == hashlib.md5(data).hexdigest()
+
+
+def test_without_openssl_a_tar_begins_anew(
+    v2: Workplace, server: Server, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(md5, "FUNCTIONS", None)
+    server.faults[TAR] = loopback.breaks_off(1)
+    v2.run()
+    assert v2.raw() == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("", 0), ("7", 7), ("soon", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("Fri, 31 Dec 9999 23:59:59 GMT", 1e11)],
+)
+def test_retry_after(value: str, seconds: float) -> None:
+    assert remote.retry_after({"Retry-After": value}) == pytest.approx(seconds, rel=2)
+
+
+def test_pauses_double_and_differ() -> None:
+    error = TimeoutError()
+    pauses = np.array([[remote.wait(error, attempt, stream(0, n)) for attempt in range(12)] for n in range(50)])
+    assert (np.diff(np.log2(pauses.mean(0))) > 0.7).all() and len(np.unique(pauses)) == pauses.size
+    assert (pauses[:, 0] >= remote.FIRST_WAIT / 2).all() and pauses.max() <= 1.5 * remote.LONGEST_WAIT
+    assert params.load(ROOT / "params.yaml").download.retries < 12
