@@ -1,6 +1,10 @@
 """The pictures that explain the results. Each function takes tables and returns a matplotlib figure."""
 
+import textwrap
+import warnings
 from pathlib import Path
+
+from landmarks.images import Picture
 
 import matplotlib
 import numpy as np
@@ -27,7 +31,9 @@ KEPT, LEFT_OUT = "#1f77b4", "#bbbbbb"
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a PNG without the version of matplotlib in it, so that the file depends on what it shows alone."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font does not have
+        figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
 
 
@@ -91,24 +97,36 @@ def reliability(bins: dict[str, tuple[float, np.ndarray]]) -> Figure:
     return figure
 
 
+def attribution(picture: Picture) -> str:
+    """Title, author and licence of a picture, as far as they are known, shortened: "A tower" by Jane Doe, CC BY 2.0."""
+    title, author = (textwrap.shorten(text or "", 60, placeholder="...") for text in (picture.title, picture.author))
+    work = " ".join(filter(None, [title and f'"{title}"', author and f"by {author}"]))
+    return ", ".join(filter(None, [work, picture.license]))
+
+
 def attention_gallery(rows: list[dict], models: list[str]) -> Figure:
     """Pictures (rows) with the attention map of each model (columns) over them.
 
-    A row has `picture` (RGB image, the network's input), `title`, and `maps`: by model the map in 0..1 [H, W] and its
-    title. Colours span 0 to 1 in every cell, so that maps can be compared.
+    A row has `image` (RGB, the network's input), `title`, `source` (whose author, license and title are written below
+    it, where they are known), and `maps`: by model the map in 0..1 [H, W] and its title. Colours span 0 to 1 in every
+    cell, so that maps can be compared.
     """
+    height = 2.7 if any(attribution(row["source"]) for row in rows) else 2.35  # inches
     figure, panels = plt.subplots(
-        len(rows), 1 + len(models), figsize=(2.2 * (1 + len(models)) + 0.8, 2.35 * len(rows)), squeeze=False
+        len(rows), 1 + len(models), figsize=(2.2 * (1 + len(models)) + 0.8, height * len(rows)), squeeze=False
     )
     image = None
     for axes, row in zip(panels, rows, strict=True):
-        size = row["picture"].size
-        axes[0].imshow(row["picture"])
-        axes[0].set_title(row["title"], fontsize=8)
+        size = row["image"].size
+        axes[0].imshow(row["image"])
+        axes[0].set_title(row["title"], fontsize=8, parse_math=False)
+        credit = textwrap.wrap(attribution(row["source"]), 52)
+        below = {"ha": "center", "va": "top", "transform": axes[0].transAxes, "parse_math": False}
+        axes[0].text(0.5, -0.03, "\n".join(credit), fontsize=5, **below)
         for cell, model in zip(axes[1:], models, strict=True):
             heed, title = row["maps"][model]
             smooth = Image.fromarray(heed.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
-            cell.imshow(row["picture"].convert("L"), cmap="gray")
+            cell.imshow(row["image"].convert("L"), cmap="gray")
             image = cell.imshow(np.clip(np.asarray(smooth), 0, 1), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
             cell.set_title(title, fontsize=8)
     for axes in panels.ravel():

@@ -1,8 +1,9 @@
 """plot: the figures, and the tables that DVC draws its own interactive plots from.
 
 Reads   data/filtered/ (ranking, classes, pictures), data/augment.parquet, data/predictions.parquet, metrics/train/.
-Writes  in plots/: class_histogram.png, training.png, confusion.png, calibration.png and attention.png; and for
-        `dvc plots` class_histogram.csv (rank, landmark_id, images, kept) and confusion.csv (actual, predicted).
+Writes  in plots/: class_histogram.png, training.png, confusion.png, calibration.png and attention.png, with
+        attention.csv (whose pictures these are: id, landmark_id, author, license, title); and for `dvc plots`
+        class_histogram.csv (rank, landmark_id, images, kept) and confusion.csv (actual, predicted).
 """
 
 from pathlib import Path
@@ -19,6 +20,7 @@ LOGS = Path("metrics/train")
 OUT = Path("plots")
 LARGEST = 50  # classes in the histogram
 GALLERY = 6  # pictures in the attention gallery
+ATTRIBUTION = ["id", "landmark_id", "author", "license", "title"]
 
 
 def training_curves(names: list[str]) -> pd.DataFrame:
@@ -43,10 +45,7 @@ def gallery(predictions: pd.DataFrame, landmarks: list[str], crop: int) -> tuple
     chosen = firsts.iloc[np.linspace(0, len(firsts) - 1, min(GALLERY, len(firsts))).astype(int)]
     views = {view.id: view for view in augment.views(pd.read_parquet(INDEX)) if view.id in set(chosen["id"])}
     pictures = {
-        picture.id: augment.apply(images.decode(picture.picture), views[picture.id], crop)
-        for group in images.read_groups(FILTERED)
-        for picture in group
-        if picture.id in views
+        picture.id: picture for group in images.read_groups(FILTERED) for picture in group if picture.id in views
     }
     rows = []
     for name, label in zip(chosen["id"], chosen["label"], strict=True):
@@ -55,7 +54,9 @@ def gallery(predictions: pd.DataFrame, landmarks: list[str], crop: int) -> tuple
             side = int(len(row.map) ** 0.5)
             verdict = "right" if row.predicted == label else f"wrong: {landmarks[row.predicted]}"
             maps[row.model] = (np.reshape(row.map, (side, side)), f"{row.model}: {verdict}")
-        rows.append({"picture": pictures[name], "title": landmarks[label], "maps": maps})
+        picture = pictures[name]
+        image = augment.apply(images.decode(picture.picture), views[name], crop)
+        rows.append({"source": picture, "image": image, "title": landmarks[label], "maps": maps})
     return rows, names
 
 
@@ -83,7 +84,10 @@ def main() -> str:
         figures.save(figures.training_curves(training_curves(models)), out / "training.png")
         figures.save(figures.confusion(abn, landmarks, "abn on test pictures"), out / "confusion.png")
         figures.save(figures.reliability(calibration), out / "calibration.png")
-        figures.save(figures.attention_gallery(*gallery(test, landmarks, p.augment.crop)), out / "attention.png")
+        rows, mapped = gallery(test, landmarks, p.augment.crop)
+        figures.save(figures.attention_gallery(rows, mapped), out / "attention.png")
+        shown = pd.DataFrame([row["source"]._asdict() for row in rows])
+        shown[ATTRIBUTION].to_csv(out / "attention.csv", index=False, lineterminator="\n")
         ranking.to_csv(out / "class_histogram.csv", index=False, lineterminator="\n")
         actual = pd.DataFrame({"actual": abn["label"], "predicted": abn["predicted"]}).map(landmarks.__getitem__)
         actual.to_csv(out / "confusion.csv", index=False, lineterminator="\n")

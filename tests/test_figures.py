@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from landmarks import figures
+from landmarks.images import Picture
 
 import numpy as np
 import pandas as pd
@@ -31,10 +32,16 @@ CURVES = pd.DataFrame(
 PREDICTIONS = pd.DataFrame({"label": [0, 0, 1, 2, 2, 2], "predicted": [0, 1, 1, 2, 2, 0]})
 BINS = {"baseline": (0.1, np.array([[0.3, 0.4, 3], [0.8, 0.7, 9]])), "abn": (0.05, np.array([[0.5, 0.5, 12]]))}
 
+NAMELESS = Picture("a", "1", b"")
+NAMED = NAMELESS._replace(author="Jane Doe", license="CC BY-SA 3.0", title="\u585a $5 or $\\frac$6, " + "and on " * 30)
+
 
 def gallery(models: list[str]) -> Figure:
     maps = {name: (np.eye(7, dtype=np.float16), f"{name}: right") for name in models}
-    rows = [{"picture": drawing(n, 64, 64), "title": f"landmark {n}", "maps": maps} for n in range(2)]
+    rows = [
+        {"image": drawing(n, 64, 64), "title": f"landmark {n}", "maps": maps, "source": source}
+        for n, source in enumerate([NAMELESS, NAMED])
+    ]
     return figures.attention_gallery(rows, models)
 
 
@@ -72,6 +79,14 @@ def test_confusion_is_the_share_of_each_true_class() -> None:
     shares = np.asarray(axes.images[0].get_array())
     assert shares == pytest.approx(np.array([[1 / 2, 1 / 2, 0], [0, 1, 0], [1 / 3, 0, 2 / 3]]))
     assert sorted(text.get_text() for text in axes.texts) == ["1", "1", "1", "1", "2"]
+
+
+def test_a_picture_names_whom_it_is_due_to() -> None:
+    assert figures.attribution(NAMELESS) == ""
+    assert figures.attribution(NAMED._replace(title="A tower")) == '"A tower" by Jane Doe, CC BY-SA 3.0'
+    assert figures.attribution(NAMED._replace(title="", author=None)) == "CC BY-SA 3.0"
+    below = [text.get_text() for axes in gallery(["abn"]).axes for text in axes.texts]
+    assert below[0] == "" and below[1].startswith('"\u585a $5 or $') and below[1].endswith("CC BY-SA 3.0")
 
 
 def test_curves_of_every_model_and_split() -> None:
