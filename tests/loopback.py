@@ -98,6 +98,9 @@ class Server(ThreadingHTTPServer):
         self.ranges, self.pause = True, 0.0  # whether Range is honoured, seconds after each block
         self.url = f"http://127.0.0.1:{self.server_port}"
 
+    def handle_error(self, *_: object) -> None:
+        pass  # clients are killed here
+
 
 @contextmanager
 def serve(root: Path) -> Iterator[Server]:

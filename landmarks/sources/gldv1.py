@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from landmarks import images, stage
 from landmarks.determinism import stream
@@ -17,7 +18,6 @@ from landmarks.sources.store import Store
 
 import aiohttp
 import pandas as pd
-from yarl import URL
 
 REQUESTS = 64  # at a time to all hosts; download.workers is for one
 
@@ -117,4 +117,4 @@ class Gldv1:
 
 
 def host(url: str) -> str:
-    return URL(url).authority
+    return urlsplit(url).netloc

@@ -145,13 +145,18 @@ class Root:
         for attempt in range(self.retries + 1):
             try:
                 return task()
-            except (OSError, aiohttp.ClientError) as error:
+            except (UserError, Stopped):
+                raise
+            except Exception as error:  # the packages behind s3 and gs have errors of their own
+                if (self.local or self.http) and not isinstance(error, OSError | aiohttp.ClientError):
+                    raise
                 if absent(error) and not (self.local and isinstance(error, PermissionError)):
                     return None
                 seconds = wait(error, attempt, rng)
                 if attempt == self.retries or not may_pass(error) or seconds > LONGEST_WAIT:
                     times = f" after {attempt + 1} attempts" if attempt else ""
-                    advice = "correct data.root or the file" if self.local else "run it again to go on"
+                    lasting = self.local or not may_pass(error)
+                    advice = "correct data.root or the file" if lasting else "run it again to go on"
                     raise UserError(f"{self.name(path)}: {reason(error)}{times}; {advice}") from None
                 if self.stop.wait(seconds):
                     raise Stopped from None
