@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
 )
 MAX_SHARDS = 32
 MIN_SHARD_ROWS = 256
-GROUP_ROWS = 64  # rows decoded into memory at a time
+GROUP_ROWS, GROUP_BYTES = 64, 1 << 26  # rows, and bytes of pictures, that are in memory at a time
 MAX_PIXELS = 100_000_000  # a larger picture is a decompression bomb or a scan, and takes 300 MB to decode
 # Pillow knows more, some of which run programs (EPS) or are no pictures (MPEG).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
@@ -79,7 +79,7 @@ def write_shards(directory: Path, pictures: Iterable[Picture], total: int) -> No
             # Compressing JPEG bytes again gains nothing.
             writer = pq.ParquetWriter(directory / f"pictures-{row // size:03d}.parquet", SCHEMA, compression="none")
         group.append(picture)
-        if len(group) == GROUP_ROWS:
+        if len(group) == GROUP_ROWS or sum(len(p.picture) for p in group) >= GROUP_BYTES:
             flush()
     if writer:
         flush()

@@ -35,6 +35,10 @@ class Download(Block):
     max_megabytes: Annotated[float, Field(gt=0)]
     min_success: Fraction
 
+    @property
+    def max_bytes(self) -> float:
+        return self.max_megabytes * 1e6
+
 
 class Filter(Block):
     top_k: Annotated[int, Field(ge=2)]

@@ -67,7 +67,7 @@ def write_tar(root: Path, name: str, members: Iterable[tuple[str, bytes] | tarfi
     """Writes a tar of Google Landmarks v2 and its MD5 file. Members' names are ids, or paths if they have a slash."""
     for directory in ("train", "md5sum/train"):
         (root / directory).mkdir(parents=True, exist_ok=True)
-    with tarfile.open(root / f"train/{name}.tar", "w") as tar:
+    with tarfile.open(root / f"train/{name}.tar", "w", errors="surrogateescape") as tar:
         for member in members:
             if isinstance(member, tarfile.TarInfo):
                 tar.addfile(member)

@@ -58,7 +58,7 @@ def open_source(data: Data, download: Download, *, seed: int, workers: int, scra
     from landmarks.sources.store import Store
 
     root = Root(data.root, download, seed)
-    key = hashlib.sha256(root.path.encode()).hexdigest()[:12]
+    key = hashlib.sha256(root.fs.unstrip_protocol(root.path).encode()).hexdigest()[:12]
     with Store(scratch / f"{data.source}-{key}") as store:
         yield (Gldv1 if data.source == "gldv1" else Gldv2)(root, store, download)
 

@@ -4,6 +4,7 @@ Years later many links are dead. Each of those is recorded with its reason, and 
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,10 +21,7 @@ import aiohttp
 import pandas as pd
 
 REQUESTS = 64  # at a time to all hosts; download.workers is for one
-
-
-class Unwanted(Exception):
-    """An answer that is not what was asked for, and will not be; its text is the reason."""
+Row = tuple[str, str]  # id and URL
 
 
 @dataclass
@@ -33,7 +31,8 @@ class Gldv1:
     root: remote.Root
     store: Store
     download: Download
-    not_before: dict[str, float] = field(default_factory=dict)  # by host, what its last Retry-After asked for
+    # By host: until when it has asked to be left alone, and the answer that said so.
+    rest: dict[str, tuple[float, Exception]] = field(default_factory=dict)
 
     def index(self) -> pd.DataFrame:
         with self.root.copy("", self.store.directory) as copy:
@@ -41,80 +40,112 @@ class Gldv1:
 
     def fetch(self, wanted: pd.DataFrame) -> dict[str, str]:
         rows = list(zip(wanted["id"], wanted["url"], strict=True))
+        too_large = remote.too_large(self.download)
         stored, failures = self.store.pictures(), self.store.failures()
-        attempts = {row: failures[row][1] if row in failures else 0 for row in rows if row not in stored}
-        asyncio.run(self.fetch_all({row: n for row, n in attempts.items() if n <= self.download.retries}, len(rows)))
-        failures = self.store.failures()
-        return {row[0]: failures[row][0] for row in rows if row in failures}
+        attempts = {row: 0 for row in rows if row not in stored} | {
+            row: n for row, (reason, n) in failures.items() if not remote.outdated(reason, self.download)
+        }
+        attempts = {row: attempts[row] for row in rows if attempts.get(row, math.inf) <= self.download.retries}
+        asyncio.run(self.fetch_all(attempts, len(rows)))
+        stored, failures = self.store.pictures(), self.store.failures()
+        reasons = {row: failures[row][0] for row in rows if row not in stored}
+        reasons |= {row: too_large for row in rows if stored.get(row, 0) > self.download.max_bytes}
+        return {name: reason for (name, _), reason in reasons.items()}
 
     def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
         rows = zip(wanted["id"], wanted["url"], wanted["landmark_id"], strict=True)
         for name, url, landmark_id in rows:
             yield Picture(name, landmark_id, self.store.read(name, url))
 
-    async def fetch_all(self, attempts: dict[tuple[str, str], int], total: int) -> None:
-        """Fetches every (id, URL), for which so many attempts have failed before, into the store, several at a time."""
-        todo = iter(attempts.items())
-        connector = aiohttp.TCPConnector(limit=REQUESTS, limit_per_host=self.download.workers)
+    async def fetch_all(self, attempts: dict[Row, int], total: int) -> None:
+        """Fetches every (id, URL), for which so many attempts have failed before, into the store.
+
+        Each host has its own queue, so that one that is slow or wants rest keeps no other waiting.
+        """
+        queues: dict[str, list[Row]] = {}
+        for row in attempts:
+            queues.setdefault(host(row[1]), []).append(row)
+        slots = asyncio.Semaphore(REQUESTS)
         settings = remote.client(self.download.timeout) | {"auto_decompress": False}  # a picture gains nothing by it
         async with aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), raise_for_status=True, **settings
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            raise_for_status=True,
+            **settings,
         ) as session:
             with stage.progress(total, "pictures") as bar:
                 bar.update(total - len(attempts))
 
-                async def work() -> None:
-                    for row, tried in todo:
-                        await self.fetch_one(session, *row, tried)
+                async def work(rows: Iterator[Row]) -> None:
+                    for row in rows:
+                        await self.fetch_one(session, slots, row, attempts[row])
                         bar.update()
 
-                await asyncio.gather(*(work() for _ in range(REQUESTS)))
+                workers = []
+                for rows in queues.values():
+                    queue = iter(rows)  # shared by the workers of a host
+                    workers += [work(queue) for _ in range(min(self.download.workers, len(rows)))]
+                await asyncio.gather(*workers)
 
-    async def fetch_one(self, session: aiohttp.ClientSession, name: str, url: str, tried: int) -> None:
+    async def fetch_one(self, session: aiohttp.ClientSession, slots: asyncio.Semaphore, row: Row, tried: int) -> None:
         """Stores one picture, or why it cannot be had."""
+        name, url = row
         rng = stream(self.root.seed, "backoff", name)
-        for attempt in range(tried, self.download.retries + 1):
+        last = self.download.retries + 1
+        for attempt in range(tried, last):
             try:
-                await self.until_asked_again(url)
-                data = await self.get(session, url)
+                data = await self.get(session, slots, url)
                 images.check_header(data)
                 return self.store.add(name, url, data)
-            except (images.Unfit, Unwanted) as error:
-                return self.store.fail(name, url, str(error), None)
+            except images.Unfit as error:
+                return self.store.fail(name, url, str(error), last)
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                if not remote.may_pass(error):
-                    return self.store.fail(name, url, remote.reason(error), None)
-                seconds = remote.wait(error, attempt, rng)
-                if attempt == self.download.retries or seconds > remote.LONGEST_WAIT:
-                    return self.store.fail(name, url, remote.reason(error), self.download.retries + 1)
-                self.store.fail(name, url, remote.reason(error), attempt + 1)
-                asked = remote.retry_after(getattr(error, "headers", None) or {})
-                if asked:
-                    self.not_before[host(url)] = time.monotonic() + asked
+                reason, seconds = remote.reason(error), remote.wait(error, attempt, rng)
+                if remote.lasting(error):
+                    return self.store.fail(name, url, reason, None)
+                if attempt + 1 == last or not remote.may_pass(error) or seconds > remote.LONGEST_WAIT:
+                    return self.store.fail(name, url, reason, last)
+                self.store.fail(name, url, reason, attempt + 1)
                 await asyncio.sleep(seconds)
 
-    async def until_asked_again(self, url: str) -> None:
-        """Waits while the host has asked for rest, whichever request it told so."""
-        while (seconds := self.not_before.get(host(url), 0) - time.monotonic()) > 0:
+    async def get(self, session: aiohttp.ClientSession, slots: asyncio.Semaphore, url: str) -> bytes:
+        """The body behind a URL, once there is a slot and the host is not resting. Raises what aiohttp raises."""
+        while True:
+            async with slots:
+                until, error = self.rest.get(host(url), (0.0, None))
+                seconds = until - time.monotonic()
+                if seconds <= 0:
+                    try:
+                        return await self.body(session, url)
+                    except aiohttp.ClientResponseError as answer:
+                        until = time.monotonic() + remote.retry_after(answer.headers or {})
+                        if until > self.rest.get(host(url), (time.monotonic(), None))[0]:
+                            self.rest[host(url)] = until, answer
+                        raise
+            if seconds > remote.LONGEST_WAIT:
+                raise error
             await asyncio.sleep(seconds)
 
-    async def get(self, session: aiohttp.ClientSession, url: str) -> bytes:
-        """The body behind a URL. Raises `Unwanted` or what aiohttp raises."""
-        limit = round(self.download.max_megabytes * 1e6)
-        pace = remote.Pace(self.download.timeout)
+    async def body(self, session: aiohttp.ClientSession, url: str) -> bytes:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise aiohttp.NonHttpUrlClientError(url) if urlsplit(url).scheme else aiohttp.InvalidURL(url)
         async with session.get(url, max_redirects=5) as response:
             if response.url.scheme not in ("http", "https"):
-                raise Unwanted("neither http nor https")
+                raise aiohttp.NonHttpUrlClientError(url)
+            limit, body, pace = self.download.max_bytes, bytearray(), remote.Pace(self.download.timeout)
             if (response.content_length or 0) > limit:
-                raise Unwanted("too large")
-            body = bytearray()
+                raise images.Unfit(remote.too_large(self.download))
             async for data in response.content.iter_any():
                 body += data
                 if len(body) > limit:
-                    raise Unwanted("too large")
+                    raise images.Unfit(remote.too_large(self.download))
                 pace.count(len(data))
             return bytes(body)
 
 
 def host(url: str) -> str:
-    return urlsplit(url).netloc
+    """The server that a URL names, empty if it is no URL."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""

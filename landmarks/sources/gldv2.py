@@ -9,27 +9,28 @@ import re
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from itertools import count, islice
+from dataclasses import dataclass
+from itertools import count
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from landmarks import stage
 from landmarks.images import Picture
 from landmarks.params import Download
 from landmarks.sources import read_index
 from landmarks.sources.md5 import Md5
-from landmarks.sources.remote import Pace, Root, Stopped
+from landmarks.sources.remote import Pace, Root, Stopped, outdated, too_large
 from landmarks.sources.store import Store, Tar
 from landmarks.stage import UserError
 
+import aiohttp
 import pandas as pd
 import pyarrow as pa
 from pyarrow import compute, csv
 from tqdm import tqdm
 
 BUFFER = 1 << 16  # bytes that tarfile asks for at a time
-LEAST_STEP, STEPS = 1 << 20, 64  # a tar's progress is stored every 64th of it, but not more often than every MB
+STEPS, LEAST_STEP, LARGEST_STEP = 64, 1 << 20, 1 << 25  # progress is stored every 64th of a tar, or 1 to 32 MB
 BATCH = 16  # files asked for at once to find out which tars there are
 CREDITS = ["author", "license", "title"]  # columns of train_attribution.csv
 
@@ -58,8 +59,9 @@ class Gldv2:
         # A tar that was read half way for other ids, or for fewer, is looked at again for those that were passed over.
         while tars := self.unread(ids):
             self.read_tars(tars, ids)
-        failures = {name: reason for (name, _), (reason, _) in self.store.failures().items()}
-        return {name: failures.get(name, "missing") for name in sorted(ids - self.origins().keys())}
+        large = {name for name, _ in self.store.pictures().keys() | self.store.failures().keys()}
+        lacking = sorted(ids - self.origins().keys())
+        return {name: too_large(self.download) if name in large else "missing" for name in lacking}
 
     def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
         credits, origins = self.credits(wanted["id"]), self.origins()
@@ -67,51 +69,69 @@ class Gldv2:
             yield Picture(name, landmark_id, self.store.read(name, origins[name]), None, *credits.get(name, ()))
 
     def origins(self) -> dict[str, str]:
-        """The tar of each picture that is stored; the first one of several."""
-        return dict(sorted(self.store.pictures(), reverse=True))
+        """The tar of each picture that is not too large; the first one of several."""
+        sizes = sorted(self.store.pictures().items(), reverse=True)
+        return {name: tar for (name, tar), size in sizes if size <= self.download.max_bytes}
 
     def credits(self, ids: pd.Series) -> dict[str, list[str]]:
         """Author, licence and title of pictures, by id, if there is a file that has them."""
         path = "metadata/train_attribution.csv"
         columns = ["id", *CREDITS]
-        text = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=columns)
-        lines = csv.ParseOptions(newlines_in_values=True)
-        wanted = pa.array(ids, pa.string())
+        # Binary, and rows of another length are passed over: strangers wrote these names, and none is worth a stop.
+        types = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.binary()), include_columns=columns)
+        lines = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip")
+        wanted = pa.array(ids, pa.string()).cast(pa.binary())
         found: dict[str, list[str]] = {}
         with self.root.copy(path, self.store.directory, optional=True) as copy:
             if copy is None:
                 return {}
             try:
-                with csv.open_csv(copy, convert_options=text, parse_options=lines) as batches:
+                with csv.open_csv(copy, convert_options=types, parse_options=lines) as batches:
                     for batch in batches:
                         for row in batch.filter(compute.is_in(batch["id"], wanted)).to_pylist():
-                            found[row["id"]] = [row[name] for name in CREDITS]
+                            found[row["id"].decode()] = [row[name].decode("utf-8", "replace") for name in CREDITS]
             except (KeyError, pa.ArrowInvalid) as error:
                 raise UserError(f"{self.root.name(path)}: {error}; it needs {', '.join(columns)}") from None
         return found
 
     def list_tars(self) -> dict[str, str]:
-        """The MD5 of every tar. HTTP cannot list a directory: there, numbers are tried until none is there."""
-        names = self.root.names("train", ".tar")
-        numbers = (f"images_{number:03d}" for number in count())
-        sums: dict[str, str] = {}
-        with ThreadPoolExecutor(BATCH) as pool:
-            while batch := list(islice(numbers, BATCH)) if names is None else names[len(sums) : len(sums) + BATCH]:
-                found = dict(zip(batch, pool.map(self.expected_md5, batch), strict=True))
-                if not any(found.values()):
-                    break
-                sums |= {name: md5 for name, md5 in found.items() if md5}
+        """The MD5 of every tar."""
+        with self.root.pool(BATCH) as pool:
+            if self.root.http:
+                sums = self.probe_tars(pool)
+            else:
+                names = self.root.persist("train", lambda: self.root.names("train", ".tar")) or []
+                sums = dict(zip(names, pool.map(self.expected_md5, names), strict=True))
         if not sums:
             raise UserError(f"{self.root.name('train')}: no tars; data.root must be the data set's top directory")
         return sums
 
-    def expected_md5(self, tar: str) -> str | None:
-        """The sum from `md5sum/train/md5.<tar>.txt`, one line "<md5>  <tar>.tar"; None where there is no such tar."""
+    def probe_tars(self, pool: ThreadPoolExecutor) -> dict[str, str]:
+        """The same over HTTP, which cannot list a directory: numbers are tried until none of a batch is there."""
+        sums: dict[str, str] = {}
+        denied: list[str] = []
+        for first in count(0, BATCH):
+            names = [f"images_{number:03d}" for number in range(first, first + BATCH)]
+            batch = dict(zip(names, pool.map(lambda name: self.expected_md5(name, probe=True), names), strict=True))
+            if not any(batch.values()):
+                break
+            sums |= {name: md5 for name, md5 in batch.items() if md5}
+            denied += [name for name, md5 in batch.items() if md5 is False]
+        for name in denied:
+            if name < max(sums):  # in between, it is no sign of the end
+                self.expected_md5(name)
+        return sums
+
+    def expected_md5(self, tar: str, probe: bool = False) -> str | Literal[False] | None:
+        """The sum from `md5sum/train/md5.<tar>.txt`, one line "<md5>  <tar>.tar".
+
+        With `probe`, None where there is neither tar nor sum, and False where both are denied.
+        """
         path = f"md5sum/train/md5.{tar}.txt"
-        text = self.root.text(path)
-        if text is None:
-            if not self.root.exists(f"train/{tar}.tar"):
-                return None
+        text = self.root.text(path, denied=probe)
+        if text is None or text is False:
+            if probe and not self.root.exists(f"train/{tar}.tar", denied=True):
+                return text
             raise UserError(f"{self.root.name(path)}: no such file; every tar needs its MD5 file")
         found = re.match(r"\s*([0-9a-fA-F]{32})\b", text)
         if not found:
@@ -120,18 +140,19 @@ class Gldv2:
 
     def unread(self, ids: set[str]) -> list[Tar]:
         """The tars of which something is to be read, in order."""
-        settled = self.store.pictures() | self.store.failures().keys()
-        tars = []
-        for tar in self.store.tars().values():
-            if tar.done and any(name in ids and (name, tar.name) not in settled for name in tar.members.split("\n")):
-                tar = replace(tar, position=0, state=None, members="", done=False)
-            if not tar.done:
-                tars.append(tar)
-        return tars
+        failures = self.store.failures().items()
+        settled = self.store.pictures().keys() | {
+            row for row, (reason, _) in failures if not outdated(reason, self.download)
+        }
+        return [
+            tar
+            for tar in self.store.tars().values()
+            if not tar.done or any(name in ids and (name, tar.name) not in settled for name in tar.members.split("\n"))
+        ]
 
     def read_tars(self, tars: list[Tar], ids: set[str]) -> None:
-        """Reads tars, several at a time. The first error, or Ctrl-C, stops them all at what they have stored."""
-        with stage.progress(None, "B", "tars") as bar, ThreadPoolExecutor(self.download.workers) as pool:
+        """Reads tars, several at a time."""
+        with stage.progress(None, "B", "tars") as bar, self.root.pool(self.download.workers) as pool:
             bar.update(sum(tar.position for tar in tars))
 
             def read(tar: Tar) -> None:
@@ -139,63 +160,79 @@ class Gldv2:
                 if self.root.persist(path, lambda: self.read_tar(path, tar, ids, bar, len(tars))) is None:
                     raise UserError(f"{self.root.name(path)}: no such file, but its MD5 file is there")
 
-            try:
-                for future in as_completed([pool.submit(read, tar) for tar in tars]):
-                    future.result()
-            except BaseException:
-                self.root.stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+            for future in as_completed([pool.submit(read, tar) for tar in tars]):
+                future.result()
 
     def read_tar(self, path: str, tar: Tar, ids: set[str], bar: tqdm, tars: int) -> bool:
         """Reads a tar from where the last attempt left it, and stores the pictures of `ids` that it holds."""
-        file, position = self.root.open(path, tar.position)
+        try:
+            file, position = self.root.open(path, tar.position)
+        except aiohttp.ClientResponseError as error:
+            if error.status != 416:
+                raise
+            self.restart(tar, bar)
+            raise Damaged("truncated tar (it was longer before)") from None
         with file:
             if position != tar.position:
-                bar.update(-tar.position)
-                self.store.restart(tar)
-            tar.md5 = tar.md5 or self.expected_md5(tar.name) or ""
+                self.restart(tar, bar)
+            tar.md5 = tar.md5 or self.expected_md5(tar.name)
             size = self.root.size(file, position) or 0
             bar.total = tars * size or None  # they are all about as large
-            step = max(LEAST_STEP, size // STEPS)
+            step = min(max(LEAST_STEP, size // STEPS), LARGEST_STEP)
             reader = HashingReader(file, tar, self.root, bar)
-            pictures: list[tuple[str, bytes]] = []
-            failures: list[tuple[str, str]] = []
-            members = [tar.members] if tar.members else []
-
-            def save() -> None:
-                tar.members = "\n".join(members)
-                self.store.advance(tar, pictures, failures)
-                pictures.clear()
-                failures.clear()
-
             try:
-                with tarfile.open(fileobj=reader, mode="r|", bufsize=BUFFER) as archive:
-                    for member in archive:
-                        start = position + member.offset
-                        if start - tar.position >= step:
-                            state = reader.state_at(start)
-                            if state:
-                                tar.position, tar.state = start, state
-                                save()
-                        name = PurePosixPath(member.name)
-                        if not member.isreg() or ".." in name.parts:
-                            continue
-                        members.append(name.stem)
-                        if name.stem not in ids:
-                            continue
-                        if member.size > self.download.max_megabytes * 1e6:
-                            failures.append((name.stem, "too large"))
-                        else:
-                            pictures.append((name.stem, archive.extractfile(member).read()))
+                members = self.read_members(reader, tar, ids, step)
                 reader.finish()
-            except (tarfile.TarError, Damaged) as error:
-                bar.update(-reader.position)
-                self.store.restart(tar)
+            except (tarfile.TarError, ValueError, Damaged) as error:
+                self.restart(tar, bar, reader.position)
                 raise Damaged(f"truncated or damaged tar ({error})") from None
-            tar.done, tar.position, tar.state = True, reader.position, None
-            save()
+            except BaseException:
+                bar.update(tar.position - reader.position)
+                raise
+            if not tar.done:
+                tar.done, tar.members = True, "\n".join(members)
+            tar.position, tar.state = 0, None
+            self.store.advance(tar, [], [])
         return True
+
+    def restart(self, tar: Tar, bar: tqdm, position: int | None = None) -> None:
+        """Makes the next attempt read a tar from its beginning; this one has come to `position`."""
+        bar.update(-(tar.position if position is None else position))
+        self.store.restart(tar)
+
+    def read_members(self, reader: "HashingReader", tar: Tar, ids: set[str], step: int) -> list[str]:
+        """Stores the pictures of `ids`, and every `step` bytes how far the tar has been read; returns all its ids.
+
+        What is stored twice, because the position could not be, does no harm.
+        """
+        begin = saved = tar.position
+        pictures: list[tuple[str, bytes]] = []
+        failures: list[tuple[str, str]] = []
+        members = tar.members.split("\n") if tar.position and tar.members else []
+        with tarfile.open(fileobj=reader, mode="r|", bufsize=BUFFER) as archive:
+            for member in archive:
+                start = begin + member.offset
+                if start - saved >= step:
+                    saved = start
+                    state = reader.state_at(start)
+                    if state:
+                        tar.position, tar.state = start, state
+                        tar.members = tar.members if tar.done else "\n".join(members)
+                    self.store.advance(tar, pictures, failures)
+                    pictures.clear()
+                    failures.clear()
+                name = PurePosixPath(member.name)
+                if not member.isreg() or ".." in name.parts or not name.stem.isprintable():
+                    continue
+                members.append(name.stem)
+                if name.stem not in ids:
+                    continue
+                if member.size > self.download.max_bytes:
+                    failures.append((name.stem, too_large(self.download)))
+                else:
+                    pictures.append((name.stem, archive.extractfile(member).read()))
+        self.store.advance(tar, pictures, failures)
+        return members
 
 
 class HashingReader:
@@ -229,8 +266,11 @@ class HashingReader:
         del self.kept[:size]
 
     def state_at(self, position: int) -> bytes | None:
-        """The state of the sum of all bytes before `position`."""
-        self.hash(position - (self.position - len(self.kept)))
+        """The state of the sum of all bytes before `position`; None if it cannot be had."""
+        ahead = position - (self.position - len(self.kept))
+        if ahead < 0:  # a header of more than two buffers
+            return None
+        self.hash(ahead)
         return self.md5.state
 
     def finish(self) -> None:

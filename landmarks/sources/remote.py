@@ -4,11 +4,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 from landmarks import stage
 from landmarks.determinism import stream
@@ -18,6 +19,7 @@ from landmarks.stage import UserError
 import aiohttp
 import fsspec
 import numpy as np
+from fsspec.asyn import sync
 from fsspec.implementations.http import HTTPFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
@@ -55,7 +57,7 @@ class Root:
         self.url, self.timeout, self.seed = url.rstrip("/"), download.timeout, seed
         options = {"client_kwargs": client(download.timeout)} if url.startswith(("http://", "https://")) else {}
         try:
-            self.fs, self.path = fsspec.url_to_fs(self.url, **options)
+            self.fs, self.path = fsspec.url_to_fs(self.url, skip_instance_cache=True, **options)
         except (ImportError, ValueError) as error:
             raise UserError(f"data.root: {url}: {error}") from None
         self.local = isinstance(self.fs, LocalFileSystem)
@@ -78,7 +80,7 @@ class Root:
             return file, position
         headers = {"Range": f"bytes={position}-"} if position else {}
         file = self.fs.open(self.full(path), block_size=0, size=1, headers=headers)  # a size, else it asks for it first
-        return file, position if file.r.status == 206 else 0
+        return file, position if file.r.headers.get("Content-Range", "").startswith(f"bytes {position}-") else 0
 
     def size(self, file: BinaryIO, position: int = 0) -> int | None:
         """Bytes of the whole file that `open` gave from `position` on, if that is known."""
@@ -96,13 +98,35 @@ class Root:
         found = [name.rsplit("/", 1)[-1] for name in self.fs.ls(self.full(directory), detail=False)]
         return sorted(name.removesuffix(ending) for name in found if name.endswith(ending))
 
-    def text(self, path: str) -> str | None:
-        """The content of a small file, or None if there is none."""
-        content = self.persist(path, lambda: self.fs.cat_file(self.full(path)))
-        return None if content is None else content.decode("utf-8", "replace")
+    @contextmanager
+    def pool(self, workers: int) -> Iterator[ThreadPoolExecutor]:
+        """Threads that the first error, or Ctrl-C, stops all."""
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                yield pool
+            except BaseException:
+                self.stop.set()
+                if self.http:  # ends all requests that wait for an answer
+                    self.fs.close_session(self.fs.loop, sync(self.fs.loop, self.fs.set_session))
+                pool.shutdown(cancel_futures=True)
+                raise
 
-    def exists(self, path: str) -> bool:
-        return self.persist(path, lambda: self.open(path)[0].close() or True) is True
+    def text(self, path: str, denied: bool = False) -> str | Literal[False] | None:
+        """The first kilobyte of a file, or None if there is none."""
+
+        def read() -> str:
+            file, _ = self.open(path)
+            with file:
+                content, pace = b"", Pace(self.timeout)
+                while len(content) < 1024 and (data := file.read(1024)):
+                    content += data
+                    pace.count(len(data))
+            return content.decode("utf-8", "replace")
+
+        return self.persist(path, read, denied)
+
+    def exists(self, path: str, denied: bool = False) -> bool:
+        return self.persist(path, lambda: self.open(path)[0].close() or True, denied) is True
 
     @contextmanager
     def copy(self, path: str, directory: Path, optional: bool = False) -> Iterator[Path | None]:
@@ -116,7 +140,7 @@ class Root:
             yield local if local.exists() else None
             return
         copy = directory / (path.rsplit("/", 1)[-1] or "index.csv")
-        if not copy.exists() and not self.persist(path, lambda: self.fetch(path, copy)) and optional:
+        if not copy.exists() and self.persist(path, lambda: self.fetch(path, copy), optional) is None and optional:
             copy.touch()
         try:
             yield copy if copy.exists() and copy.stat().st_size else None
@@ -125,19 +149,24 @@ class Root:
             raise
 
     def fetch(self, path: str, copy: Path) -> bool:
-        """Streams a file to `copy`."""
-        with stage.whole(copy) as part, part.open("wb") as out:
+        """Streams a file to `copy`. Raises `UserError` if that cannot be written."""
+        with stage.whole(copy) as part, part.open("wb", buffering=0) as out:
             file, _ = self.open(path)
             pace = Pace(self.timeout)
             with file, stage.progress(self.size(file), "B", copy.name) as bar:
                 while data := file.read(CHUNK):
                     pace.count(len(data))
-                    out.write(data)
                     bar.update(len(data))
+                    try:
+                        out.write(data)
+                    except OSError as error:
+                        raise UserError(f"{copy}: {reason(error)}; make room") from None
         return True
 
-    def persist(self, path: str, task: Callable[[], T]) -> T | None:
+    def persist(self, path: str, task: Callable[[], T], denied: bool = False) -> T | Literal[False] | None:
         """What `task` returns, tried again when that may help; None if there is no such file.
+
+        With `denied`, the answer 403 gives False: S3 says so of files that are not there where strangers may not list.
 
         Raises `UserError` naming the file when all attempts have failed, and `Stopped` when `stop` is set meanwhile.
         """
@@ -148,10 +177,12 @@ class Root:
             except (UserError, Stopped):
                 raise
             except Exception as error:  # the packages behind s3 and gs have errors of their own
-                if (self.local or self.http) and not isinstance(error, OSError | aiohttp.ClientError):
+                if (self.local or self.http) and not isinstance(error, OSError | aiohttp.ClientError | ValueError):
                     raise
-                if absent(error) and not (self.local and isinstance(error, PermissionError)):
+                if absent(error):
                     return None
+                if denied and forbidden(error):
+                    return False
                 seconds = wait(error, attempt, rng)
                 if attempt == self.retries or not may_pass(error) or seconds > LONGEST_WAIT:
                     times = f" after {attempt + 1} attempts" if attempt else ""
@@ -164,19 +195,42 @@ class Root:
 
 
 def absent(error: Exception) -> bool:
-    """Whether the server says that there is no such file. S3 says 403 where it does not let strangers list."""
-    return isinstance(error, FileNotFoundError | PermissionError) or getattr(error, "status", None) in (403, 404, 410)
+    """Whether there is no such file."""
+    return isinstance(error, FileNotFoundError) or getattr(error, "status", None) in (404, 410)
+
+
+def forbidden(error: Exception) -> bool:
+    return isinstance(error, PermissionError) or getattr(error, "status", None) == 403
+
+
+def lasting(error: Exception) -> bool:
+    """Whether this address will never lead anywhere, however good the network."""
+    return absent(error) or (isinstance(error, aiohttp.NonHttpUrlClientError | ValueError) and not certificate(error))
+
+
+def certificate(error: Exception) -> bool:
+    return isinstance(error, aiohttp.ClientConnectorCertificateError)  # which is a ValueError, too
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether the same request may succeed later."""
+    """Whether the same request may succeed in a moment."""
     if isinstance(error, aiohttp.ClientResponseError):
         return error.status in LATER or error.status >= 500
-    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError | IsADirectoryError) or absent(error):
+    if lasting(error) or forbidden(error) or certificate(error) or isinstance(error, IsADirectoryError):
         return False
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return error.os_error.errno == socket.EAI_AGAIN
     return isinstance(error, aiohttp.ClientError | OSError)
+
+
+def too_large(download: Download) -> str:
+    """The reason of a picture that is larger than download.max_megabytes."""
+    return f"over {download.max_megabytes:g} MB"
+
+
+def outdated(reason: str, download: Download) -> bool:
+    """Whether a picture was too large for another limit."""
+    return reason.startswith("over ") and reason != too_large(download)
 
 
 def reason(error: Exception) -> str:
@@ -186,6 +240,8 @@ def reason(error: Exception) -> str:
             return "too many redirects"
         case aiohttp.ClientResponseError():
             return f"HTTP {error.status}"
+        case aiohttp.ClientConnectorCertificateError():
+            return "bad certificate"
         case aiohttp.NonHttpUrlClientError():
             return "neither http nor https"
         case aiohttp.InvalidURL() | ValueError():
@@ -219,7 +275,7 @@ def retry_after(headers: dict) -> float:
         return float(value)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 

@@ -28,7 +28,11 @@ create table if not exists tars
 
 @dataclass
 class Tar:
-    """How far a tar has been read: up to `position`, where `state` is that of its MD5 and `members` are its ids."""
+    """How far a tar has been read: up to `position`, where `state` is that of its MD5.
+
+    `members` are the ids in it, up to there, or all once it has been read to its end and its MD5 was right (`done`).
+    When it is read again for other pictures, `done` and `members` stay.
+    """
 
     name: str
     md5: str
@@ -41,15 +45,15 @@ class Tar:
 class Store:
     """Pictures by id and origin (the URL, or the tar, that they come from).
 
-    A context manager; when the block ends in a `UserError`, the failures that may pass are forgotten, so that the next
-    run tries those pictures again. Raises `UserError` if the file cannot be used, or another run is using it.
+    A context manager; when the block ends in a `UserError`, the failures that are not for good are forgotten, so that
+    the next run tries those pictures again. Raises `UserError` if the file cannot be used, or another run is using it.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.lock = threading.Lock()
-        directory.mkdir(parents=True, exist_ok=True)
         with self.errors():
+            directory.mkdir(parents=True, exist_ok=True)
             self.connection = sqlite3.connect(directory / "pictures.sqlite", timeout=0, check_same_thread=False)
             # One process at a time: no shared memory, so that the folder may be on a network's disk.
             self.connection.execute("pragma locking_mode = exclusive")
@@ -70,7 +74,7 @@ class Store:
     def errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             advice = "wait until the other run ends" if "locked" in str(error) else "make room, or remove the folder"
             raise UserError(f"{self.directory}: {error}; {advice}") from None
 
@@ -90,10 +94,11 @@ class Store:
         with self.transaction() as sql:
             sql.execute("insert or replace into failures values (?, ?, ?, ?)", (picture_id, origin, reason, attempts))
 
-    def pictures(self) -> set[tuple[str, str]]:
-        """Id and origin of every picture."""
+    def pictures(self) -> dict[tuple[str, str], int]:
+        """The size in bytes of every picture, by id and origin."""
         with self.transaction() as sql:
-            return set(sql.execute("select id, origin from pictures"))
+            rows = sql.execute("select id, origin, length(picture) from pictures")
+            return {row[:2]: row[2] for row in rows}
 
     def failures(self) -> dict[tuple[str, str], tuple[str, float]]:
         """By id and origin: why a picture could not be had, and after how many attempts; infinitely many: for good."""
@@ -130,7 +135,8 @@ class Store:
                 "insert or ignore into pictures values (?, ?, ?)", ((key, tar.name, data) for key, data in pictures)
             )
             sql.executemany(
-                "insert or ignore into failures values (?, ?, ?, null)", ((key, tar.name, why) for key, why in failures)
+                "insert or replace into failures values (?, ?, ?, null)",
+                ((key, tar.name, why) for key, why in failures),
             )
 
     def restart(self, tar: Tar) -> None:
