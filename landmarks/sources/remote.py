@@ -89,10 +89,8 @@ class Root:
         length = file.r.headers.get("Content-Length")
         return None if length is None else position + int(length)
 
-    def names(self, directory: str, ending: str) -> list[str] | None:
-        """Files of a directory, without the ending, sorted; None over HTTP, which cannot list."""
-        if self.http:
-            return None
+    def names(self, directory: str, ending: str) -> list[str]:
+        """Files of a directory, without the ending, sorted. Not over HTTP, which cannot list."""
         if not self.fs.isdir(self.full(directory)):
             return []
         found = [name.rsplit("/", 1)[-1] for name in self.fs.ls(self.full(directory), detail=False)]
@@ -150,7 +148,7 @@ class Root:
 
     def fetch(self, path: str, copy: Path) -> bool:
         """Streams a file to `copy`. Raises `UserError` if that cannot be written."""
-        with stage.whole(copy) as part, part.open("wb", buffering=0) as out:
+        with stage.whole(copy) as part, part.open("wb") as out:
             file, _ = self.open(path)
             pace = Pace(self.timeout)
             with file, stage.progress(self.size(file), "B", copy.name) as bar:
@@ -159,6 +157,7 @@ class Root:
                     bar.update(len(data))
                     try:
                         out.write(data)
+                        out.flush()  # else a full disk would be noticed outside
                     except OSError as error:
                         raise UserError(f"{copy}: {reason(error)}; make room") from None
         return True
