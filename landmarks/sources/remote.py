@@ -1,10 +1,11 @@
 """Reaching `data.root` wherever it is, and patience with servers: what may pass, how long to wait, what is too slow."""
 
+import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -19,7 +20,6 @@ from landmarks.stage import UserError
 import aiohttp
 import fsspec
 import numpy as np
-from fsspec.asyn import sync
 from fsspec.implementations.http import HTTPFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
@@ -57,7 +57,7 @@ class Root:
         self.url, self.timeout, self.seed = url.rstrip("/"), download.timeout, seed
         options = {"client_kwargs": client(download.timeout)} if url.startswith(("http://", "https://")) else {}
         try:
-            self.fs, self.path = fsspec.url_to_fs(self.url, skip_instance_cache=True, **options)
+            self.fs, self.path = fsspec.url_to_fs(self.url, **options)
         except (ImportError, ValueError) as error:
             raise UserError(f"data.root: {url}: {error}") from None
         self.local = isinstance(self.fs, LocalFileSystem)
@@ -78,16 +78,24 @@ class Root:
             file = self.fs.open(self.full(path), "rb")
             file.seek(position)
             return file, position
-        headers = {"Range": f"bytes={position}-"} if position else {}
-        file = self.fs.open(self.full(path), block_size=0, size=1, headers=headers)  # a size, else it asks for it first
-        return file, position if file.r.headers.get("Content-Range", "").startswith(f"bytes {position}-") else 0
+        file = HttpFile(self, self.full(path), {"Range": f"bytes={position}-"} if position else {})
+        return file, position if file.headers.get("Content-Range", "").startswith(f"bytes {position}-") else 0
 
     def size(self, file: BinaryIO, position: int = 0) -> int | None:
         """Bytes of the whole file that `open` gave from `position` on, if that is known."""
         if not self.http:
             return file.size
-        length = file.r.headers.get("Content-Length")
+        length = file.headers.get("Content-Length")
         return None if length is None else position + int(length)
+
+    def run(self, task: Coroutine[None, None, T]) -> T:
+        """What fsspec's event loop makes of `task`. Raises `Stopped` as soon as `stop` is set."""
+        future = asyncio.run_coroutine_threadsafe(task, self.fs.loop)
+        while not futures.wait([future], timeout=0.1).done:
+            if self.stop.is_set():
+                future.cancel()
+                raise Stopped
+        return future.result()
 
     def names(self, directory: str, ending: str) -> list[str]:
         """Files of a directory, without the ending, sorted. Not over HTTP, which cannot list."""
@@ -97,15 +105,13 @@ class Root:
         return sorted(name.removesuffix(ending) for name in found if name.endswith(ending))
 
     @contextmanager
-    def pool(self, workers: int) -> Iterator[ThreadPoolExecutor]:
+    def pool(self, workers: int) -> Iterator[futures.ThreadPoolExecutor]:
         """Threads that the first error, or Ctrl-C, stops all."""
-        with ThreadPoolExecutor(workers) as pool:
+        with futures.ThreadPoolExecutor(workers) as pool:
             try:
                 yield pool
             except BaseException:
                 self.stop.set()
-                if self.http:  # ends all requests that wait for an answer
-                    self.fs.close_session(self.fs.loop, sync(self.fs.loop, self.fs.set_session))
                 pool.shutdown(cancel_futures=True)
                 raise
 
@@ -191,6 +197,32 @@ class Root:
                 if self.stop.wait(seconds):
                     raise Stopped from None
         raise AssertionError
+
+
+class HttpFile:
+    """A file over HTTP, read as it comes. fsspec's own, but that one waits for a stalled server even when stopped."""
+
+    def __init__(self, root: Root, url: str, headers: dict[str, str]) -> None:
+        self.root = root
+        self.file = root.run(root.fs.open_async(url, size=1, headers=headers))  # without a size, it asks for it first
+        try:
+            self.read(0)  # sends the request
+        except BaseException:
+            self.close()
+            raise
+        self.headers = self.file.r.headers
+
+    def read(self, size: int) -> bytes:
+        return self.root.run(self.file.read(size))
+
+    def close(self) -> None:
+        futures.wait([asyncio.run_coroutine_threadsafe(self.file.close(), self.root.fs.loop)], timeout=1)
+
+    def __enter__(self) -> "HttpFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def absent(error: Exception) -> bool:
