@@ -50,6 +50,8 @@ class Handler(BaseHTTPRequestHandler):
         size, start = file.stat().st_size, 0
         if self.server.ranges and "Range" in self.headers:
             start = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
+        if start >= size:
+            return self.answer(416)
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(size - start))
         if start:

@@ -371,6 +371,23 @@ def test_what_is_finished_stays_so_when_more_is_wanted_in_vain(
     assert v2.raw() == expected and server.requests == requests
 
 
+def test_a_tar_that_has_become_shorter_than_what_was_read(
+    v2: Workplace, server: Server, expected: dict[str, str], noise: Callable[[int], bytes]
+) -> None:
+    whole = (server.root / TAR).read_bytes()
+    write_tar(server.root, TARS[1], [(f"{n:016d}", noise(n)) for n in range(40)])
+    server.faults[TAR] = loopback.breaks_off()
+    v2.set("download", retries=0)
+    with user_error(r"images_001\.tar: broken off"):
+        v2.run()
+    server.faults.clear()
+    (server.root / TAR).write_bytes(whole)
+    sum_up(server.root, TARS[1])
+    v2.set("download", retries=1)
+    v2.run()
+    assert v2.raw() == expected
+
+
 def test_a_directory_that_changes_is_read_again(mirror: Path, tmp_path: Path) -> None:
     place = Workplace(tmp_path / "place", "gldv2")
     place.set("data", root=str(mirror))
