@@ -5,6 +5,7 @@ Years later many links are dead. Each of those is recorded with its reason, and 
 
 import asyncio
 import math
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,7 +47,10 @@ class Gldv1:
             row: n for row, (reason, n) in failures.items() if not remote.outdated(reason, self.download)
         }
         attempts = {row: attempts[row] for row in rows if attempts.get(row, math.inf) <= self.download.retries}
-        asyncio.run(self.fetch_all(attempts, len(rows)))
+        try:
+            asyncio.run(self.fetch_all(attempts, len(rows)))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
         stored, failures = self.store.pictures(), self.store.failures()
         reasons = {row: failures[row][0] for row in rows if row not in stored}
         reasons |= {row: too_large for row in rows if stored.get(row, 0) > self.download.max_bytes}
@@ -62,6 +66,8 @@ class Gldv1:
 
         Each host has its own queue, so that one that is slow or wants rest keeps no other waiting.
         """
+        # asyncio.run's own handler would cancel between any two instructions, even amid the setting of a result.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, asyncio.current_task().cancel)
         queues: dict[str, list[Row]] = {}
         for row in attempts:
             queues.setdefault(host(row[1]), []).append(row)
