@@ -4,7 +4,6 @@ Years later many links are dead. Each of those is recorded with its reason, and 
 """
 
 import asyncio
-import math
 import signal
 import time
 from collections.abc import Iterator
@@ -43,10 +42,9 @@ class Gldv1:
         rows = list(zip(wanted["id"], wanted["url"], strict=True))
         too_large = remote.too_large(self.download)
         stored, failures = self.store.pictures(), self.store.failures()
-        attempts = {row: 0 for row in rows if row not in stored} | {
-            row: n for row, (reason, n) in failures.items() if not remote.outdated(reason, self.download)
-        }
-        attempts = {row: attempts[row] for row in rows if attempts.get(row, math.inf) <= self.download.retries}
+        tried = {row: n for row, (reason, n) in failures.items() if not remote.outdated(reason, self.download)}
+        attempts = {row: tried.get(row, 0) for row in rows if row not in stored}
+        attempts = {row: n for row, n in attempts.items() if n <= self.download.retries}
         try:
             asyncio.run(self.fetch_all(attempts, len(rows)))
         except asyncio.CancelledError:

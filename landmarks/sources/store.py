@@ -118,19 +118,19 @@ class Store:
 
     def set_tars(self, md5s: dict[str, str]) -> None:
         """Makes these the tars, by name; what is known of others, or of others of the same name, is forgotten."""
-        stale = [(tar.name,) for tar in self.tars().values() if md5s.get(tar.name) != tar.md5]
+        known = self.tars()
+        stale = [tar.name for tar in known.values() if md5s.get(tar.name) != tar.md5]
         with self.transaction() as sql:
-            for table, column in (("tars", "name"), ("pictures", "origin"), ("failures", "origin")):
-                sql.executemany(f"delete from {table} where {column} = ?", stale)
-            sql.executemany(
-                "insert or ignore into tars values (?, ?, ?, ?, ?, ?)",
-                (tuple(vars(Tar(name, md5)).values()) for name, md5 in md5s.items()),
-            )
+            for name in stale:
+                forget_tar(sql, name)
+            for name, md5 in md5s.items():
+                if name in stale or name not in known:
+                    put_tar(sql, Tar(name, md5))
 
     def advance(self, tar: Tar, pictures: list[tuple[str, bytes]], failures: list[tuple[str, str]]) -> None:
         """Records how far a tar has been read, with what was found on the way. Of an id twice, the first counts."""
         with self.transaction() as sql:
-            sql.execute("insert or replace into tars values (?, ?, ?, ?, ?, ?)", tuple(vars(tar).values()))
+            put_tar(sql, tar)
             sql.executemany(
                 "insert or ignore into pictures values (?, ?, ?)", ((key, tar.name, data) for key, data in pictures)
             )
@@ -143,6 +143,16 @@ class Store:
         """Forgets all of a tar, its sum included, for that may be what was wrong."""
         tar.md5, tar.position, tar.state, tar.members, tar.done = "", 0, None, "", False
         with self.transaction() as sql:
-            for table in ("pictures", "failures"):
-                sql.execute(f"delete from {table} where origin = ?", (tar.name,))
-            sql.execute("insert or replace into tars values (?, ?, ?, ?, ?, ?)", tuple(vars(tar).values()))
+            forget_tar(sql, tar.name)
+            put_tar(sql, tar)
+
+
+def put_tar(sql: sqlite3.Connection, tar: Tar) -> None:
+    sql.execute("insert or replace into tars values (?, ?, ?, ?, ?, ?)", tuple(vars(tar).values()))
+
+
+def forget_tar(sql: sqlite3.Connection, name: str) -> None:
+    """Removes a tar with all that came from it."""
+    sql.execute("delete from tars where name = ?", (name,))
+    for table in ("pictures", "failures"):
+        sql.execute(f"delete from {table} where origin = ?", (name,))
