@@ -55,11 +55,12 @@ def random_view(
     )
 
 
-def centre_view(*, picture: tuple[str, int, int]) -> View:
-    """The one view of a validation or test picture: its centre, upright and untouched."""
+def centre_view(rng: np.random.Generator, *, picture: tuple[str, int, int], rotation: float) -> View:
+    """The one view of a validation or test picture: its centre, upright (`rotation` 0) or rotated, else untouched."""
     name, width, height = picture
     side = max(1, round(min(width, height) * CENTRE_SCALE))
-    return View(name, 0, 0.0, (width - side) // 2, (height - side) // 2, side, 1.0, False)
+    angle = round(rng.uniform(-rotation, rotation), 2) + 0.0  # no -0.0
+    return View(name, 0, angle, (width - side) // 2, (height - side) // 2, side, 1.0, False)
 
 
 def draw(
@@ -67,6 +68,7 @@ def draw(
     *,
     views: int,
     rotation: float,
+    eval_rotation: float,
     scale: tuple[float, float],
     brightness: float,
     flip: bool,
@@ -80,10 +82,10 @@ def draw(
     rows: list[View] = []
     for row in pictures.sort_values("id").itertuples():
         picture = (row.id, row.width, row.height)
-        if row.split != "train":
-            rows.append(centre_view(picture=picture))
-            continue
         rng = stream(seed, "augment", row.id)
+        if row.split != "train":
+            rows.append(centre_view(rng, picture=picture, rotation=eval_rotation))
+            continue
         rows += [
             random_view(
                 rng, picture=picture, view=view, rotation=rotation, scale=scale, brightness=brightness, flip=flip

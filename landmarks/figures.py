@@ -1,14 +1,18 @@
 """The pictures that explain the results. Each function takes tables and returns a matplotlib figure."""
 
+import math
 import textwrap
 import warnings
 from pathlib import Path
 
+from landmarks import objectives
 from landmarks.images import Picture
+from landmarks.params import Abn
 
 import matplotlib
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
@@ -27,6 +31,7 @@ plt.rcParams.update(
     }
 )
 KEPT, LEFT_OUT = "#1f77b4", "#bbbbbb"
+COLOURS = {"study": "#d62728", "abn": "#1f77b4"}
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -63,6 +68,46 @@ def training_curves(curves: pd.DataFrame) -> Figure:
         axes.set_xticks(sorted(curves["epoch"].unique()))
     panels[0].set_ylim(0, 1)
     panels[0].legend(loc="best")
+    return figure
+
+
+def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], study: Abn, abn: Abn, classes: int) -> Figure:
+    """Why the study's objective fails. `losses` has model (study, abn), epoch (with a fraction) and loss of each step.
+
+    Left, what training does, against what the study's loss can reach at best. Right, how strongly a picture pulls at a
+    perception branch that gives its true class some probability, and how many test pictures have it: `truth` by model.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4))
+    for model, rows in losses.groupby("model", sort=False):
+        smooth = rows["loss"].rolling(max(1, len(rows) // 25), min_periods=1, center=True).mean()
+        left.plot(rows["epoch"], rows["loss"], color=COLOURS[model], alpha=0.25, linewidth=0.8)
+        left.plot(rows["epoch"], smooth, color=COLOURS[model], label=model)
+    once = study.model_copy(update={"alpha": 0.0, "beta": 1.0})
+    lines = {
+        f"chance: ln {classes}": math.log(classes),
+        "the least a softmax of one softmax can cost": objectives.floor(once, classes),
+        f"the least that study's can, {study.alpha:g} + {study.beta:g} softmaxes": objectives.floor(study, classes),
+    }
+    for text, value in lines.items():
+        left.axhline(value, color="grey", linestyle="--", linewidth=1)
+        left.text(losses["epoch"].max(), value, f"{text}: {value:.2f}", ha="right", va="bottom", fontsize=8)
+    left.set(title="Training loss of each step", xlabel="epoch", ylim=(0, None))
+    left.legend(loc="lower left")
+
+    chances = torch.linspace(0, 1, 201, dtype=torch.float64)
+    bars = right.twinx()
+    edges = np.linspace(0, 1, 21)
+    for model, block in (("study", study), ("abn", abn)):
+        pull = objectives.pull(chances, block, classes)
+        right.plot(chances, pull, color=COLOURS[model], label=f"{model}: gradient")
+        share = np.histogram(truth[model], edges)[0] / len(truth[model])
+        bars.stairs(share, edges, color=COLOURS[model], fill=True, alpha=0.25)
+    right.set(title="What a wrong answer teaches", xlabel="probability of the true class (perception branch)")
+    right.set(ylabel="norm of the loss's gradient by the logits (lines)", ylim=(0, None))
+    bars.set(ylabel="share of test pictures (bars)", ylim=(0, 1))
+    bars.grid(visible=False)
+    bars.spines["right"].set_visible(True)
+    right.legend(loc="upper right")
     return figure
 
 

@@ -1,8 +1,8 @@
 """How good answers are: every number is 0..1, computed from probabilities [N, K] and labels [N]."""
 
 import numpy as np
-from scipy.stats import binomtest
-from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
+import pandas as pd
+from sklearn.metrics import recall_score
 
 # The study's published percentages (see the README): row, validation after 3 epochs, test.
 STUDY = (
@@ -10,33 +10,63 @@ STUDY = (
     ("ABN, alpha 0.25, beta 1", 30.54, 27.66),
     ("ABN, alpha 0, beta 1", 32.71, 32.58),
 )
+DRAWS = 10_000  # of the bootstrap
 DIGITS = 6  # in files; more would only show the last bits of float32
 
 
-def summary(probabilities: np.ndarray, labels: np.ndarray, calibration_bins: int) -> dict[str, float | list[float]]:
-    """All metrics of one model on one split.
+def summary(
+    probabilities: np.ndarray, labels: np.ndarray, ids: np.ndarray, calibration_bins: int, rng: np.random.Generator
+) -> dict[str, float | list[float]]:
+    """All metrics of one model on one split; `ids` [N] are the pictures'.
 
-    accuracy, with its 95 % Wilson interval; top5; macro_recall, the mean of the classes' recalls; gap, see `gap`; ece,
-    see `calibration`.
+    accuracy, with its 95 % interval, see `interval`; top5; macro_recall, the mean of the classes' recalls; gap, see
+    `gap`; ece, see `calibration`.
     """
-    correct = probabilities.argmax(1) == labels
-    confidence = probabilities.max(1)
-    interval = binomtest(int(correct.sum()), len(correct)).proportion_ci(0.95, "wilson")
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    correct = predicted == labels
     return {
         "accuracy": correct.mean(),
-        "accuracy_ci95": [interval.low, interval.high],
+        "accuracy_ci95": interval(correct, rng),
         "top5": (np.argsort(-probabilities, axis=1, kind="stable")[:, :5] == labels[:, None]).any(1).mean(),
-        "macro_recall": recall_score(labels, probabilities.argmax(1), average="macro", zero_division=0),
-        "gap": gap(confidence, correct),
+        "macro_recall": recall_score(labels, predicted, average="macro", zero_division=0),
+        "gap": gap(ids, labels, predicted, confidence),
         "ece": calibration(confidence, correct, calibration_bins)[0],
     }
 
 
-def gap(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Global Average Precision, the challenge's own metric: micro-AP of one prediction per picture (Weyand et al.,
-    arXiv 2004.01804, eq. 1). Average precision counts recall among the correct answers; GAP among all pictures.
+def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
+    """The 95 % bootstrap interval of the mean of `values` [N] over pictures (Efron's percentiles).
+
+    For an accuracy the values are right (1) or wrong (0); for the paired difference of two models
+    they are 1, 0 or -1. There being so few, N pictures are drawn by drawing how many have each of them.
     """
-    return average_precision_score(correct, confidence) * correct.mean() if correct.any() else 0.0
+    kinds, counts = np.unique(values, return_counts=True)
+    means = rng.multinomial(len(values), counts / len(values), DRAWS) @ kinds / len(values)
+    return np.quantile(means, [0.025, 0.975]).tolist()
+
+
+def difference(right: np.ndarray, baseline: np.ndarray, rng: np.random.Generator) -> dict[str, float | list[float]]:
+    """How much more often a model is right (1; wrong: 0) than the baseline on N pictures, with the paired interval."""
+    better = right - baseline
+    return {"above_baseline": better.mean(), "above_baseline_ci95": interval(better, rng)}
+
+
+def gap(ids: np.ndarray, labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> float:
+    """Global Average Precision, the challenge's own metric: micro-AP of one prediction per picture (Weyand et al.,
+    arXiv 2004.01804, eq. 1), for pictures [N] with these `ids`.
+
+    A label below 0 is a picture without a landmark, a prediction below 0 is none. All predictions are ranked by
+    confidence, equal ones by id; precision is summed where they are right, and divided by the number of pictures that
+    have a landmark. Raises `ValueError` where none has.
+    """
+    queries = (labels >= 0).sum()
+    if not queries:
+        raise ValueError("GAP is not defined for pictures of which none has a landmark")
+    order = np.lexsort((ids, -confidence))
+    order = order[predicted[order] >= 0]
+    right = (predicted == labels)[order]
+    precision = right.cumsum() / np.arange(1, len(right) + 1)
+    return float((precision * right).sum() / queries)
 
 
 def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int) -> tuple[float, np.ndarray]:
@@ -51,21 +81,6 @@ def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int) -> tuple
     return float((np.abs(rows[:, 0] - rows[:, 1]) * rows[:, 2]).sum() / len(place)), rows
 
 
-def attention_auc(maps: np.ndarray, masks: np.ndarray) -> float | None:
-    """Does attention find the landmark? 0.5 is no preference, 1 is every cell of it above every other cell.
-
-    `maps` [N, H, W]; `masks` [N, H, W], the share of each cell that the landmark covers, NaN where nobody drew a mask.
-    Returns the mean over pictures of the area under the ROC curve of "more than half covered", None without masks.
-    """
-    inside = masks > 0.5
-    scores = [
-        roc_auc_score(truth.ravel(), heed.ravel())
-        for truth, heed, mask in zip(inside, maps, masks, strict=True)
-        if truth.any() and not truth.all() and not np.isnan(mask).any()
-    ]
-    return float(np.mean(scores)) if scores else None
-
-
 def rounded(value: object) -> object:
     """The same nested dicts and lists with plain floats of `DIGITS` decimals, fit for a file that is compared."""
     if isinstance(value, dict):
@@ -76,28 +91,50 @@ def rounded(value: object) -> object:
 
 
 def table(results: dict, source: str) -> str:
-    """`results.json` as a Markdown table in percent, with the study's published numbers below."""
+    """`results.json` as two Markdown tables in percent: recognition, with the study's published numbers below, and what
+    is known of attention."""
 
     def percent(value: float | None) -> str:
         return "" if value is None else f"{100 * value:.2f}"
 
-    columns = ("accuracy", "top5", "macro_recall", "gap", "ece", "perception_accuracy", "attention_accuracy")
+    def span(ends: list[float]) -> str:
+        return " to ".join(map(percent, ends))
+
     kind = "synthetic pictures (`data.source: sample`)" if source == "sample" else f"`data.source: {source}`"
-    lines = [
+    recognition = [
         f"Results on {kind}, in percent. Always naming the largest class: {percent(results['majority_class'])}.",
         "",
-        "| model | val | test | test, 95 % interval | top-5 | macro recall | GAP | ECE | perception branch alone "
-        "| attention branch alone | map finds landmark (AUC, 50 = chance) |",
-        "|---|" + "---:|" * 10,
+        "| model | val | test | test, 95 % interval | test, above baseline | its 95 % interval | top-5 | macro recall "
+        "| GAP | ECE | perception branch alone | attention branch alone |",
+        "|---|" + "---:|" * 11,
     ]
+    maps = [
+        "| map of | energy on landmark | maximum on landmark | landmark's area | deletion by map | from the centre "
+        "| at random | insertion by map | from the centre | at random |",
+        "|---|" + "---:|" * 9,
+    ]
+    columns = ("top5", "macro_recall", "gap", "ece", "perception_accuracy", "attention_accuracy")
     for name, splits in results.items():
         if name == "majority_class":
             continue
         test = splits["test"]
-        low, high = test["accuracy_ci95"]
-        cells = [percent(splits["val"]["accuracy"]), percent(test["accuracy"]), f"{percent(low)} to {percent(high)}"]
-        cells += [percent(test[column]) for column in columns[1:]] + [percent(test["attention_auc"])]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        cells = [percent(splits["val"]["accuracy"]), percent(test["accuracy"]), span(test["accuracy_ci95"])]
+        same = name == "baseline"
+        cells += ["", ""] if same else [f"{100 * test['above_baseline']:+.2f}", span(test["above_baseline_ci95"])]
+        recognition.append(f"| {name} | " + " | ".join(cells + [percent(test[column]) for column in columns]) + " |")
+        if seen := test["attention"]:
+            numbers = [seen[key] for key in ("energy", "pointing", "area")]
+            numbers += [
+                seen[kind][order] for kind in ("deletion", "insertion") for order in ("map", "centre", "random")
+            ]
+            maps.append(f"| {name} | " + " | ".join(map(percent, numbers)) + " |")
     for name, val, test in STUDY:
-        lines.append(f"| *the study: {name}* | {val:.2f} | {test:.2f} |" + " |" * 8)
-    return "\n".join(lines) + "\n"
+        recognition.append(f"| *the study: {name}* | {val:.2f} | {test:.2f} |" + " |" * 9)
+    return "\n".join([*recognition, "", *maps]) + "\n"
+
+
+def confused(labels: np.ndarray, predicted: np.ndarray) -> pd.DataFrame:
+    """Which class is taken for which: actual, predicted, and how many pictures, the most frequent first."""
+    wrong = pd.DataFrame({"actual": labels, "predicted": predicted})[labels != predicted]
+    pairs = wrong.groupby(["actual", "predicted"], as_index=False).size().rename(columns={"size": "pictures"})
+    return pairs.sort_values("pictures", ascending=False, kind="stable", ignore_index=True)

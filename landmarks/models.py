@@ -79,14 +79,16 @@ class AttentionBranchNetwork(Baseline):
     """A branch that classifies by itself, and whose map says which places the classifier (perception) should heed.
 
     `abn.attention` residual: perception sees (1 + M) * f (the paper's eq. 2); multiply: M * f (the study's).
+    `abn.objective` summed_softmax brings the study's head with it: where the paper averages each class's evidence over
+    all places, the study averages it over the 7x7 places around each one, and has a linear layer read all of those.
     """
 
     def __init__(self, design: Design) -> None:
         super().__init__(design)
         seed_torch(design.seed, "attention")
-        classes = len(design.landmarks)
+        classes, (channels, height, width) = len(design.landmarks), design.shape
         self.evidence = nn.Sequential(
-            nn.Conv2d(design.shape[0], ATTENTION_CHANNELS, 3, padding=1),
+            nn.Conv2d(channels, ATTENTION_CHANNELS, 3, padding=1),
             nn.ReLU(inplace=True),
             nn.Conv2d(ATTENTION_CHANNELS, ATTENTION_CHANNELS, 3, padding=1),
             nn.BatchNorm2d(ATTENTION_CHANNELS),
@@ -94,16 +96,21 @@ class AttentionBranchNetwork(Baseline):
             nn.Conv2d(ATTENTION_CHANNELS, classes, 1),
             nn.ReLU(),
         )
-        self.scores = nn.Conv2d(classes, classes, 1)
+        average = [nn.AvgPool2d((height, width)), nn.Flatten()]  # global average pooling, deterministic on every device
+        if design.abn.objective == "summed_softmax":
+            average = [nn.AvgPool2d(7, 1, 3), nn.Flatten(), nn.Linear(classes * height * width, classes)]
+        self.scores = nn.Sequential(nn.Conv2d(classes, classes, 1), *average)
         self.map = nn.Sequential(nn.Conv2d(classes, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
 
     def forward(self, features: Tensor) -> Output:
         features = self.standardised(features)
         evidence = self.evidence(features)
         heed = self.map(evidence)
-        weight = 1 + heed if self.design.abn.attention == "residual" else heed
-        # The mean over places is global average pooling, and deterministic on every device.
-        return Output(self.classifier(weight * features), self.scores(evidence).mean((2, 3)), heed)
+        return Output(self.classifier(self.weighted(features, heed)), self.scores(evidence), heed)
+
+    def weighted(self, features: Tensor, heed: Tensor) -> Tensor:
+        """What perception sees of standardised features under the map `heed` [N, 1, H, W]."""
+        return (1 + heed if self.design.abn.attention == "residual" else heed) * features
 
 
 def build(design: Design) -> Baseline:

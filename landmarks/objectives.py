@@ -1,8 +1,11 @@
 """What is minimised, and how the branches' scores become one answer."""
 
+import math
+
 from landmarks.models import Output
 from landmarks.params import Abn
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,8 +15,8 @@ def loss(output: Output, labels: Tensor, abn: Abn | None) -> Tensor:
 
     branches (arXiv 1812.10025, eq. 3):  alpha * CE(attention) + beta * CE(perception).
     summed_softmax (the study's code):   CE(alpha * softmax(attention) + beta * softmax(perception)). This takes the
-    softmax of what are probabilities already, so that it cannot fall below ln(1 + (K - 1) / e**(alpha + beta)), and its
-    gradient all but vanishes.
+    softmax of what are probabilities already, so that it cannot fall below `floor`, and its gradient vanishes (`pull`)
+    not only where the answer is right, but also where it is wrong without a doubt.
     """
     if abn is None:
         return F.cross_entropy(output.perception, labels)
@@ -34,3 +37,23 @@ def probabilities(output: Output, abn: Abn | None) -> Tensor:
 def weighted(output: Output, abn: Abn) -> Tensor:
     """alpha * softmax(attention) + beta * softmax(perception), [N, K]."""
     return abn.alpha * output.attention.softmax(1) + abn.beta * output.perception.softmax(1)
+
+
+def floor(abn: Abn, classes: int) -> float:
+    """The least that summed_softmax can be: all weight on the right class, ln(1 + (K - 1) / e**(alpha + beta))."""
+    return math.log(1 + (classes - 1) / math.exp(abn.alpha + abn.beta))
+
+
+def pull(truth: Tensor, abn: Abn, classes: int) -> Tensor:
+    """How strongly a picture pulls at the perception branch: the norm of the loss's gradient by its logits, [N].
+
+    For N pictures whose true class has probability `truth` in that branch, 0..1, and one other class the rest. The
+    attention branch is undecided.
+    """
+    shares = torch.zeros(len(truth), classes, dtype=torch.float64)
+    shares[:, 0], shares[:, 1] = truth, 1 - truth
+    logits = shares.clamp(min=1e-12).log().requires_grad_()
+    output = Output(logits, torch.zeros_like(shares))
+    labels = torch.zeros(len(truth), dtype=torch.long)
+    (gradient,) = torch.autograd.grad(loss(output, labels, abn) * len(truth), logits)
+    return gradient.norm(dim=1)

@@ -66,6 +66,7 @@ class Split(Block):
 class Augment(Block):
     views: Count
     rotation: Annotated[float, Field(ge=0, le=180)]
+    eval_rotation: Annotated[float, Field(ge=0, le=180)]
     crop: Annotated[int, Field(ge=32)]
     scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = Field(strict=False)
     brightness: Annotated[float, Field(ge=0, lt=1)]
@@ -87,6 +88,7 @@ class Backbone(Block):
 class Train(Block):
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
+    optimizer: Literal["adamw", "sgd"]
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Weight
     hidden: Count

@@ -14,6 +14,8 @@ import pandas as pd
 import torch
 from dvclive import Live
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
 
@@ -27,7 +29,7 @@ class Features:
 
     def __init__(self, array: np.ndarray, rows: pd.DataFrame) -> None:
         """`array` is [rows of the index, C, H, W]; `rows` is a selection of the index with a `label`."""
-        self.array, self.rows, self.labels = array, rows.index.to_numpy(), rows["label"].to_numpy()
+        self.array, self.rows, self.labels = array, rows.index.to_numpy(), rows["label"].to_numpy(copy=True)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -67,7 +69,8 @@ def train_model(
     """Trains the baseline (`abn` is None) or an attention branch network; returns it and its last epoch's metrics.
 
     `index` is the augmentation index with each row's `label` and `split`, `array` has the features of its rows. Metrics
-    of every epoch go to the directory `log`, as DVCLive writes them.
+    of every epoch go to the directory `log`, as DVCLive writes them, and the loss of every step to `steps.csv` there
+    (epoch, with a fraction; loss).
     """
     training = index[index["split"] == "train"]
     views = [Features(array, rows) for _, rows in training.groupby("view")]
@@ -80,30 +83,33 @@ def train_model(
         Live(str(log), dvcyaml=False, save_dvc_exp=False, report=None) as live,
         tqdm(total=steps, unit=" steps", dynamic_ncols=True, mininterval=1) as bar,
     ):
-        for metrics in fit(model, views, val, train, seed, bar.update):
+        losses: list[float] = []
+
+        def tick(value: float) -> None:
+            losses.append(value)
+            bar.update()
+
+        for metrics in fit(model, views, val, train, seed, tick):
             metrics = {name: round(value, 6) for name, value in metrics.items()}
             for name, value in metrics.items():
                 live.log_metric(name, value)
             live.next_step()
             bar.set_postfix(metrics)
+    epochs = np.arange(1, len(losses) + 1) * train.epochs / len(losses)
+    pd.DataFrame({"epoch": epochs, "loss": losses}).round(6).to_csv(log / "steps.csv", index=False, lineterminator="\n")
     return model.cpu(), metrics
 
 
 def fit(
-    model: Baseline, views: list[Features], val: Features, train: Train, seed: int, tick: Callable[[], object]
+    model: Baseline, views: list[Features], val: Features, train: Train, seed: int, tick: Callable[[float], object]
 ) -> Iterator[dict[str, float]]:
-    """Trains `model` in place; yields the metrics of each epoch, and calls `tick` after each step.
+    """Trains `model` in place; yields the metrics of each epoch, and calls `tick` with the loss of each step.
 
     Epoch e reads `views[e % len(views)]`: the same pictures, seen anew. Only the order of pictures and dropout are
     drawn here, from streams that are the same for every model, so that models differ by their design alone.
     """
     device, abn = next(model.parameters()).device, model.design.abn
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
-    )
-    # At least six: a fifth of five is one step, in which the schedule cannot rise.
-    steps = max(train.epochs * views[0].steps(train.batch_size), 6)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, train.learning_rate, total_steps=steps, pct_start=0.2)
+    optimizer, schedule = optimization(model, train, train.epochs * views[0].steps(train.batch_size))
     for epoch in range(train.epochs):
         data = views[epoch % len(views)]
         order = stream(seed, "order", epoch).permutation(len(data))
@@ -118,9 +124,10 @@ def fit(
             value.backward()
             optimizer.step()
             schedule.step()
-            total += value.item() * len(labels)
             correct += (probabilities(output, abn).argmax(1) == labels).sum().item()
-            tick()
+            cost = value.item()
+            total += cost * len(labels)
+            tick(cost)
         yield {
             "train/loss": total / len(data),
             "train/accuracy": correct / len(data),
@@ -128,20 +135,32 @@ def fit(
         }
 
 
+def optimization(model: Baseline, train: Train, steps: int) -> tuple[Optimizer, LRScheduler]:
+    """adamw: AdamW, whose rate rises for a fifth of the steps and falls for the rest (one cycle). sgd: the study's,
+    with momentum 0.9 and one rate throughout."""
+    settings = {"lr": train.learning_rate, "weight_decay": train.weight_decay, "fused": True}
+    if train.optimizer == "sgd":
+        sgd = torch.optim.SGD(model.parameters(), momentum=0.9, **settings)
+        return sgd, ConstantLR(sgd, factor=1.0)
+    adamw = torch.optim.AdamW(model.parameters(), **settings)
+    # At least six steps: a fifth of five is one, in which the rate cannot rise.
+    return adamw, OneCycleLR(adamw, train.learning_rate, total_steps=max(steps, 6), pct_start=0.2)
+
+
 def validate(model: Baseline, data: Features) -> dict[str, float]:
     """Loss and accuracy on `data`."""
-    abn, total, correct = model.design.abn, 0.0, 0
-    for output, labels in predict(model, data):
-        total += loss(output, labels, abn).item() * len(labels)
-        correct += (probabilities(output, abn).argmax(1) == labels).sum().item()
-    return {"loss": total / len(data), "accuracy": correct / len(data)}
+    output, labels, abn = predict(model, data), torch.from_numpy(data.labels), model.design.abn
+    right = probabilities(output, abn).argmax(1) == labels
+    return {"loss": loss(output, labels, abn).item(), "accuracy": right.double().mean().item()}
 
 
 @torch.inference_mode()
-def predict(model: Baseline, data: Features, batch_size: int = 64) -> Iterator[tuple[Output, Tensor]]:
-    """The model's output and the labels for all of `data`, in order, a batch at a time."""
+def predict(model: Baseline, data: Features, batch_size: int = 64) -> Output:
+    """The model's output for all of `data`, in order, on the CPU."""
     device = next(model.parameters()).device
     model.eval()
-    for start in range(0, len(data), batch_size):
-        features, labels = data.batch(np.arange(start, min(start + batch_size, len(data))))
-        yield model(features.to(device)), labels.to(device)
+    places = np.arange(len(data))
+    outputs = [
+        model(data.batch(places[start : start + batch_size])[0].to(device)) for start in range(0, len(data), batch_size)
+    ]
+    return Output(*(None if parts[0] is None else torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)))

@@ -22,6 +22,7 @@ def main() -> str:
         pd.read_parquet(SPLIT),
         views=p.augment.views,
         rotation=p.augment.rotation,
+        eval_rotation=p.augment.eval_rotation,
         scale=p.augment.scale,
         brightness=p.augment.brightness,
         flip=p.augment.flip,

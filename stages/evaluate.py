@@ -3,20 +3,21 @@
 Reads   models/*/, data/features/, data/augment.parquet, data/split.parquet, data/filtered/ (classes, masks).
 Writes  metrics/results.json (see landmarks/metrics.py), metrics/results.md (the same as a table, beside the numbers
         that the study published) and data/predictions.parquet (a row per model, split and picture: label, predicted
-        label, confidence, each branch's label, attention map).
+        label, confidence, probability of the true class in the perception branch, each branch's label, attention map).
 Holds   one row for the baseline, one for abn, one for each ablation in params.yaml.
 """
 
 import json
 from pathlib import Path
 
-from landmarks import augment, images, metrics, models, params, stage
+from landmarks import attention, augment, images, metrics, models, params, stage
+from landmarks.determinism import stream
 from landmarks.objectives import probabilities
+from landmarks.params import Params
 from landmarks.training import Features, labelled, predict
 
 import numpy as np
 import pandas as pd
-import torch
 
 FEATURES = Path("data/features/features.npy")
 INDEX = Path("data/augment.parquet")
@@ -27,26 +28,27 @@ PREDICTIONS = Path("data/predictions.parquet")
 RESULTS = Path("metrics")
 
 
-def predictions(model: models.Baseline, array: np.ndarray, rows: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
-    """A row of data/predictions.parquet for each of `rows`, and the probabilities [N, K]."""
-    outputs = [output for output, _ in predict(model, Features(array, rows))]
-    scores = torch.cat([probabilities(output, model.design.abn) for output in outputs]).double().numpy()
+def judge(
+    model: models.Baseline, data: Features, rows: pd.DataFrame, masks: np.ndarray, p: Params
+) -> tuple[dict, pd.DataFrame]:
+    """The entry of results.json for one model and split, and the rows of data/predictions.parquet for `rows`."""
+    output, abn = predict(model, data), model.design.abn
+    scores = probabilities(output, abn).double().numpy()
     table = rows[["split", "id", "label"]].assign(predicted=scores.argmax(1), confidence=scores.max(1).round(6))
-    table["perception"] = torch.cat([output.perception.argmax(1) for output in outputs]).numpy()
-    if model.design.abn:
-        table["attention"] = torch.cat([output.attention.argmax(1) for output in outputs]).numpy()
-        table["map"] = list(torch.cat([output.map.flatten(1) for output in outputs]).numpy().round(4))
-    return table, scores
-
-
-def summary(table: pd.DataFrame, scores: np.ndarray, masks: np.ndarray, bins: int) -> dict:
-    """The entry of results.json for one model and split."""
-    entry = metrics.summary(scores, table["label"].to_numpy(), bins)
-    entry["perception_accuracy"] = (table["perception"] == table["label"]).mean()
-    entry["attention_accuracy"] = (table["attention"] == table["label"]).mean() if "attention" in table else None
-    maps = np.stack(table["map"]).reshape(masks.shape) if "map" in table else None
-    entry["attention_auc"] = None if maps is None else metrics.attention_auc(maps, masks)
-    return metrics.rounded(entry)
+    table["truth"] = output.perception.double().softmax(1).numpy()[np.arange(len(rows)), data.labels].round(6)
+    bins, rng = p.evaluate.calibration_bins, stream(p.seed, "bootstrap")
+    entry = metrics.summary(scores, data.labels, rows["id"].to_numpy(), bins, rng)
+    for branch in ("perception", "attention"):
+        logits = getattr(output, branch)
+        if logits is not None:
+            table[branch] = logits.argmax(1).numpy()
+        entry[f"{branch}_accuracy"] = None if logits is None else (table[branch] == data.labels).mean()
+    entry["attention"] = None
+    if abn:
+        maps = output.map[:, 0].numpy()
+        table["map"] = list(maps.reshape(len(maps), -1).round(4))
+        entry["attention"] = attention.summary(model, data, maps, masks, stream(p.seed, "cells"))
+    return entry, table
 
 
 def masks(rows: pd.DataFrame, grid: tuple[int, int]) -> np.ndarray:
@@ -73,14 +75,17 @@ def main() -> str:
     grids = {name: masks(rows, array.shape[2:]) for name, rows in splits.items()}
     largest = index.loc[index["split"] == "train", "label"].mode()[0]
     results: dict = {"majority_class": round(float((splits["test"]["label"] == largest).mean()), metrics.DIGITS)}
-    tables = []
+    tables, right = [], {}  # by model and split, which pictures it names rightly
     with stage.progress(len(names), "models") as bar:
         for name in names:
             model = models.load(MODELS / name)
             results[name] = {}
             for split, rows in splits.items():
-                table, scores = predictions(model, array, rows)
-                results[name][split] = summary(table, scores, grids[split], p.evaluate.calibration_bins)
+                entry, table = judge(model, Features(array, rows), rows, grids[split], p)
+                right[name, split] = (table["predicted"] == table["label"]).to_numpy(dtype=int)
+                pair = right[name, split], right["baseline", split]
+                entry |= metrics.difference(*pair, stream(p.seed, "bootstrap"))
+                results[name][split] = metrics.rounded(entry)
                 tables.append(table.assign(model=name))
             bar.update()
 

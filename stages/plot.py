@@ -19,7 +19,8 @@ PREDICTIONS = Path("data/predictions.parquet")
 LOGS = Path("metrics/train")
 OUT = Path("plots")
 LARGEST = 50  # classes in the histogram
-GALLERY = 6  # pictures in the attention gallery
+GALLERY = 6  # pictures in the attention gallery, half of them named wrongly
+PAIRS = 20  # of classes that are taken for each other
 ATTRIBUTION = ["id", "landmark_id", "author", "license", "title"]
 
 
@@ -38,11 +39,15 @@ def training_curves(names: list[str]) -> pd.DataFrame:
 
 
 def gallery(predictions: pd.DataFrame, landmarks: list[str], crop: int) -> tuple[list[dict], list[str]]:
-    """Test pictures of `GALLERY` different landmarks, evenly spread, with the map of every model that has one."""
+    """Test pictures of different landmarks, with the map of every model that has one: some that abn names rightly, then
+    some that it does not."""
     mapped = predictions[predictions["map"].notna()]
     names = list(mapped["model"].unique())
-    firsts = mapped.drop_duplicates("label").sort_values("label")
-    chosen = firsts.iloc[np.linspace(0, len(firsts) - 1, min(GALLERY, len(firsts))).astype(int)]
+    abn = mapped[mapped["model"] == "abn"].sort_values(["label", "id"])
+    right = abn["predicted"] == abn["label"]
+    halves = [rows.drop_duplicates("label") for rows in (abn[right], abn[~right])]
+    spread = [np.linspace(0, len(rows) - 1, min(GALLERY // 2, len(rows))).astype(int) for rows in halves]
+    chosen = pd.concat([rows.iloc[places] for rows, places in zip(halves, spread, strict=True)])
     views = {view.id: view for view in augment.views(pd.read_parquet(INDEX)) if view.id in set(chosen["id"])}
     pictures = {
         picture.id: picture for group in images.read_groups(FILTERED) for picture in group if picture.id in views
@@ -52,8 +57,9 @@ def gallery(predictions: pd.DataFrame, landmarks: list[str], crop: int) -> tuple
         maps = {}
         for row in mapped[mapped["id"] == name].itertuples():
             side = int(len(row.map) ** 0.5)
-            verdict = "right" if row.predicted == label else f"wrong: {landmarks[row.predicted]}"
-            maps[row.model] = (np.reshape(row.map, (side, side)), f"{row.model}: {verdict}")
+            verdict = "right" if row.predicted == label else "wrong"
+            branches = [f"{branch}: {landmarks[int(getattr(row, branch))]}" for branch in ("perception", "attention")]
+            maps[row.model] = np.reshape(row.map, (side, side)), "\n".join([f"{row.model}: {verdict}", *branches])
         picture = pictures[name]
         image = augment.apply(images.decode(picture.picture), views[name], crop)
         rows.append({"source": picture, "image": image, "title": landmarks[label], "maps": maps})
@@ -77,12 +83,20 @@ def main() -> str:
         )
         for name, rows in test.groupby("model", sort=False)
     }
-    abn = test[test["model"] == "abn"]
+    by_name = dict(list(test.groupby("model")))
+    abn = by_name["abn"]
+    wrong = metrics.confused(abn["label"].to_numpy(), abn["predicted"].to_numpy())
     with stage.whole(OUT) as out:
         out.mkdir()
         figures.save(figures.class_histogram(ranking), out / "class_histogram.png")
         figures.save(figures.training_curves(training_curves(models)), out / "training.png")
         figures.save(figures.confusion(abn, landmarks, "abn on test pictures"), out / "confusion.png")
+        if "study" in p.ablations:
+            steps = [pd.read_csv(LOGS / name / "steps.csv").assign(model=name) for name in ("study", "abn")]
+            truth = {name: by_name[name]["truth"].to_numpy() for name in ("study", "abn")}
+            study = p.ablations["study"]
+            figure = figures.collapse(pd.concat(steps), truth, study, p.abn, len(landmarks))
+            figures.save(figure, out / "collapse.png")
         figures.save(figures.reliability(calibration), out / "calibration.png")
         rows, mapped = gallery(test, landmarks, p.augment.crop)
         figures.save(figures.attention_gallery(rows, mapped), out / "attention.png")
@@ -91,6 +105,9 @@ def main() -> str:
         ranking.to_csv(out / "class_histogram.csv", index=False, lineterminator="\n")
         actual = pd.DataFrame({"actual": abn["label"], "predicted": abn["predicted"]}).map(landmarks.__getitem__)
         actual.to_csv(out / "confusion.csv", index=False, lineterminator="\n")
+        pairs = wrong.head(PAIRS)
+        pairs = pairs.assign(**{key: pairs[key].map(landmarks.__getitem__) for key in ("actual", "predicted")})
+        pairs.to_csv(out / "confused.csv", index=False, lineterminator="\n")
         count = len(list(out.iterdir()))
     return f"{count} files in {OUT}/"
 

@@ -9,7 +9,10 @@ import pytest
 from conftest import drawing
 from PIL import Image
 
-SETTINGS = {"views": 5, "rotation": 45.0, "scale": (0.7, 1.0), "brightness": 0.25, "flip": True, "seed": 3}
+SETTINGS = {
+    **{"views": 5, "rotation": 45.0, "eval_rotation": 0.0, "scale": (0.7, 1.0), "brightness": 0.25, "flip": True},
+    "seed": 3,
+}
 SIZES = {"a": (341, 256), "b": (256, 341), "c": (80, 80), "d": (500, 64)}
 
 
@@ -73,6 +76,16 @@ def test_validation_and_test_see_the_untouched_centre() -> None:
     assert (index["side"] == (index[["width", "height"]].min(axis=1) * 0.875).round()).all()
     assert ((2 * index["left"] + index["side"] - index["width"]).abs() <= 1).all()
     assert ((2 * index["top"] + index["side"] - index["height"]).abs() <= 1).all()
+
+
+def test_validation_and_test_can_be_rotated_as_the_studys_text_has_it() -> None:
+    """Each picture by its own angle, within the range, and in nothing else; training views stay what they were."""
+    plain, rotated = (drawn(eval_rotation=angle).merge(table(), on="id") for angle in (0.0, 45.0))
+    judged = rotated["split"] != "train"
+    angles = rotated.loc[judged, "angle"]
+    assert angles.between(-45, 45).all() and angles.nunique() == len(angles) and angles.abs().max() > 10
+    assert rotated[~judged].equals(plain[~judged])
+    assert rotated.drop(columns="angle").equals(plain.drop(columns="angle"))
 
 
 @pytest.mark.parametrize("others", ["ab", "abcdefghijklmnop"])

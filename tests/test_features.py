@@ -13,7 +13,10 @@ from conftest import pictures
 
 COUNT = 70  # pictures: more than a group of a shard, and than two batches
 PICTURES = pictures(COUNT)
-SETTINGS = {"views": 2, "rotation": 45.0, "scale": (0.7, 1.0), "brightness": 0.25, "flip": True, "seed": 1}
+SETTINGS = {
+    **{"views": 2, "rotation": 45.0, "eval_rotation": 0.0, "scale": (0.7, 1.0), "brightness": 0.25, "flip": True},
+    "seed": 1,
+}
 
 
 def draw(count: int) -> pd.DataFrame:

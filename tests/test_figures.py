@@ -9,7 +9,7 @@ from landmarks.images import Picture
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import drawing
+from conftest import abn, drawing
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -45,6 +45,17 @@ def gallery(models: list[str]) -> Figure:
     return figures.attention_gallery(rows, models)
 
 
+def collapse() -> Figure:
+    """The study's loss stays up, abn's falls; the study gives most true classes nothing."""
+    epochs = np.arange(1, 41) / 10
+    losses = {"study": 3.3 - 0.05 * epochs, "abn": 3.3 * np.exp(-epochs)}
+    steps = [pd.DataFrame({"model": name, "epoch": epochs, "loss": loss}) for name, loss in losses.items()]
+    truth = {"study": np.array([0.0] * 8 + [1.0] * 2), "abn": np.linspace(0, 1, 10)}
+    return figures.collapse(pd.concat(steps), truth, STUDY, abn(), 27)
+
+
+STUDY = abn(attention="multiply", objective="summed_softmax")
+
 DRAWN: dict[str, Callable[[], Figure]] = {
     "class_histogram": lambda: figures.class_histogram(RANKING),
     "training_curves": lambda: figures.training_curves(CURVES),
@@ -52,6 +63,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "reliability": lambda: figures.reliability(BINS),
     "one model": lambda: figures.reliability({"abn": BINS["abn"]}),
     "attention_gallery": lambda: gallery(["abn", "study"]),
+    "collapse": collapse,
     "one map": lambda: gallery(["abn"]),
 }
 
@@ -93,3 +105,14 @@ def test_curves_of_every_model_and_split() -> None:
     for axes in figures.training_curves(CURVES).axes:
         assert len(axes.lines) == 4
         assert all(line.get_xdata().tolist() == [1, 2, 3] for line in axes.lines)
+
+
+def test_the_collapse_is_drawn_against_the_floors_and_chance() -> None:
+    left, right, bars = collapse().axes
+    heights = [line.get_ydata()[0] for line in left.lines if len(set(line.get_ydata())) == 1]
+    assert heights == pytest.approx([3.296, 2.358, 2.134], abs=1e-3)
+    texts = " ".join(text.get_text() for text in left.texts)
+    assert all(number in texts for number in ("3.30", "2.36", "2.13"))
+    study, ours = (line.get_ydata() for line in right.lines)
+    assert study[0] == pytest.approx(0, abs=1e-6) and ours[0] == pytest.approx(2**0.5)
+    assert [patch.get_data().values.max() for patch in bars.patches] == pytest.approx([0.8, 0.1])

@@ -6,6 +6,7 @@ from landmarks import metrics
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 # Five pictures, three classes: right, right, wrong, wrong, right, with confidences .9, .6, .8, .5, .4.
 PROBABILITIES = np.array([[0.9, 0.1, 0.0], [0.3, 0.6, 0.1], [0.8, 0.1, 0.1], [0.4, 0.5, 0.1], [0.3, 0.3, 0.4]])
@@ -14,8 +15,13 @@ CORRECT = np.array([True, True, False, False, True])
 CONFIDENCE = PROBABILITIES.max(1)
 
 
+def summary(probabilities: np.ndarray, labels: np.ndarray) -> dict:
+    ids = np.array([f"id-{n}" for n in range(len(labels))])
+    return metrics.summary(probabilities, labels, ids, 10, np.random.default_rng(0))
+
+
 def test_summary() -> None:
-    found = metrics.summary(PROBABILITIES, LABELS, 10)
+    found = summary(PROBABILITIES, LABELS)
     low, high = found.pop("accuracy_ci95")
     assert found == {
         "accuracy": pytest.approx(3 / 5),
@@ -26,21 +32,55 @@ def test_summary() -> None:
         # Each picture has a bin of its own: |1 - .9|, |0 - .8|, |1 - .6|, |0 - .5|, |1 - .4|.
         "ece": pytest.approx((0.1 + 0.8 + 0.4 + 0.5 + 0.6) / 5),
     }
-    # Wilson: (p + z2/2n +- z sqrt(p(1-p)/n + z2/4n2)) / (1 + z2/n)
-    z, n, p = 1.959964, 5, 0.6
-    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    middle = p + z * z / (2 * n)
-    assert [low, high] == pytest.approx([(middle + sign * half) / (1 + z * z / n) for sign in (-1, 1)], abs=1e-6)
+    # Of five drawn pictures 0 to 5 are right: at most one with probability 8.7 %, none with 1 %; all with 7.8 %.
+    assert (low, high) == (pytest.approx(0.2), 1)
 
 
 def test_top5_is_of_five() -> None:
     probabilities = np.tile([0.3, 0.2, 0.15, 0.12, 0.1, 0.08, 0.05], (7, 1))
-    assert metrics.summary(probabilities, np.arange(7), 10)["top5"] == pytest.approx(5 / 7)
+    assert summary(probabilities, np.arange(7))["top5"] == pytest.approx(5 / 7)
 
 
 def test_two_classes_are_enough() -> None:
-    found = metrics.summary(np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]]), np.array([0, 1, 1]), 10)
+    found = summary(np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]]), np.array([0, 1, 1]))
     assert found["accuracy"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(("right", "count"), [(0.8, 145), (0.6, 358), (0.95, 2000)])
+def test_the_interval_of_an_accuracy_is_the_binomials(right: float, count: int) -> None:
+    values = np.arange(count) < round(right * count)
+    found = metrics.interval(values, np.random.default_rng(1))
+    assert found == pytest.approx(binom.ppf([0.025, 0.975], count, values.mean()) / count, abs=2.1 / count)
+
+
+def test_the_interval_is_what_drawing_pictures_gives() -> None:
+    """Of a paired difference: pictures are drawn here, where `interval` draws how many have each value."""
+    rng = np.random.default_rng(2)
+    values = rng.choice([-1, 0, 1], 300, p=[0.1, 0.7, 0.2])
+    means = values[rng.integers(300, size=(10_000, 300))].mean(1)
+    assert metrics.interval(values, rng) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.005)
+
+
+def test_a_difference_is_paired() -> None:
+    """Ten pictures of 200 are gained and none lost: certain, though each accuracy's interval is far wider than that."""
+    baseline = np.arange(200) < 100
+    model = np.arange(200) < 110
+    found = metrics.difference(model.astype(int), baseline.astype(int), np.random.default_rng(3))
+    low, high = found["above_baseline_ci95"]
+    assert found["above_baseline"] == 0.05 and 0.02 <= low < 0.05 < high <= 0.085
+    single = metrics.interval(model, np.random.default_rng(3))
+    assert single[1] - single[0] > 2 * (high - low)
+    same = metrics.difference(model.astype(int), model.astype(int), np.random.default_rng(3))
+    assert same == {"above_baseline": 0, "above_baseline_ci95": [0, 0]}
+
+
+def gap(correct: list[int], confidence: list[float] | None = None, ids: str | None = None, labels: str = "") -> float:
+    """GAP of pictures named rightly or wrongly; of `labels`, "-" is a picture without a landmark."""
+    count = len(correct)
+    truth = np.array([-1 if letter == "-" else 7 for letter in labels or "x" * count])
+    names = np.array(list(ids or "abcdefgh"[:count]))
+    confidence = np.linspace(0.9, 0.1, count) if confidence is None else np.array(confidence)
+    return metrics.gap(names, truth, np.where(correct, 7, 8), confidence)
 
 
 @pytest.mark.parametrize(
@@ -48,10 +88,32 @@ def test_two_classes_are_enough() -> None:
     [([1, 1, 1], 1.0), ([0, 0, 0], 0.0), ([1, 0, 0], 1 / 3), ([0, 0, 1], 1 / 9), ([0, 1, 1], (1 / 2 + 2 / 3) / 3)],
 )
 def test_gap(correct: list[int], expected: float) -> None:
-    """Pictures in the order of their confidence."""
+    """Pictures in the order of their confidence, and in another order."""
+    assert gap(correct) == pytest.approx(expected)
     shuffled = [2, 0, 1]
-    confidence, right = np.array([0.9, 0.8, 0.7])[shuffled], np.array(correct, dtype=bool)[shuffled]
-    assert metrics.gap(confidence, right) == pytest.approx(expected)
+    assert gap([correct[n] for n in shuffled], [[0.9, 0.8, 0.7][n] for n in shuffled]) == pytest.approx(expected)
+
+
+def test_gap_of_pictures_without_a_landmark() -> None:
+    """Whatever is said of them is wrong, but they are not among the pictures that could have been named."""
+    assert gap([0, 1, 1], labels="-xx") == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert gap([1, 1, 0], labels="xx-") == pytest.approx(1)
+    with pytest.raises(ValueError, match="none has a landmark"):
+        gap([0, 0], labels="--")
+
+
+def test_gap_of_pictures_without_a_prediction() -> None:
+    """They take no rank, but they count among the pictures; where there is no landmark, saying nothing is best."""
+    ids, confidence = np.array(["a", "b", "c"]), np.array([0.9, 0.8, 0.7])
+    assert metrics.gap(ids, np.array([7, 7, 7]), np.array([-1, 7, 7]), confidence) == pytest.approx(2 / 3)
+    assert metrics.gap(ids, np.array([-1, 7, 7]), np.array([-1, 7, 7]), confidence) == pytest.approx(1)
+    assert metrics.gap(ids, np.array([7, 7, 7]), np.array([-1, -1, -1]), confidence) == 0
+
+
+def test_gap_ranks_equal_scores_by_id() -> None:
+    assert gap([1, 0], [0.5, 0.5], "ab") == pytest.approx(1 / 2)
+    assert gap([1, 0], [0.5, 0.5], "ba") == pytest.approx(1 / 4)
+    assert gap([0, 1, 1], [0.5, 0.5, 0.6], "bca") == pytest.approx((1 + 2 / 3) / 3)
 
 
 def test_calibration_bins() -> None:
@@ -68,31 +130,6 @@ def test_one_bin_compares_the_means() -> None:
     assert ece == pytest.approx(abs(CONFIDENCE.mean() - 0.6))
 
 
-MASK = np.array([[1.0, 0.8], [0.4, 0.0]])  # the upper cells are the landmark's
-
-
-@pytest.mark.parametrize(
-    ("heed", "expected"),
-    [
-        ([[0.9, 0.8], [0.2, 0.1]], 1.0),
-        ([[0.1, 0.2], [0.8, 0.9]], 0.0),
-        ([[0.5, 0.5], [0.5, 0.5]], 0.5),
-        ([[0.9, 0.1], [0.5, 0.0]], 3 / 4),
-    ],
-)
-def test_attention_auc_of_a_picture(heed: list, expected: float) -> None:
-    assert metrics.attention_auc(np.array([heed]), MASK[None]) == pytest.approx(expected)
-
-
-def test_attention_auc_leaves_out_pictures_that_say_nothing() -> None:
-    good, bad = np.array([[0.9, 0.8], [0.2, 0.1]]), np.array([[0.1, 0.2], [0.8, 0.9]])
-    full, empty, unknown = np.ones((2, 2)), np.zeros((2, 2)), np.full((2, 2), np.nan)
-    maps = np.stack([good, bad, bad, bad])
-    assert metrics.attention_auc(maps, np.stack([MASK, full, empty, unknown])) == pytest.approx(1.0)
-    assert metrics.attention_auc(np.stack([good, bad]), np.stack([MASK, MASK])) == pytest.approx(0.5)
-    assert metrics.attention_auc(maps[:1], unknown[None]) is None
-
-
 def test_rounded_is_plain_json() -> None:
     value = {"a": np.float32(1 / 3), "b": [np.int64(1), 2 / 3], "c": None, "d": {"e": np.float64(0.1)}}
     assert json.loads(json.dumps(metrics.rounded(value))) == {
@@ -106,8 +143,11 @@ def test_rounded_is_plain_json() -> None:
 def entry(accuracy: float, attention: float | None) -> dict:
     """An entry of results.json."""
     names = ("top5", "macro_recall", "gap", "ece", "perception_accuracy")
-    numbers = {name: 0.5 for name in names} | {"attention_accuracy": attention, "attention_auc": attention}
-    return {"accuracy": accuracy, "accuracy_ci95": [0.1, 0.9], **numbers}
+    numbers = {name: 0.5 for name in names} | {"attention_accuracy": attention}
+    curve = {"map": 0.31, "centre": 0.32, "random": 0.33}
+    maps = {"energy": 0.6, "pointing": 0.7, "area": None, "deletion": curve, "insertion": curve}
+    gained = {"above_baseline": -0.0123, "above_baseline_ci95": [-0.05, 0.02]}
+    return {"accuracy": accuracy, "accuracy_ci95": [0.1, 0.9], **gained, **numbers, "attention": attention and maps}
 
 
 RESULTS = {
@@ -117,15 +157,31 @@ RESULTS = {
 }
 
 
+def rows(lines: list[str]) -> dict[str, list[str]]:
+    """A Markdown table: the cells of each row by the first one."""
+    return {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
+
+
 def test_the_table_has_a_row_per_model_and_the_studys_numbers() -> None:
-    lines = metrics.table(RESULTS, "sample").splitlines()
-    rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines[2:]}
-    assert rows["baseline"][:3] == ["71.11", "72.22", "10.00 to 90.00"] and rows["baseline"][-2:] == ["", ""]
-    assert rows["my-ablation"][:2] == ["81.11", "82.22"] and rows["my-ablation"][-1] == "63.33"
-    published = {name: cells[:2] for name, cells in rows.items() if "study" in name}
+    first, _, *lines = metrics.table(RESULTS, "sample").splitlines()
+    recognition, maps = rows(lines[: lines.index("")]), rows(lines[lines.index("") + 1 :])
+    assert recognition["baseline"][:5] == ["71.11", "72.22", "10.00 to 90.00", "", ""]
+    assert recognition["my-ablation"][1:5] == ["82.22", "10.00 to 90.00", "-1.23", "-5.00 to 2.00"]
+    assert recognition["baseline"][-1] == "" and recognition["my-ablation"][-1] == "63.33"
+    published = {name: cells[:2] for name, cells in recognition.items() if "study" in name}
     assert list(published.values()) == [["87.93", "87.97"], ["30.54", "27.66"], ["32.71", "32.58"]]
-    assert len({len(cells) for cells in rows.values()}) == 1, "all rows have the columns of the head"
-    assert "majority_class" not in rows and "12.34" in lines[0]
+    assert "majority_class" not in recognition and "12.34" in first
+    assert set(maps) == {"map of", "---", "my-ablation"}
+    assert maps["my-ablation"] == ["60.00", "70.00", "", *["31.00", "32.00", "33.00"] * 2]
+    for table in (recognition, maps):
+        assert len({len(cells) for cells in table.values()}) == 1, "all rows have the columns of the head"
+
+
+def test_the_most_frequent_confusions_come_first() -> None:
+    labels = np.array([0, 0, 1, 1, 1, 2])
+    predicted = np.array([1, 1, 1, 2, 0, 2])
+    assert metrics.confused(labels, predicted).to_numpy().tolist() == [[0, 1, 2], [1, 0, 1], [1, 2, 1]]
+    assert metrics.confused(labels, labels).empty
 
 
 @pytest.mark.parametrize(("source", "synthetic"), [("sample", True), ("gldv2", False)])

@@ -1,5 +1,6 @@
 """The classifier and the Attention Branch Network: shapes, gradients, and how the two are related."""
 
+import math
 from pathlib import Path
 
 from landmarks import models
@@ -86,6 +87,34 @@ def test_the_map_weighs_what_perception_sees(attention: str, value: float, facto
     network = with_map(models.build(design(abn(attention=attention))), value).eval()
     baseline = models.build(design()).eval()
     assert torch.allclose(network(features()).perception, baseline(factor * features()).perception, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 7, 7), (8, 3, 5)])
+def test_the_studys_head_is_its_own(shape: tuple[int, int, int]) -> None:
+    """AvgPool2d(7, 1, 3) and Linear(K * H * W, K), for 27 classes and 7 x 7 places Linear(1323, 27)."""
+    study = models.Design([str(k) for k in range(27)], shape, 16, 0.0, abn(objective="summed_softmax"), 0)
+    model = models.build(study).eval()
+    convolution, pool, _, linear = model.scores
+    assert (pool.kernel_size, pool.stride, pool.padding) == (7, 1, 3)
+    assert (linear.in_features, linear.out_features) == (27 * shape[1] * shape[2], 27)
+    features = torch.rand(2, *shape)
+    expected = linear(pool(convolution(model.evidence(features))).flatten(1))
+    assert torch.equal(model(features).attention, expected)
+
+
+def test_the_papers_head_is_the_mean_over_all_places() -> None:
+    model = models.build(design(abn())).eval()
+    expected = model.scores[0](model.evidence(features())).mean((2, 3))
+    assert torch.allclose(model(features()).attention, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [None, abn(alpha=1.0, beta=0.0), abn(alpha=0.0), abn(objective="summed_softmax")])
+def test_the_first_loss_is_that_of_chance(block: Abn | None) -> None:
+    """ln K, on standardised features of a size like the real one."""
+    design = models.Design([str(k) for k in range(27)], (64, 7, 7), 256, 0.0, block, 0)
+    model, labels = models.build(design).train(), torch.arange(54) % 27
+    features = torch.randn(54, 64, 7, 7, generator=torch.Generator().manual_seed(1))
+    assert loss(model(features), labels, block).item() == pytest.approx(math.log(27), rel=0.02)
 
 
 def test_features_are_standardised_first() -> None:

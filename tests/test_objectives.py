@@ -3,7 +3,7 @@
 import math
 
 from landmarks.models import Output
-from landmarks.objectives import loss, probabilities
+from landmarks.objectives import floor, loss, probabilities, pull
 from landmarks.params import Abn
 
 import pytest
@@ -60,8 +60,9 @@ def test_summed_softmax_is_the_cross_entropy_of_summed_probabilities() -> None:
 def test_summed_softmax_has_a_floor_that_branches_has_not(alpha: float, beta: float, classes: int) -> None:
     logits, labels = perfect(classes)
     output = Output(logits, logits)
-    floor = math.log(1 + (classes - 1) / math.exp(alpha + beta))
-    assert loss(output, labels, abn(alpha=alpha, beta=beta, objective="summed_softmax")).item() == pytest.approx(floor)
+    study = abn(alpha=alpha, beta=beta, objective="summed_softmax")
+    least = math.log(1 + (classes - 1) / math.exp(alpha + beta))
+    assert loss(output, labels, study).item() == pytest.approx(least) == pytest.approx(floor(study, classes))
     assert loss(output, labels, abn(alpha=alpha, beta=beta)).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -84,6 +85,22 @@ def test_the_gradient_of_summed_softmax_all_but_vanishes(margin: float) -> None:
 
     assert gradient("branches") > 0
     assert gradient("summed_softmax") < gradient("branches") / 10
+
+
+def test_pull_is_the_gradient_that_a_picture_sends() -> None:
+    """Cross-entropy's gradient is p - 1 for the true class and 1 - p for the other one."""
+    truth = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
+    expected = math.sqrt(2) * (1 - truth)
+    assert pull(truth, abn(alpha=0.0), 27).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    assert pull(truth, abn(beta=2.0), 27).tolist() == pytest.approx((2 * expected).tolist(), abs=1e-6)
+
+
+def test_a_wrong_answer_without_doubt_teaches_the_study_nothing() -> None:
+    study, truth = abn(objective="summed_softmax"), torch.tensor([0.0, 1e-3, 0.5, 1.0])
+    sure, nearly, half, right = pull(truth, study, 27).tolist()
+    assert sure == pytest.approx(0, abs=1e-6) and right == pytest.approx(0, abs=1e-6)
+    assert nearly < half / 100, "it is not just small everywhere, which an optimiser could mend: it forgets the wrong"
+    assert pull(truth, abn(), 27)[0] > 1.4
 
 
 BLOCKS = [

@@ -22,14 +22,14 @@ PROFILE = {
     "train": {"epochs": 1},
 }
 MODELS = ("baseline", "abn", "alpha-0", "study")
-PLOTS = ("attention.png", "calibration.png", "class_histogram.png", "confusion.png", "training.png")
-TABLES = ("attention.csv", "class_histogram.csv", "confusion.csv")
+PLOTS = ("attention.png", "calibration.png", "collapse.png", "class_histogram.png", "confusion.png", "training.png")
+TABLES = ("attention.csv", "class_histogram.csv", "confused.csv", "confusion.csv")
 OUTS = [
     *("data/raw/index.parquet", "data/raw/failures.csv", "data/raw/pictures-000.parquet"),
     *(f"data/filtered/{name}" for name in ("hashes.parquet", "classes.csv", "ranking.csv", "dropped.csv")),
     *("data/split.parquet", "data/augment.parquet", "models/backbone.safetensors", "data/features/features.npy"),
     *(f"models/{name}/{file}" for name in MODELS for file in ("design.json", "model.safetensors")),
-    *(f"metrics/train/{name}/plots/metrics/val/accuracy.tsv" for name in MODELS),
+    *(f"metrics/train/{name}/{file}" for name in MODELS for file in ("plots/metrics/val/accuracy.tsv", "steps.csv")),
     *("metrics/results.json", "metrics/results.md", "data/predictions.parquet"),
     *(f"plots/{name}" for name in (*PLOTS, *TABLES)),
 ]
@@ -132,16 +132,22 @@ def test_results_have_the_rows_and_numbers_of_the_design(project: Project) -> No
     assert set(results) == {"majority_class", *MODELS}
     assert 0 < results.pop("majority_class") < 1
     keys = {"accuracy", "accuracy_ci95", "top5", "macro_recall", "gap", "ece", "perception_accuracy"}
-    keys |= {"attention_accuracy", "attention_auc"}
+    keys |= {"above_baseline", "above_baseline_ci95", "attention_accuracy", "attention"}
     for name, splits in results.items():
         assert set(splits) == {"val", "test"}
         for entry in splits.values():
             assert keys == set(entry)
             low, high = entry.pop("accuracy_ci95")
             assert 0 <= low <= entry["accuracy"] <= high <= 1
-            without = {key for key, value in entry.items() if value is None}
-            assert without == ({"attention_accuracy", "attention_auc"} if name == "baseline" else set())
-            assert all(0 <= value <= 1 for value in entry.values() if value is not None)
+            gained, (low, high) = entry.pop("above_baseline"), entry.pop("above_baseline_ci95")
+            assert -1 <= low <= gained <= high <= 1 and (name != "baseline" or low == high == 0)
+            attention, of_branch = entry.pop("attention"), entry.pop("attention_accuracy")
+            assert (attention is None) is (of_branch is None) is (name == "baseline")
+            if attention:
+                curves = [*attention.pop("deletion").values(), *attention.pop("insertion").values()]
+                assert len(curves) == 6
+                assert all(0 <= value <= 1 for value in [of_branch, *curves, *attention.values()])
+            assert all(0 <= value <= 1 for value in entry.values())
 
 
 def test_the_table_says_what_it_is(project: Project) -> None:

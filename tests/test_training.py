@@ -5,6 +5,7 @@ from pathlib import Path
 
 from landmarks import determinism, models
 from landmarks.models import Baseline
+from landmarks.objectives import loss
 from landmarks.params import Abn, Train
 from landmarks.training import Features, fit, predict, train_model, validate
 
@@ -16,7 +17,9 @@ from conftest import abn, design
 from torch import Tensor
 
 CLASSES, PER_CLASS = 3, 4
-SETTINGS = Train(epochs=2, batch_size=4, learning_rate=0.01, weight_decay=0.01, hidden=64, dropout=0.0)
+SETTINGS = Train(
+    epochs=2, batch_size=4, optimizer="adamw", learning_rate=0.01, weight_decay=0.01, hidden=64, dropout=0.0
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,7 +99,7 @@ def test_statistics_of_many_rows_need_only_some() -> None:
 def test_eight_pictures_are_learnt_by_heart(block: Abn | None) -> None:
     model, pictures = models.build(design(block)), eight()
     settings = SETTINGS.model_copy(update={"epochs": 12, "batch_size": 8})
-    history = list(fit(model, [pictures], pictures, settings, 0, lambda: None))
+    history = list(fit(model, [pictures], pictures, settings, 0, lambda _: None))
     assert history[-1]["train/loss"] < history[0]["train/loss"] / 4
     assert history[-1]["val/accuracy"] == history[-1]["train/accuracy"] == 1
     assert history[-1]["val/loss"] < history[0]["val/loss"]
@@ -106,7 +109,7 @@ def test_epoch_e_reads_view_e_mod_views() -> None:
     log: list[tuple[str, list[int]]] = []
     views = [Recorded(name, log, eight()) for name in ("first", "second")]
     settings = SETTINGS.model_copy(update={"epochs": 3})
-    assert len(list(fit(models.build(design()), views, eight(), settings, 0, lambda: None))) == 3
+    assert len(list(fit(models.build(design()), views, eight(), settings, 0, lambda _: None))) == 3
     assert [name for name, _ in log] == ["first"] * 2 + ["second"] * 2 + ["first"] * 2
     epochs = [log[n][1] + log[n + 1][1] for n in (0, 2, 4)]
     assert all(sorted(places) == list(range(8)) for places in epochs), "every picture once"
@@ -116,27 +119,43 @@ def test_epoch_e_reads_view_e_mod_views() -> None:
 def test_every_model_reads_the_same_pictures_in_the_same_order() -> None:
     def order(block: Abn | None) -> list:
         log: list = []
-        list(fit(models.build(design(block)), [Recorded("a", log, eight())], eight(), SETTINGS, 0, lambda: None))
+        list(fit(models.build(design(block)), [Recorded("a", log, eight())], eight(), SETTINGS, 0, lambda _: None))
         return log
 
     assert order(None) == order(abn())
 
 
 def test_every_step_is_counted() -> None:
-    ticks: list[int] = []
+    ticks: list[float] = []
     settings = SETTINGS.model_copy(update={"batch_size": 3})
-    list(fit(models.build(design()), [eight()], eight(), settings, 0, lambda: ticks.append(1)))
-    assert len(ticks) == 2 * 3
+    list(fit(models.build(design()), [eight()], eight(), settings, 0, ticks.append))
+    assert len(ticks) == 2 * 3 and all(loss > 0 for loss in ticks)
+
+
+def test_the_studys_optimiser_is_sgd_at_one_rate() -> None:
+    """Momentum 0.9 and a schedule that is never stepped, against a plain loop."""
+    model, plain, pictures = models.build(design()), models.build(design()), eight()
+    settings = SETTINGS.model_copy(update={"optimizer": "sgd", "batch_size": 8, "epochs": 3, "weight_decay": 0.0})
+    list(fit(model, [pictures], pictures, settings, 0, lambda _: None))
+    speed = [torch.zeros_like(parameter) for parameter in plain.parameters()]
+    features, labels = pictures.batch(np.arange(8))
+    for _ in range(3):
+        gradients = torch.autograd.grad(loss(plain(features), labels, None), list(plain.parameters()))
+        with torch.no_grad():
+            for parameter, velocity, gradient in zip(plain.parameters(), speed, gradients, strict=True):
+                velocity.mul_(0.9).add_(gradient)
+                parameter.sub_(0.01 * velocity)
+    for one, two in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-5)
 
 
 def test_predictions_are_in_order_whatever_the_batches() -> None:
     model, pictures = models.build(design(abn(), dropout=0.5)).train(), eight()
-    whole, in_parts = (list(predict(model, pictures, size)) for size in (64, 3))
-    assert len(whole) == 1 and len(in_parts) == 3
-    assert torch.cat([labels for _, labels in in_parts]).tolist() == pictures.labels.tolist()
-    perception = torch.cat([output.perception for output, _ in in_parts])
-    assert torch.allclose(perception, whole[0][0].perception, atol=1e-5)
-    assert not perception.requires_grad
+    whole, in_parts = (predict(model, pictures, size) for size in (64, 3))
+    for one, two in zip(whole, in_parts, strict=True):
+        assert len(one) == 8 and not one.requires_grad
+        assert torch.allclose(one, two, atol=1e-5)
+    assert predict(models.build(design()), pictures).map is None
 
 
 def test_validation_does_not_change_the_model() -> None:
@@ -188,3 +207,11 @@ def test_dvclive_logs_a_row_per_epoch(tmp_path: Path) -> None:
         assert table["step"].tolist() == [0, 1]
         assert table[name.split("/")[1]].iloc[-1] == pytest.approx(last)
         assert table[name.split("/")[1]].notna().all()
+
+
+def test_the_loss_of_every_step_is_kept(tmp_path: Path) -> None:
+    _, metrics = trained(tmp_path / "log", abn())
+    table = pd.read_csv(tmp_path / "log/steps.csv")
+    assert table["epoch"].tolist() == [0.5, 1.0, 1.5, 2.0]  # two steps an epoch, of four and of two pictures
+    last = table["loss"].iloc[2:]
+    assert (last * [4, 2]).sum() / 6 == pytest.approx(metrics["train/loss"], abs=1e-5)

@@ -1,0 +1,108 @@
+"""Is attention where it should be? Numbers 0..1 for maps [N, H, W] of 0..1.
+
+On pictures whose landmark is known: how much of the map lies on it. On any pictures: how the answer changes when cells
+of the features are taken away or brought back in the order of the map.
+"""
+
+import math
+
+from landmarks.models import AttentionBranchNetwork
+from landmarks.training import Features
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CURVES = 1000  # pictures at most, evenly spread, whose deletion and insertion are measured
+BATCH = 64
+
+
+def energy(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """The share of each map's sum that lies on the landmark (Wang et al., arXiv 1910.01279, sec. 4.3), [N].
+
+    `masks` [N, H, W] is the share of each cell that the landmark covers. A map that knows nothing scores the landmark's
+    share of the area.
+    """
+    return (maps * masks).sum((1, 2)) / maps.sum((1, 2))
+
+
+def pointing(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Does the map's maximum lie on the landmark (the pointing game, Zhang et al., arXiv 1608.00507)? 0..1, [N].
+
+    The maximum is a whole cell here, and counts by the share of it that the landmark covers; several equal ones count
+    by their mean. A map that knows nothing scores the landmark's share of the area.
+    """
+    maxima = maps == maps.max((1, 2), keepdims=True)
+    return (maxima * masks).sum((1, 2)) / maxima.sum((1, 2))
+
+
+def ranked(scores: np.ndarray) -> np.ndarray:
+    """The cells of each of `scores` [N, H, W] from the highest to the lowest, equal ones as they come, [N, H * W]."""
+    return np.argsort(-scores.reshape(len(scores), -1), axis=1, kind="stable")
+
+
+def nearness(height: int, width: int) -> np.ndarray:
+    """A map that is highest in the middle, [H, W]: what to beat, for photographers put landmarks there."""
+    rows, columns = np.mgrid[:height, :width]
+    return -np.hypot(rows - (height - 1) / 2, columns - (width - 1) / 2)
+
+
+@torch.inference_mode()
+def curves(
+    model: AttentionBranchNetwork, features: Tensor, heed: Tensor, labels: Tensor, order: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Deletion and insertion (Petsiuk et al., arXiv 1806.07421) on the cells of the features, two times [N, H * W + 1].
+
+    The probability that the perception branch gives to the true class, after 0, 1, 2... cells of `features`
+    [N, C, H, W] were taken away (deletion) or brought back (insertion) in `order` [N, H * W]. A cell that is away has
+    the mean of the training features; the map `heed` [N, 1, H, W] stays that of the whole picture. The classifier's
+    first layer is linear, so that every subset's sum comes of one pass over the cells.
+    """
+    first, *rest = model.classifier[1:]  # after the flattening
+    seen = model.weighted(model.standardised(features), heed).flatten(2)  # [N, C, P]
+    weight = first.weight.view(first.out_features, *seen.shape[1:])
+    shares = torch.einsum("ncp,hcp->nph", seen, weight)
+    shares = shares.gather(1, torch.from_numpy(order)[..., None].expand_as(shares))
+    present = F.pad(shares.cumsum(1), (0, 0, 1, 0))  # [N, P + 1, hidden]
+    places = labels[:, None, None].expand(-1, present.shape[1], 1)
+
+    def truth(hidden: Tensor) -> np.ndarray:
+        for layer in rest:
+            hidden = layer(hidden)
+        return hidden.softmax(-1).gather(-1, places)[..., 0].cpu().numpy()
+
+    return truth(present[:, -1:] - present + first.bias), truth(present + first.bias)
+
+
+def summary(
+    model: AttentionBranchNetwork, data: Features, maps: np.ndarray, masks: np.ndarray, rng: np.random.Generator
+) -> dict:
+    """The entry `attention` of results.json, means over the pictures of `data`, whose maps and masks are [N, H, W].
+
+    energy, pointing, and area, the landmark's share of it, over the pictures whose landmark is known, None where none
+    is; deletion and insertion: areas under the curves of at most `CURVES` pictures, with cells in the order of the map,
+    from the centre outwards, and at random (drawn from `rng`). A good map has a small deletion, a large insertion.
+    """
+    known = masks.any((1, 2)) & ~np.isnan(masks).any((1, 2))
+    scores = {"energy": energy, "pointing": pointing, "area": lambda _, masks: masks.mean((1, 2))}
+    entry = {name: score(maps[known], masks[known]).mean() if known.any() else None for name, score in scores.items()}
+
+    chosen = np.unique(np.linspace(0, len(data) - 1, CURVES).astype(int))
+    cells = np.arange(maps[0].size)
+    orders = {
+        "map": ranked(maps[chosen]),
+        "centre": np.tile(ranked(nearness(*maps.shape[1:])[None]), (len(chosen), 1)),
+        "random": rng.permuted(np.tile(cells, (len(chosen), 1)), axis=1),
+    }
+    areas = {name: [] for name in orders}
+    for places in np.array_split(np.arange(len(chosen)), math.ceil(len(chosen) / BATCH)):
+        features, labels = data.batch(chosen[places])
+        heed = torch.from_numpy(maps[chosen[places], None])
+        for name, order in orders.items():
+            pair = curves(model, features, heed, labels, order[places])
+            areas[name].append(np.trapezoid(pair, dx=1 / len(cells), axis=2))  # [2, N]
+    means = {name: np.concatenate(parts, axis=1).mean(1) for name, parts in areas.items()}
+    for place, kind in enumerate(("deletion", "insertion")):
+        entry[kind] = {name: mean[place] for name, mean in means.items()}
+    return entry

@@ -1,0 +1,115 @@
+"""What is measured of attention maps, against maps whose answer is known and against the model itself."""
+
+from landmarks import attention, models
+from landmarks.models import AttentionBranchNetwork
+from landmarks.training import Features
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import abn, design
+from torch import Tensor
+
+MASK = np.array([[1.0, 0.8], [0.4, 0.0]])  # 55 % of the area
+MAPS = {
+    "on it": [[1.0, 0.0], [0.0, 0.0]],
+    "half on it": [[0.5, 0.0], [0.0, 0.5]],
+    "flat": [[0.3, 0.3], [0.3, 0.3]],
+    "beside it": [[0.0, 0.0], [0.1, 0.9]],
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), [("on it", 1), ("half on it", 0.5), ("flat", 0.55), ("beside it", 0.04)])
+def test_energy_is_the_share_of_the_map_on_the_landmark(name: str, expected: float) -> None:
+    assert attention.energy(np.array([MAPS[name]]), MASK[None]) == pytest.approx([expected])
+
+
+@pytest.mark.parametrize(("name", "expected"), [("on it", 1), ("half on it", 0.5), ("flat", 0.55), ("beside it", 0)])
+def test_pointing_asks_for_the_maximum_alone(name: str, expected: float) -> None:
+    assert attention.pointing(np.array([MAPS[name]]), MASK[None]) == pytest.approx([expected])
+
+
+def blobs(count: int) -> np.ndarray:
+    """Masks of landmarks as photographs have them, in the middle and of several sizes, [count, 7, 7]."""
+    sizes = np.random.default_rng(1).uniform(1, 3.5, (count, 1, 1))
+    return np.clip(sizes + attention.nearness(7, 7) + 0.5, 0, 1)
+
+
+@pytest.mark.parametrize("score", [attention.energy, attention.pointing])
+def test_random_maps_score_the_share_of_the_area(score: object) -> None:
+    """And no better: energy and pointing are fair to maps that know nothing, wherever landmarks tend to be."""
+    masks = blobs(4000)
+    maps = np.random.default_rng(2).random(masks.shape)
+    found, area = score(maps, masks).mean(), masks.mean()
+    assert found == pytest.approx(area, abs=0.02)
+    assert score(masks, masks).mean() > area + 0.2, "a map that knows scores more"
+
+
+def test_cells_are_ranked_from_the_highest_and_then_as_they_come() -> None:
+    assert attention.ranked(np.array([[[0.1, 0.9], [0.5, 0.9]]])).tolist() == [[1, 3, 2, 0]]
+
+
+def test_the_centre_comes_first_and_the_corners_last() -> None:
+    order = attention.ranked(attention.nearness(7, 7)[None])[0].tolist()
+    assert order[0] == 24 and set(order[1:5]) == {17, 23, 25, 31} and set(order[-4:]) == {0, 6, 42, 48}
+
+
+def network(attention: str = "residual") -> AttentionBranchNetwork:
+    """A model of 8 x 2 x 2 features whose statistics are not those that change nothing."""
+    model = models.build(design(abn(attention=attention))).eval()
+    model.mean, model.std = torch.rand(8, 1, 1), torch.rand(8, 1, 1) + 0.5
+    return model
+
+
+def some_features(count: int) -> Tensor:
+    return torch.rand(count, 8, 2, 2, generator=torch.Generator().manual_seed(3)) * 4
+
+
+@pytest.mark.parametrize("kind", ["residual", "multiply"])
+def test_curves_are_what_the_classifier_says_of_the_cells_that_are_there(kind: str) -> None:
+    model, features, labels = network(kind), some_features(5), torch.tensor([0, 1, 2, 1, 0])
+    order = np.random.default_rng(4).permuted(np.tile(np.arange(4), (5, 1)), axis=1)
+    with torch.inference_mode():
+        heed = model(features).map
+        deletion, insertion = attention.curves(model, features, heed, labels, order)
+        seen = model.weighted(model.standardised(features), heed)
+        for count in range(5):
+            gone = torch.zeros(5, 4, dtype=torch.bool)
+            gone.scatter_(1, torch.from_numpy(order[:, :count].copy()), torch.ones(5, count, dtype=torch.bool))
+            gone = gone.view(5, 1, 2, 2)
+            for found, cells in ((deletion, seen * ~gone), (insertion, seen * gone)):
+                expected = model.classifier(cells).softmax(1).gather(1, labels[:, None])[:, 0]
+                assert found[:, count] == pytest.approx(expected.numpy(), abs=1e-5)
+    assert deletion.shape == insertion.shape == (5, 5)
+
+
+def test_the_cell_that_decides_is_found_by_a_map_that_points_at_it() -> None:
+    """Perception that looks at one cell: a map with it first loses the answer at once, and wins it at once."""
+    model = network()
+    first, last = model.classifier[1], model.classifier[-1]
+    keep = torch.zeros(8, 4)
+    keep[:, 2] = 1
+    with torch.no_grad():
+        first.weight.copy_(first.weight * 20 * keep.flatten())
+        last.weight.mul_(20)
+        data = some_features(60)
+        labels = model(data).perception.argmax(1)
+    rows = pd.DataFrame({"label": labels.numpy()})
+    maps = np.zeros((60, 2, 2), dtype=np.float32)
+    maps[:, 1, 0] = 1
+    entry = attention.summary(
+        model, Features(data.numpy(), rows), maps, np.full((60, 2, 2), np.nan), np.random.default_rng(0)
+    )
+    assert entry["energy"] is entry["pointing"] is entry["area"] is None, "nobody knows where these landmarks are"
+    assert entry["deletion"]["map"] < entry["deletion"]["random"] - 0.1
+    assert entry["insertion"]["map"] > entry["insertion"]["random"] + 0.1
+
+
+def test_pictures_without_a_visible_landmark_are_left_out() -> None:
+    masks = np.stack([MASK, np.zeros((2, 2)), np.full((2, 2), np.nan)])
+    maps = np.array([MAPS["on it"], MAPS["beside it"], MAPS["flat"]], dtype=np.float32)
+    data = Features(some_features(3).numpy(), pd.DataFrame({"label": [0, 1, 2]}))
+    entry = attention.summary(network(), data, maps, masks, np.random.default_rng(0))
+    assert (entry["energy"], entry["pointing"], entry["area"]) == pytest.approx((1, 1, 0.55))
+    assert set(entry["deletion"]) == set(entry["insertion"]) == {"map", "centre", "random"}
