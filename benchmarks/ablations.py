@@ -40,7 +40,9 @@ def table(names: list[str]) -> str:
 
 def main() -> str:
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        raise stage.UserError("say what the section is called: python -m benchmarks.ablations HEADING [-S KEY=VALUE ...]")
+        raise stage.UserError(
+            "say what the section is called: python -m benchmarks.ablations HEADING [-S KEY=VALUE ...]"
+        )
     heading, *settings = sys.argv[1:]
     print(heading, settings, itertools, os)
     return ""

@@ -84,13 +84,17 @@ def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], study: Abn, abn
         left.plot(rows["epoch"], smooth, color=COLOURS[model], label=model)
     once = study.model_copy(update={"alpha": 0.0, "beta": 1.0})
     lines = {
-        f"chance: ln {classes}": math.log(classes),
-        "the least a softmax of one softmax can cost": objectives.floor(once, classes),
-        f"the least that study's can, {study.alpha:g} + {study.beta:g} softmaxes": objectives.floor(study, classes),
+        f"chance: ln {classes}": (math.log(classes), "bottom"),
+        "least of the softmax of a softmax": (objectives.floor(once, classes), "bottom"),
+        f"least of study, whose softmaxes weigh {study.alpha + study.beta:g}": (
+            objectives.floor(study, classes),
+            "top",
+        ),
     }
-    for text, value in lines.items():
+    for text, (value, side) in lines.items():
         left.axhline(value, color="grey", linestyle="--", linewidth=1)
-        left.text(losses["epoch"].max(), value, f"{text}: {value:.2f}", ha="right", va="bottom", fontsize=8)
+        box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
+        left.text(losses["epoch"].max(), value, f"{text}: {value:.2f}", ha="right", va=side, fontsize=8, bbox=box)
     left.set(title="Training loss of each step", xlabel="epoch", ylim=(0, None))
     left.legend(loc="lower left")
 

@@ -105,6 +105,8 @@ class AttentionBranchNetwork(Baseline):
         # From torch's own first weights, scores near to 0, it learns late: 66 instead of 82 % of the photographs.
         nn.init.kaiming_normal_(self.evidence[5].weight, nonlinearity="relu")
         nn.init.dirac_(self.scores[0].weight)
+        # And the map as all evidence there is. With weights of either sign, some landmarks would be left in the dark.
+        nn.init.constant_(self.map[0].weight, classes**-0.5)
 
     def forward(self, features: Tensor) -> Output:
         features = self.standardised(features)
