@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test
+.PHONY: reproduce test ablations
 
 reproduce: .venv/installed
 	$(BIN)/python -m landmarks.params
@@ -12,6 +12,14 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q
+
+# docs/ablations.md; PHOTOGRAPHS is the top directory or URL of a data set in the layout of Google Landmarks v2.
+ablations: .venv/installed
+	$(BIN)/python -m benchmarks.ablations Sample
+ifdef PHOTOGRAPHS
+	$(BIN)/python -m benchmarks.ablations Photographs -S data.source=gldv2 -S data.root=$(PHOTOGRAPHS) \
+		-S filter.skip_top=0 -S augment.crop=224 -S augment.eval_rotation=45
+endif
 
 .venv/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
