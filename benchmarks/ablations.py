@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.ablations HEADING [-S KEY=VALUE ...]
 
 Writes or replaces the section HEADING of docs/ablations.md; settings after it hold for all its experiments. Wants a
-clean working tree, and leaves it so but for the table. The experiments stay, for `dvc exp apply`, until `dvc exp remove`.
+clean working tree, and leaves it so but for the table. The experiments stay: `dvc exp show`, `dvc exp remove`.
 """
 
 import itertools

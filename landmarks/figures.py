@@ -85,8 +85,8 @@ def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], study: Abn, abn
     once = study.model_copy(update={"alpha": 0.0, "beta": 1.0})
     lines = {
         f"chance: ln {classes}": (math.log(classes), "bottom"),
-        "least of the softmax of a softmax": (objectives.floor(once, classes), "bottom"),
-        f"least of study, whose softmaxes weigh {study.alpha + study.beta:g}": (
+        "floor of one softmax too many": (objectives.floor(once, classes), "bottom"),
+        f"study's floor, with weights {study.alpha:g} and {study.beta:g}": (
             objectives.floor(study, classes),
             "top",
         ),
