@@ -71,17 +71,19 @@ def training_curves(curves: pd.DataFrame) -> Figure:
     return figure
 
 
-def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], study: Abn, abn: Abn, classes: int) -> Figure:
-    """Why the study's objective fails. `losses` has model (study, abn), epoch (with a fraction) and loss of each step.
+def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], blocks: dict[str, Abn], classes: int) -> Figure:
+    """Why the study's objective fails, beside ours: `blocks` are the settings of study and abn.
 
-    Left, what training does, against what the study's loss can reach at best. Right, how strongly a picture pulls at a
-    perception branch that gives its true class some probability, and how many test pictures have it: `truth` by model.
+    Left, what training does, against what the study's loss can reach at best: `losses` has model, epoch (with a
+    fraction) and loss of each step. Right, how strongly a picture pulls at a perception branch that gives its true
+    class some probability, and how many test pictures have it: `truth` by model, [N].
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4))
     for model, rows in losses.groupby("model", sort=False):
         smooth = rows["loss"].rolling(max(1, len(rows) // 25), min_periods=1, center=True).mean()
         left.plot(rows["epoch"], rows["loss"], color=COLOURS[model], alpha=0.25, linewidth=0.8)
         left.plot(rows["epoch"], smooth, color=COLOURS[model], label=model)
+    study = blocks["study"]
     once = study.model_copy(update={"alpha": 0.0, "beta": 1.0})
     lines = {
         f"chance: ln {classes}": (math.log(classes), "bottom"),
@@ -101,7 +103,7 @@ def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], study: Abn, abn
     chances = torch.linspace(0, 1, 201, dtype=torch.float64)
     bars = right.twinx()
     edges = np.linspace(0, 1, 21)
-    for model, block in (("study", study), ("abn", abn)):
+    for model, block in blocks.items():
         pull = objectives.pull(chances, block, classes)
         right.plot(chances, pull, color=COLOURS[model], label=f"{model}: gradient")
         share = np.histogram(truth[model], edges)[0] / len(truth[model])
@@ -151,6 +153,14 @@ def attribution(picture: Picture) -> str:
     title, author = (textwrap.shorten(text or "", 60, placeholder="...") for text in (picture.title, picture.author))
     work = " ".join(filter(None, [title and f'"{title}"', author and f"by {author}"]))
     return ", ".join(filter(None, [work, picture.license]))
+
+
+def examples(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
+    """About `count` rows of different labels, evenly spread: first a half that are `right`, then one that are not."""
+    rows = predictions.sort_values(["label", "id"])
+    halves = [half.drop_duplicates("label") for half in (rows[rows["right"]], rows[~rows["right"]])]
+    places = [np.linspace(0, len(half) - 1, min(count // 2, len(half))).astype(int) for half in halves]
+    return pd.concat([half.iloc[place] for half, place in zip(halves, places, strict=True)])
 
 
 def attention_gallery(rows: list[dict], models: list[str]) -> Figure:

@@ -133,8 +133,8 @@ def table(results: dict, source: str) -> str:
     return "\n".join([*recognition, "", *maps]) + "\n"
 
 
-def confused(labels: np.ndarray, predicted: np.ndarray) -> pd.DataFrame:
-    """Which class is taken for which: actual, predicted, and how many pictures, the most frequent first."""
-    wrong = pd.DataFrame({"actual": labels, "predicted": predicted})[labels != predicted]
+def confused(named: pd.DataFrame) -> pd.DataFrame:
+    """Which class is taken for which: `named` has actual and predicted; adds how many pictures, most frequent first."""
+    wrong = named[named["actual"] != named["predicted"]]
     pairs = wrong.groupby(["actual", "predicted"], as_index=False).size().rename(columns={"size": "pictures"})
     return pairs.sort_values("pictures", ascending=False, kind="stable", ignore_index=True)

@@ -1,9 +1,10 @@
 """plot: the figures, and the tables that DVC draws its own interactive plots from.
 
 Reads   data/filtered/ (ranking, classes, pictures), data/augment.parquet, data/predictions.parquet, metrics/train/.
-Writes  in plots/: class_histogram.png, training.png, confusion.png, calibration.png and attention.png, with
-        attention.csv (whose pictures these are: id, landmark_id, author, license, title); and for `dvc plots`
-        class_histogram.csv (rank, landmark_id, images, kept) and confusion.csv (actual, predicted).
+Writes  in plots/: class_histogram.png, training.png, collapse.png (if an ablation is called study), confusion.png,
+        calibration.png and attention.png, with attention.csv (whose pictures these are: id, landmark_id, author,
+        license, title) and confused.csv (actual, predicted, pictures: the classes most often taken for each other); and
+        for `dvc plots` class_histogram.csv (rank, landmark_id, images, kept) and confusion.csv (actual, predicted).
 """
 
 from pathlib import Path
@@ -39,15 +40,10 @@ def training_curves(names: list[str]) -> pd.DataFrame:
 
 
 def gallery(predictions: pd.DataFrame, landmarks: list[str], crop: int) -> tuple[list[dict], list[str]]:
-    """Test pictures of different landmarks, with the map of every model that has one: some that abn names rightly, then
-    some that it does not."""
+    """Test pictures of different landmarks, half of them wrongly named by abn, with the maps of all models."""
     mapped = predictions[predictions["map"].notna()]
     names = list(mapped["model"].unique())
-    abn = mapped[mapped["model"] == "abn"].sort_values(["label", "id"])
-    right = abn["predicted"] == abn["label"]
-    halves = [rows.drop_duplicates("label") for rows in (abn[right], abn[~right])]
-    spread = [np.linspace(0, len(rows) - 1, min(GALLERY // 2, len(rows))).astype(int) for rows in halves]
-    chosen = pd.concat([rows.iloc[places] for rows, places in zip(halves, spread, strict=True)])
+    chosen = figures.examples(mapped[mapped["model"] == "abn"], GALLERY)
     views = {view.id: view for view in augment.views(pd.read_parquet(INDEX)) if view.id in set(chosen["id"])}
     pictures = {
         picture.id: picture for group in images.read_groups(FILTERED) for picture in group if picture.id in views
@@ -73,43 +69,37 @@ def main() -> str:
         "landmark_id"
     ].tolist()
     predictions = pd.read_parquet(PREDICTIONS)
-    test = predictions[predictions["split"] == "test"]
-    models = list(predictions["model"].unique())
-    calibration = {
-        name: metrics.calibration(
-            rows["confidence"].to_numpy(),
-            (rows["label"] == rows["predicted"]).to_numpy(),
-            p.evaluate.calibration_bins,
-        )
-        for name, rows in test.groupby("model", sort=False)
+    test = predictions[predictions["split"] == "test"].assign(right=lambda rows: rows["label"] == rows["predicted"])
+    models = dict(list(test.groupby("model", sort=False)))
+    confidence = {name: (rows["confidence"].to_numpy(), rows["right"].to_numpy()) for name, rows in models.items()}
+    calibration = {name: metrics.calibration(*pair, p.evaluate.calibration_bins) for name, pair in confidence.items()}
+    named = models["abn"][["label", "predicted"]].map(landmarks.__getitem__).set_axis(["actual", "predicted"], axis=1)
+    rows, mapped = gallery(test, landmarks, p.augment.crop)
+    drawn = {
+        "class_histogram": figures.class_histogram(ranking),
+        "training": figures.training_curves(training_curves(list(models))),
+        "confusion": figures.confusion(models["abn"], landmarks, "abn on test pictures"),
+        "calibration": figures.reliability(calibration),
+        "attention": figures.attention_gallery(rows, mapped),
     }
-    by_name = dict(list(test.groupby("model")))
-    abn = by_name["abn"]
-    wrong = metrics.confused(abn["label"].to_numpy(), abn["predicted"].to_numpy())
+    if "study" in p.ablations:
+        pair = {"study": p.ablations["study"], "abn": p.abn}
+        losses = pd.concat(pd.read_csv(LOGS / name / "steps.csv").assign(model=name) for name in pair)
+        truth = {name: models[name]["truth"].to_numpy() for name in pair}
+        drawn["collapse"] = figures.collapse(losses, truth, pair, len(landmarks))
+    tables = {
+        "attention": pd.DataFrame([row["source"]._asdict() for row in rows])[ATTRIBUTION],
+        "class_histogram": ranking,
+        "confused": metrics.confused(named).head(PAIRS),
+        "confusion": named,
+    }
     with stage.whole(OUT) as out:
         out.mkdir()
-        figures.save(figures.class_histogram(ranking), out / "class_histogram.png")
-        figures.save(figures.training_curves(training_curves(models)), out / "training.png")
-        figures.save(figures.confusion(abn, landmarks, "abn on test pictures"), out / "confusion.png")
-        if "study" in p.ablations:
-            steps = [pd.read_csv(LOGS / name / "steps.csv").assign(model=name) for name in ("study", "abn")]
-            truth = {name: by_name[name]["truth"].to_numpy() for name in ("study", "abn")}
-            study = p.ablations["study"]
-            figure = figures.collapse(pd.concat(steps), truth, study, p.abn, len(landmarks))
-            figures.save(figure, out / "collapse.png")
-        figures.save(figures.reliability(calibration), out / "calibration.png")
-        rows, mapped = gallery(test, landmarks, p.augment.crop)
-        figures.save(figures.attention_gallery(rows, mapped), out / "attention.png")
-        shown = pd.DataFrame([row["source"]._asdict() for row in rows])
-        shown[ATTRIBUTION].to_csv(out / "attention.csv", index=False, lineterminator="\n")
-        ranking.to_csv(out / "class_histogram.csv", index=False, lineterminator="\n")
-        actual = pd.DataFrame({"actual": abn["label"], "predicted": abn["predicted"]}).map(landmarks.__getitem__)
-        actual.to_csv(out / "confusion.csv", index=False, lineterminator="\n")
-        pairs = wrong.head(PAIRS)
-        pairs = pairs.assign(**{key: pairs[key].map(landmarks.__getitem__) for key in ("actual", "predicted")})
-        pairs.to_csv(out / "confused.csv", index=False, lineterminator="\n")
-        count = len(list(out.iterdir()))
-    return f"{count} files in {OUT}/"
+        for name, figure in drawn.items():
+            figures.save(figure, out / f"{name}.png")
+        for name, table in tables.items():
+            table.to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
+    return f"{len(drawn)} figures and {len(tables)} tables in {OUT}/"
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def collapse() -> Figure:
     losses = {"study": 3.3 - 0.05 * epochs, "abn": 3.3 * np.exp(-epochs)}
     steps = [pd.DataFrame({"model": name, "epoch": epochs, "loss": loss}) for name, loss in losses.items()]
     truth = {"study": np.array([0.0] * 8 + [1.0] * 2), "abn": np.linspace(0, 1, 10)}
-    return figures.collapse(pd.concat(steps), truth, STUDY, abn(), 27)
+    return figures.collapse(pd.concat(steps), truth, {"study": STUDY, "abn": abn()}, 27)
 
 
 STUDY = abn(attention="multiply", objective="summed_softmax")
@@ -116,3 +116,19 @@ def test_the_collapse_is_drawn_against_the_floors_and_chance() -> None:
     study, ours = (line.get_ydata() for line in right.lines)
     assert study[0] == pytest.approx(0, abs=1e-6) and ours[0] == pytest.approx(2**0.5)
     assert [patch.get_data().values.max() for patch in bars.patches] == pytest.approx([0.8, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("right", "expected"),
+    [
+        ("tf tf tt ft", [(0, True), (1, True), (3, True), (0, False), (1, False), (3, False)]),
+        ("tt tt tt tt", [(0, True), (1, True), (3, True)]),
+        ("ff ff ff tf", [(3, True), (0, False), (1, False), (3, False)]),
+    ],
+)
+def test_examples_are_right_and_wrong_of_different_landmarks(right: str, expected: list[tuple[int, bool]]) -> None:
+    """Of four landmarks with two pictures each, three and three at most."""
+    answers = [letter == "t" for letter in right if letter != " "]
+    table = pd.DataFrame({"id": list("hgfedcba"), "label": [0, 0, 1, 1, 2, 2, 3, 3], "right": answers})
+    found = figures.examples(table.sort_values("id"), 6)
+    assert list(zip(found["label"], found["right"], strict=True)) == expected

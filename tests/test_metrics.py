@@ -5,6 +5,7 @@ import json
 from landmarks import metrics
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import binom
 
@@ -178,10 +179,9 @@ def test_the_table_has_a_row_per_model_and_the_studys_numbers() -> None:
 
 
 def test_the_most_frequent_confusions_come_first() -> None:
-    labels = np.array([0, 0, 1, 1, 1, 2])
-    predicted = np.array([1, 1, 1, 2, 0, 2])
-    assert metrics.confused(labels, predicted).to_numpy().tolist() == [[0, 1, 2], [1, 0, 1], [1, 2, 1]]
-    assert metrics.confused(labels, labels).empty
+    named = pd.DataFrame({"actual": list("aabbbc"), "predicted": list("bbbcac")})
+    assert metrics.confused(named).to_numpy().tolist() == [["a", "b", 2], ["b", "a", 1], ["b", "c", 1]]
+    assert metrics.confused(named[named["actual"] == "c"]).empty
 
 
 @pytest.mark.parametrize(("source", "synthetic"), [("sample", True), ("gldv2", False)])

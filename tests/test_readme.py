@@ -1,5 +1,6 @@
 """The README tells the truth: its numbers, files and parameters are those of the repository."""
 
+import json
 import re
 import subprocess
 
@@ -35,3 +36,15 @@ def test_every_parameter_is_in_its_table() -> None:
     for block, value in values.items():
         if isinstance(value, dict) and block != "ablations":
             assert re.findall(r"`(\w+)`", rows[block]) == list(value)
+
+
+def test_its_claims_hold_for_the_last_run() -> None:
+    """The study's recipe collapses, attention is worth having, and its map knows where the landmark is."""
+    results = json.loads((ROOT / "metrics/results.json").read_text(encoding="utf-8"))
+    accuracy = {name: results[name]["test"]["accuracy"] for name in ("baseline", "abn", "study")}
+    assert accuracy["study"] <= accuracy["baseline"] - 0.15 and accuracy["abn"] >= accuracy["baseline"]
+    assert results["study"]["test"]["above_baseline_ci95"][1] < 0
+    seen = results["abn"]["test"]["attention"]
+    assert min(seen["energy"], seen["pointing"]) > seen["area"]
+    assert seen["deletion"]["map"] < seen["deletion"]["centre"] < seen["deletion"]["random"]
+    assert seen["insertion"]["map"] > seen["insertion"]["centre"] > seen["insertion"]["random"]
