@@ -50,11 +50,12 @@ def table(names: list[str]) -> str:
     keep = "|".join(f"{re.escape(column)}$" for column in ("Experiment", *COLUMNS))
     show = (*DVC, "exp", "show", "--md", "--no-pager", "--hide-workspace", "--precision", "4")
     lines = run(*show, "--drop", ".*", "--keep", keep, capture=True).strip().splitlines()
-    head, rule, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     by_name = {match[1]: row for row in rows if (match := re.search(r"\[(.+)\]", row[0]))}
-    order = [head.index(column) for column in COLUMNS]
-    cells = [list(COLUMNS.values()), *([row[place] for place in order] for row in (rule, *map(by_name.get, names)))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    shown = [column for column in COLUMNS if column in head]  # not a metric that nobody has, such as energy
+    cells = [[COLUMNS[column] for column in shown], ["---"] * len(shown)]
+    cells += [[by_name[name][head.index(column)] for column in shown] for name in names]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells) + "\n"
 
 
 def with_section(text: str, heading: str, body: str) -> str:
