@@ -102,7 +102,7 @@ class AttentionBranchNetwork(Baseline):
         self.scores = nn.Sequential(nn.Conv2d(classes, classes, 1), *average)
         self.map = nn.Sequential(nn.Conv2d(classes, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
         # It begins as a class activation mapping: the evidence for a class, of a size like the features', is its score.
-        # From torch's own first weights, scores near to 0, it learns late: 66 instead of 82 % of the photographs.
+        # From torch's own first weights, scores near to 0, it learns late: 71 instead of 82 % of rotated photographs.
         nn.init.kaiming_normal_(self.evidence[5].weight, nonlinearity="relu")
         nn.init.dirac_(self.scores[0].weight)
         # And the map as all evidence there is. With weights of either sign, some landmarks would be left in the dark.
