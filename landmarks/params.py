@@ -114,6 +114,7 @@ class Evaluate(Block):
 
 class Compute(Block):
     device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["float32", "bfloat16"]
     workers: Annotated[int, Field(ge=0)]
 
 

@@ -4,6 +4,8 @@ Guarantees: a user's mistake prints one line and exits with 1; what DVC removed 
 back as dvc.lock records it; an output appears under its name only when it is complete.
 """
 
+import hashlib
+import json
 import os
 import shutil
 import sys
@@ -64,6 +66,26 @@ def whole(path: Path) -> Iterator[Path]:
         part.rename(path)
     finally:
         remove(part)
+
+
+@contextmanager
+def scratch(name: str, settings: dict, inputs: Iterable[Path]) -> Iterator[Path]:
+    """Yields a directory for work in progress of the stage `name`, with what an interrupted run has left there.
+
+    It is that of a run with the same settings (what JSON can hold), input files and code of this package; those of
+    other runs of the stage are removed. So is this one, when the block succeeds.
+    """
+    key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
+    for path in [*inputs, *sorted(Path(__file__).parent.glob("*.py"))]:
+        with path.open("rb") as file:
+            key.update(hashlib.file_digest(file, "blake2b").digest())
+    directory = Path(".scratch", name, key.hexdigest())
+    directory.mkdir(parents=True, exist_ok=True)
+    for other in sorted(directory.parent.iterdir()):
+        if other != directory:
+            remove(other)
+    yield directory
+    remove(directory.parent)
 
 
 def remove(path: Path) -> None:

@@ -78,6 +78,29 @@ def test_removing_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
     stage.remove(tmp_path / "nothing")
 
 
+def test_work_in_progress_is_found_again_by_the_same_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    data.write_text("data", encoding="utf-8")
+
+    def left(name: str = "train", alpha: float = 1.0) -> list[str]:
+        """What an interrupted run finds; it leaves a file of its own."""
+        with pytest.raises(KeyboardInterrupt), stage.scratch(name, {"alpha": alpha}, [data]) as scratch:
+            names = [file.name for file in scratch.iterdir()]
+            (scratch / f"{name}-{alpha}").touch()
+            raise KeyboardInterrupt
+        return names
+
+    assert left() == [] and left() == ["train-1.0"]
+    assert left("other") == [] and left() == ["train-1.0"], "stages are apart"
+    assert left(alpha=0.5) == [] and left() == [], "of other settings, and removed by them"
+    data.write_text("changed", encoding="utf-8")
+    assert left() == [] and left() == ["train-1.0"]
+    with stage.scratch("train", {"alpha": 1.0}, [data]) as scratch:
+        assert scratch.is_relative_to(Path(".scratch/train"))
+    assert [path.name for path in Path(".scratch").iterdir()] == ["other"], "nothing is left of what was done"
+
+
 def run(body: str) -> subprocess.CompletedProcess[str]:
     """Runs a stage of its own, outside DVC, whose main has that body."""
     code = f"import sys\nfrom landmarks import stage\nsys.argv = ['some/my_stage.py']\ndef main():\n    {body}\n"
