@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test ablations
+.PHONY: reproduce test ablations benchmark
 
 reproduce: .venv/installed
 	$(BIN)/python -m landmarks.params
@@ -12,6 +12,10 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q
+
+# benchmarks/results.md; after `make reproduce`, on a machine that does nothing else.
+benchmark: .venv/installed
+	$(BIN)/python -m benchmarks.speed
 
 # docs/ablations.md; PHOTOGRAPHS is the top directory or URL of a data set in the layout of Google Landmarks v2.
 ablations: .venv/installed
