@@ -80,10 +80,14 @@ class Clone:
         block[last] = value
         params.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
-    def run(self) -> None:
-        """The whole pipeline. Raises `UserError` when it fails."""
-        for result in ("dvc.lock", *RESULTS):  # what is there already, and right, would not be made again
+    def forget(self) -> None:
+        """Removes the committed results, for what is there already, and right, would not be made again."""
+        for result in ("dvc.lock", *RESULTS):
             stage.remove(self.root / result)
+
+    def run(self) -> None:
+        """The whole pipeline, from nothing. Raises `UserError` when it fails."""
+        self.forget()
         repro = [*self.command, "-m", "dvc", "repro", "--no-run-cache"]
         if subprocess.run(repro, cwd=self.root, env=self.environment, check=False).returncode:
             raise UserError(f"the run in {self.root} failed, see above")

@@ -228,7 +228,9 @@ def test_a_killed_worker_is_one_line_that_names_the_setting() -> None:
 
 
 def test_want_of_memory_in_a_worker_is_one_line() -> None:
-    stage, processes = start_pool("import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30,) * 2); bytes(2**40)")
+    stage, processes = start_pool(
+        "time.sleep(3); import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30,) * 2); bytes(2**40)"
+    )
     _, said = stage.communicate(timeout=30)
     assert stage.returncode == 1 and re.fullmatch(r"my-stage: not enough memory .*compute\.workers.*\n", said), said
     assert all_gone(processes)
