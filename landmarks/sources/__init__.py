@@ -43,7 +43,7 @@ def open_source(data: Data, download: Download, *, seed: int, workers: int, scra
         return
     if data.root is None:
         raise UserError(f"data.root: missing; data.source {data.source} needs {NEEDS[data.source]}")
-    local = "://" not in data.root
+    local = data.source == "folder" or "://" not in data.root
     if local and not (Path(data.root).is_file() if data.source == "gldv1" else Path(data.root).is_dir()):
         raise UserError(f"data.root: {data.root} is not {NEEDS[data.source]}; correct the path")
     if data.source == "folder":
@@ -99,6 +99,6 @@ def read_index(path: Path | None, columns: list[str], name: str = "") -> pd.Data
     return table.to_pandas()
 
 
-def reason(error: OSError) -> str:
-    """What the system says of a file, in a few words."""
-    return (error.strerror or str(error)).lower()
+def reason(error: OSError | ValueError) -> str:
+    """What the system says of a file, or Python of its name, in a few words."""
+    return (getattr(error, "strerror", None) or str(error)).lower()

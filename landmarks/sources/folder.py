@@ -28,7 +28,7 @@ class Folder:
         for row in wanted.itertuples():
             try:
                 data = (self.root / row.file).read_bytes()
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
                 raise UserError(f"{self.root / row.file}: {reason(error)}; correct images.csv or the file") from None
             yield Picture(row.id, row.landmark_id, data)
 
@@ -50,6 +50,9 @@ def open_folder(root: Path) -> Folder:
     samples = make_dataset(
         str(root), dict(zip(classes, classes, strict=True)), extensions=IMG_EXTENSIONS, allow_empty=True
     )
+    for path, _ in samples:
+        if not path.isprintable():  # bytes that are no UTF-8 are no text that a table can hold
+            raise UserError(f"data.root: the name of {path!r} is not printable; rename it")
     files = pd.DataFrame(samples, columns=["path", "landmark_id"])
     files["file"] = [Path(path).relative_to(root).as_posix() for path in files["path"]]
     files["id"] = files["file"]

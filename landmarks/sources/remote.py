@@ -58,7 +58,7 @@ class Root:
         options = {"client_kwargs": client(download.timeout)} if url.startswith(("http://", "https://")) else {}
         try:
             self.fs, self.path = fsspec.url_to_fs(self.url, **options)
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # every scheme has a package and errors of its own
             raise UserError(f"data.root: {url}: {error}") from None
         self.local = isinstance(self.fs, LocalFileSystem)
         self.http = isinstance(self.fs, HTTPFileSystem)
