@@ -112,6 +112,10 @@ class Evaluate(Block):
     calibration_bins: Count
 
 
+class Package(Block):
+    false_alarm_rate: Annotated[float, Field(ge=0, lt=1)]
+
+
 class Compute(Block):
     device: Literal["auto", "cpu", "cuda", "mps"]
     workers: Annotated[int, Field(ge=0)]
@@ -129,6 +133,7 @@ class Params(Block):
     abn: Abn
     ablations: dict[Name, Abn]
     evaluate: Evaluate
+    package: Package
     compute: Compute
 
     @model_validator(mode="after")
