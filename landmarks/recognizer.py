@@ -99,11 +99,16 @@ class Recognizer:
         maps = [None] * len(views) if output.map is None else output.map[:, 0].cpu().numpy()
         return [Answer(*row) for row in zip(scores, maps, (view.box for view in views), strict=True)]
 
-    def recognise(self, photos: Iterable[Path]) -> Iterator[tuple[Path, Answer | Unfit]]:
-        """Streams the answer for each photo, in order, or why there is none. Decodes while the trunk is at work."""
+    def recognise(self, photos: Iterable[Path | None]) -> Iterator[tuple[Path | None, Answer | Unfit]]:
+        """Streams the answer for each photo, in order, or why there is none; None is a photo that is missing.
+
+        Decodes photos while the trunk is at work on earlier ones.
+        """
         photos = iter(photos)
 
-        def read(path: Path) -> View:
+        def read(path: Path | None) -> View:
+            if path is None:
+                raise Unfit("missing")
             try:
                 return self.view(path.read_bytes())
             except OSError as error:
@@ -111,7 +116,7 @@ class Recognizer:
 
         with ThreadPoolExecutor() as pool:
 
-            def submit() -> list[tuple[Path, Future[View]]]:
+            def submit() -> list[tuple[Path | None, Future[View]]]:
                 return [(path, pool.submit(read, path)) for path in islice(photos, BATCH)]
 
             ahead = submit()
