@@ -125,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
         "Needs Gradio: pip install --no-deps -r requirements-demo.txt. Example:\n"
         "  python -m landmarks serve --port 8000 --models baseline abn",
     )
-    command.add_argument("--port", type=port, default=7860, help="of 127.0.0.1, 0: any free one (default: 7860)")
+    command.add_argument("--port", type=port, help="of 127.0.0.1 (default: the first free one from 7860 on)")
     command.add_argument(
         "--models",
         nargs="+",
@@ -148,8 +148,8 @@ def positive(text: str) -> int:
 
 def port(text: str) -> int:
     number = int(text)
-    if not 0 <= number < 65536:
-        raise argparse.ArgumentTypeError("must be 0 to 65535")
+    if not 0 < number < 65536:
+        raise argparse.ArgumentTypeError("must be 1 to 65535")
     return number
 
 

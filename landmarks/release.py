@@ -39,26 +39,21 @@ def threshold(confidence: np.ndarray, rate: float) -> float:
     return round(float(np.sort(confidence)[place - 1]), DIGITS) if place else 0.0
 
 
-def wilson(hits: int, total: int) -> list[float]:
-    """The 95 % interval of a share of `total` pictures (Wilson's, which is right for few and for shares near 0)."""
-    z, share = 1.959964, hits / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    width = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return [round(max(0.0, middle - width), DIGITS), round(min(1.0, middle + width), DIGITS)]
-
-
 def unknown(val: np.ndarray, test: np.ndarray, rate: float) -> dict:
     """The threshold for a stated rate of false alarms, and what it does on pictures that did not choose it.
 
     `val` and `test` are confidences of pictures of known landmarks.
     """
+    from scipy.stats import binomtest  # slow to import, and whoever uses a model does without
+
     value = threshold(val, rate)
     alarms = int((test < value).sum())
+    interval = binomtest(alarms, len(test)).proportion_ci(0.95, method="wilson")  # good for few, and near 0
     return {
         "threshold": value,
         "false_alarm_rate": rate,
         "validation": {"pictures": len(val), "alarms": int((val < value).sum())},
-        "test": {"pictures": len(test), "alarms": alarms, "rate_ci95": wilson(alarms, len(test))},
+        "test": {"pictures": len(test), "alarms": alarms, "rate_ci95": [round(end, DIGITS) for end in interval]},
     }
 
 

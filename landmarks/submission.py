@@ -97,13 +97,17 @@ def write(model: Recognizer, photos: dict[str, Path | None], out: Path) -> str:
 
 
 def resume(part: Path, ids: list[str]) -> int:
-    """How many rows of an earlier run `part` begins with. Takes away a row that was cut short, or all of other ids."""
+    """How many rows of an earlier run `part` begins with: whole batches, so that the rest gets the same last digits.
+
+    Takes away what comes after them, or everything if it is of other ids.
+    """
     content = part.read_text(encoding="utf-8") if part.is_file() else ""
-    content = content[: content.rfind("\n") + 1]
-    header, *rows = list(csv.reader(io.StringIO(content))) or [[]]
+    header, *rows = list(csv.reader(io.StringIO(content[: content.rfind("\n") + 1]))) or [[]]
+    rows = rows[: len(rows) // recognizer.BATCH * recognizer.BATCH]
     if header != HEADER or [row[0] for row in rows] != ids[: len(rows)]:
-        content, rows = ",".join(HEADER) + "\n", []
-    part.write_text(content, encoding="utf-8", newline="\n")
+        rows = []
+    with part.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([HEADER, *rows])
     return len(rows)
 
 
