@@ -258,7 +258,7 @@ def submit(args: argparse.Namespace) -> int:
 def serve(args: argparse.Namespace) -> int:
     from landmarks import demo
 
-    demo.serve({name: load(args, name) for name in args.models}, [folder(name) for name in args.models], args.port)
+    demo.serve([load(args, name) for name in args.models], [folder(name) for name in args.models], args.port)
     return 0
 
 

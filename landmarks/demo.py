@@ -4,6 +4,7 @@ Needs Gradio, which requirements-demo.txt brings. The page and what it loads com
 """
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,14 +42,16 @@ class Seen(NamedTuple):
 
 
 def look(models: list[Recognizer], path: Path) -> Seen:
-    """Every model's answer. Raises `gr.Error` with a kind sentence when the file is no picture."""
-    try:
-        data = path.read_bytes()
-        answers = [model.answer([model.view(data)])[0] for model in models]
-    except Unfit as unfit:
-        kinds = ", ".join(images.FORMATS)
-        raise gr.Error(f"{path.name} {REASONS[str(unfit)]}. Try another ({kinds}).", title="Not this one") from None
+    """Every model's answer. Raises `Unfit` when the file is no picture."""
+    data = path.read_bytes()
+    answers = [model.answer([model.view(data)])[0] for model in models]
     return Seen(images.decode(data, overlay.SHORT_SIDE), answers)
+
+
+def apology(name: str, unfit: Unfit) -> str:
+    """Markdown: why a file has no answer, and what would have."""
+    plain = re.sub(r"([^\w .])", r"\\\1", name)
+    return f"Sorry, **{plain}** {REASONS[str(unfit)]}. What works: {', '.join(images.FORMATS)}."
 
 
 def picture(seen: Seen, place: int, opacity: float) -> Image.Image:
@@ -68,65 +71,70 @@ def title(guess: recognizer.Guess) -> str:
     return f"{guess.name} ({guess.landmark_id})" if guess.name else guess.landmark_id
 
 
-def page(models: dict[str, Recognizer], examples: list[Path]) -> "gr.Blocks":
-    """The page, with `models` beside each other by name, and pictures to click on."""
-    recognizers = list(models.values())
+def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
+    """The page, with `models` beside each other, and pictures to click on."""
 
-    def shown(seen: Seen, opacity: float) -> list:
-        """Seen, and for each model its verdict, picture and bars."""
-        cells: list = [seen]
-        for place, model in enumerate(recognizers):
-            answer = seen.answers[place]
+    def show(path: Path | None, opacity: float) -> list:
+        """What the page says of the file, remembers of it, and for each model its verdict, picture and bars."""
+        nothing = [None] * 3 * len(models)
+        if path is None:  # taken away
+            return ["", None, *nothing]
+        try:
+            seen = look(models, path)
+        except Unfit as unfit:
+            return [apology(path.name, unfit), None, *nothing]
+        cells: list = ["", seen]
+        for place, (model, answer) in enumerate(zip(models, seen.answers, strict=True)):
             bars = {title(guess): guess.confidence for guess in model.best(answer, TOP)}
             cells += [verdict(model, answer), picture(seen, place, opacity), bars]
         return cells
 
     def upload(path: str | None, opacity: float) -> list:
-        if path is None:  # taken away
-            return [None] * (1 + 3 * len(recognizers))
-        return shown(look(recognizers, Path(path)), opacity)
+        return show(path and Path(path), opacity)
 
     def click(event: gr.SelectData, opacity: float) -> list:
-        return shown(look(recognizers, examples[event.index]), opacity)
+        return show(examples[event.index], opacity)
 
     def slide(seen: Seen | None, opacity: float) -> list:
-        return [None if seen is None else picture(seen, place, opacity) for place in range(len(recognizers))]
+        return [None if seen is None else picture(seen, place, opacity) for place in range(len(models))]
 
     with gr.Blocks(title="Landmarks", analytics_enabled=False) as blocks:
-        synthetic = any(model.facts["params"]["data"]["source"] == "sample" for model in recognizers)
+        synthetic = any(model.facts["params"]["data"]["source"] == "sample" for model in models)
         known = " They know only landmarks that were drawn for them, no real ones." if synthetic else ""
         gr.Markdown(f"# Which landmark is it?\nDrop a photo, and see what each model takes it for.{known}")
         remembered = gr.State()
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
                 file = gr.File(label=f"A photo, up to {MEGABYTES} MB", height=150, elem_id="photo")
+                message = gr.Markdown(elem_id="message")
                 slider = gr.Slider(0, 1, OPACITY, step=0.05, label="Opacity of the map", elem_id="opacity")
                 if examples:
                     gallery = gr.Gallery(
                         [str(path) for path in examples],
                         label="Or one of these test pictures",
-                        columns=3,
+                        columns=2,
                         height="auto",
                         allow_preview=False,
+                        buttons=[],
                         elem_id="examples",
                     )
             cells = []
-            for name in models:
+            for place, model in enumerate(models):
                 with gr.Column(scale=2, min_width=260):
-                    gr.Markdown(f"### {name}")
+                    gr.Markdown(f"### {model.facts['name']}")
                     cells += [
-                        gr.Markdown(min_height=50, elem_id=f"verdict-{name}"),
-                        gr.Image(label="where it looks", interactive=False, format="png", elem_id=f"map-{name}"),
-                        gr.Label(label="confidence", num_top_classes=TOP, elem_id=f"bars-{name}"),
+                        gr.Markdown(min_height=50, elem_id=f"verdict-{place}"),
+                        gr.Image(label="where it looks", format="png", buttons=["fullscreen"], elem_id=f"map-{place}"),
+                        gr.Label(label="confidence", num_top_classes=TOP, elem_id=f"bars-{place}"),
                     ]
-        file.change(upload, [file, slider], [remembered, *cells], api_visibility="private")
+        file.change(upload, [file, slider], [message, remembered, *cells], api_visibility="private")
         slider.change(slide, [remembered, slider], cells[1::3], api_visibility="private", show_progress="hidden")
         if examples:
-            gallery.select(click, slider, [remembered, *cells], api_visibility="private")
+            gallery.select(click, slider, [message, remembered, *cells], api_visibility="private")
     return blocks
 
 
-def serve(models: dict[str, Recognizer], folders: list[Path], port: int | None) -> None:
+def serve(models: list[Recognizer], folders: list[Path], port: int | None) -> None:
     """Serves the page on 127.0.0.1 until Ctrl-C; the examples are those of the first folder that has some."""
     examples = next(filter(None, (recognizer.pictures(folder / "examples") for folder in folders)), [])
     plain = (
