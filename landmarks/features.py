@@ -1,11 +1,16 @@
 """What the frozen trunk makes of each view: computed once, kept as one memory-mapped array in index order."""
 
+import io
+import os
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby, islice
+from itertools import dropwhile, groupby, islice
+from math import prod
 from pathlib import Path
+from typing import BinaryIO
 
-from landmarks import augment, images
+from landmarks import augment, determinism, images
 from landmarks.augment import View
 from landmarks.backbone import GRID, Trunk
 
@@ -14,6 +19,7 @@ import pandas as pd
 import torch
 
 BATCH = 32  # pictures per forward pass; always as many, for another number may take other code, with other last bits
+AHEAD = 64  # pictures that are decoded while the trunk is at work; more would only cost memory
 
 
 def views(picture: images.Picture, rows: list[View], crop: int) -> list[np.ndarray]:
@@ -23,38 +29,72 @@ def views(picture: images.Picture, rows: list[View], crop: int) -> list[np.ndarr
 
 
 def inputs(directory: Path, index: pd.DataFrame, crop: int) -> Iterator[np.ndarray]:
-    """Streams the input of every row of `index` (sorted by id and view) from a directory of shards."""
+    """Streams the input of every row of `index` (sorted by id and view, or the end of such a one) from a directory of
+    shards. Each picture is decoded once for all its views, on threads, for Pillow does not hold the GIL.
+    """
+    if index.empty:
+        return
     rows = groupby(augment.views(index), key=lambda row: row.id)
+    first = index["id"].iloc[0]  # of the rows that an interrupted run left
+    pictures = (picture for group in images.read_groups(directory) for picture in group)
     with ThreadPoolExecutor() as pool:
-        for group in images.read_groups(directory):
-            # Pictures and rows are both in id order. The views of a group are made while the trunk is at work.
-            jobs = []
-            for picture, (name, of_picture) in zip(group, rows):  # noqa: B905  rows goes on to the next group
-                assert name == picture.id, "the index is not of these pictures"
-                jobs.append(pool.submit(views, picture, list(of_picture), crop))
-            for job in jobs:
-                yield from job.result()
+        jobs = deque()
+        for picture, (name, of_picture) in zip(dropwhile(lambda p: p.id < first, pictures), rows, strict=True):
+            assert name == picture.id, "the index is not of these pictures"
+            jobs.append(pool.submit(views, picture, list(of_picture), crop))
+            if len(jobs) > AHEAD:
+                yield from jobs.popleft().result()
+        for job in jobs:
+            yield from job.result()
+
+
+def forward(trunk: Trunk, batch: list[np.ndarray], precision: str = "float32") -> np.ndarray:
+    """The trunk's output for up to `BATCH` inputs of uint8 [S, S, 3]: float16 [N, C, 7, 7].
+
+    A row's bits depend on that row alone, whatever comes with it. `precision` bfloat16 is for speed (autocast).
+    """
+    return launch(trunk, batch, precision).cpu().numpy()
 
 
 @torch.inference_mode()
-def forward(trunk: Trunk, batch: list[np.ndarray]) -> np.ndarray:
-    """The trunk's output for up to `BATCH` inputs of uint8 [S, S, 3]: float16 [N, C, 7, 7].
-
-    A row's bits depend on that row alone, whatever comes with it.
-    """
-    padded = np.stack(batch + batch[:1] * (BATCH - len(batch)))
-    pictures = torch.from_numpy(padded).to(trunk.mean.device).permute(0, 3, 1, 2).float() / 255
-    return trunk(pictures)[: len(batch)].half().cpu().contiguous().numpy()
+def launch(trunk: Trunk, batch: list[np.ndarray], precision: str) -> torch.Tensor:
+    """What `forward` returns, on the trunk's device; a GPU may still be at work on it."""
+    padded = torch.from_numpy(np.stack(batch + batch[:1] * (BATCH - len(batch))))
+    pictures = determinism.send(padded, trunk.mean.device).permute(0, 3, 1, 2).float() / 255
+    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        return trunk(pictures)[: len(batch)].half().contiguous()
 
 
-def extract(trunk: Trunk, directory: Path, index: pd.DataFrame, crop: int) -> Iterator[np.ndarray]:
+def extract(
+    trunk: Trunk, directory: Path, index: pd.DataFrame, crop: int, precision: str = "float32"
+) -> Iterator[np.ndarray]:
     """Streams the features of every row of `index`, in its order, `BATCH` rows or fewer at a time."""
-    stream = inputs(directory, index, crop)
+    stream, running = inputs(directory, index, crop), None
     while batch := list(islice(stream, BATCH)):
-        yield forward(trunk, batch)
+        done, running = running, launch(trunk, batch, precision)
+        if done is not None:
+            yield done.cpu().numpy()  # a GPU is at the next batch meanwhile
+    if running is not None:
+        yield running.cpu().numpy()
 
 
 def shape(trunk: Trunk, rows: int) -> tuple[int, int, int, int]:
     """The shape of the features of `rows` views: rows, channels, height, width."""
     channels = [layer.out_channels for layer in trunk.features if isinstance(layer, torch.nn.Conv2d)][-1]
     return rows, channels, GRID, GRID
+
+
+def continued(file: BinaryIO, shape: tuple[int, ...]) -> int:
+    """Makes `file`, open for reading and appending ("a+b"), a .npy of float16 `shape` as far as it has come.
+
+    Returns how many whole rows it has; what follows is to be appended. Writing at the end, not into a memory map, needs
+    no list of what is done, holds no more memory for more rows, and meets a full disk with an error, not a signal.
+    """
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f2", "fortran_order": False, "shape": shape})
+    start, row = header.tell(), 2 * prod(shape[1:])
+    rows = max(0, file.seek(0, os.SEEK_END) - start) // row
+    file.truncate(start + rows * row if rows else 0)
+    if not rows:
+        file.write(header.getvalue())
+    return rows

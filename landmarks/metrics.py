@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import recall_score
 
 # The study's published percentages (see the README): row, validation after 3 epochs, test.
 STUDY = (
@@ -22,6 +21,8 @@ def summary(
     accuracy, with its 95 % interval, see `interval`; top5; macro_recall, the mean of the classes' recalls; gap, see
     `gap`; ece, see `calibration`.
     """
+    from sklearn.metrics import recall_score  # takes a second to import, and plots do without
+
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     correct = predicted == labels
     return {

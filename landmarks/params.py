@@ -118,6 +118,7 @@ class Package(Block):
 
 class Compute(Block):
     device: Literal["auto", "cpu", "cuda", "mps"]
+    precision: Literal["float32", "bfloat16"]
     workers: Annotated[int, Field(ge=0)]
 
 

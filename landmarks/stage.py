@@ -1,55 +1,150 @@
 """The frame around every stage: one-line errors, outputs that are whole or absent, progress bars.
 
-Guarantees: a user's mistake prints one line and exits with 1; what DVC removed to make room for the failed run is put
-back as dvc.lock records it; an output appears under its name only when it is complete.
+Guarantees: a mistake of the user's or a failure of the machine prints one line and ends with a status above 0; what
+DVC removed to make room for the failed run is put back as dvc.lock records it; an output appears under its name only
+when it is complete; a stage does not outlive the DVC that runs it.
 """
 
+import errno
+import hashlib
+import json
 import os
+import re
 import shutil
+import signal
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
+from joblib import Parallel
 from tqdm import tqdm
+
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"),
+}
+MORE_MEMORY = "close other programs, or set compute.workers to 1"
 
 
 class UserError(Exception):
     """A mistake that the user can mend; its text names the key or file, and the way out."""
 
 
+class Terminated(SystemExit):
+    """SIGTERM."""
+
+
 def run(main: Callable[[], str]) -> None:
     """Runs a stage's `main`, prints the summary line that it returns, and exits.
 
-    A `UserError` becomes one line on stderr and exit status 1, Ctrl-C one with status 130. Anything else is our bug and
-    keeps its traceback.
+    A `UserError`, a full or read-only disk, and want of memory become one line on stderr and exit status 1, Ctrl-C one
+    with status 130, SIGTERM one with 143. Anything else is our bug and keeps its traceback.
     """
     name = Path(sys.argv[0]).stem.replace("_", "-")
+    signal.signal(signal.SIGTERM, terminate)
+    if os.environ.get("DVC_STAGE"):
+        end_with_parent(os.getppid())
     try:
-        print(f"{name}: {main()}")
-    except UserError as error:
-        restore_outs()
-        sys.exit(f"{name}: {error}")
+        return print(f"{name}: {main()}")
     except KeyboardInterrupt:
-        restore_outs()
-        print(f"{name}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        status, text = 130, "interrupted"
+    except Terminated:
+        status, text = 143, "terminated"
+    except Exception as error:
+        status, text = 1, explain(error)
+        if text is None:
+            restore_outs()
+            raise
+    restore_outs()
+    print(f"{name}: {text}", file=sys.stderr)
+    sys.exit(status)
+
+
+def interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The excepthook of a stage: Ctrl-C while its modules are being loaded, before `run`, is one line as well."""
+    if not issubclass(kind, KeyboardInterrupt):
+        return sys.__excepthook__(kind, error, trace)
+    restore_outs()
+    print("interrupted", file=sys.stderr)
+
+
+if os.environ.get("DVC_STAGE"):
+    sys.excepthook = interrupted
+
+
+def terminate(*_: object) -> None:
+    """Makes of SIGTERM an exception, so that pools end their processes and half-written outs are removed."""
+    raise Terminated
+
+
+def end_with_parent(parent: int) -> None:
+    """Ends this process soon after `parent`: a DVC that was killed must not leave a stage that goes on writing outs."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def workers(count: int) -> Parallel:
+    """So many processes (0: one per core), which give results in order as they come, and end with this one."""
+    return Parallel(count or -1, return_as="generator", initializer=begin_worker, initargs=(os.getpid(),))
+
+
+def begin_worker(parent: int) -> None:
+    """Ctrl-C reaches every process of a terminal; what to do about it is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(parent)
+
+
+def explain(error: Exception) -> str | None:
+    """What went wrong and what to do, in one line, if it is the user's or the machine's fault; None if it is ours."""
+    text = " ".join(str(error).split())
+    rust = re.search(r"\(os error (\d+)\)", text)  # safetensors wraps the system's error in one of its own
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, BrokenExecutor):
+        return f"a worker process was killed, most likely for want of memory; {MORE_MEMORY}"
+    if isinstance(error, MemoryError) or re.search("allocate memory|out of memory", text):
+        return f"not enough memory ({text or 'no more was to be had'}); {MORE_MEMORY}"
+    if isinstance(error, OSError) or rust:
+        number = int(rust[1]) if rust else getattr(error, "errno", None)
+        where = getattr(error, "filename", None)
+        parts = [str(where) if where else None, os.strerror(number).lower() if number else text]
+        return ": ".join(filter(None, parts)) + (f"; {ADVICE[number]}" if number in ADVICE else "")
+    return None
 
 
 def restore_outs() -> None:
-    """Puts back the outs that `dvc repro` removes before it runs a stage, from the cache. No-op outside DVC."""
+    """Puts back the outs that `dvc repro` removes before it runs a stage, from the cache. No-op outside DVC.
+
+    A second Ctrl-C is not heard meanwhile. What cannot be put back is made again by the next run.
+    """
     address = os.environ.get("DVC_STAGE")
     if not address:
         return
-    from dvc.repo import Repo  # slow to import, and needed only here
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    from dvc.exceptions import DvcException  # slow to import, and needed only here
+    from dvc.repo import Repo
 
-    with Repo(os.environ.get("DVC_ROOT")) as repo:
-        for stage in repo.index.stages:
-            if stage.addressing == address:
-                for out in stage.outs:
-                    if out.use_cache and not out.exists and out.hash_info and not out.changed_cache():
-                        out.checkout(force=True)
+    try:
+        with Repo(os.environ.get("DVC_ROOT")) as repo:
+            for stage in repo.index.stages:
+                if stage.addressing == address:
+                    for out in stage.outs:
+                        if out.use_cache and not out.exists and out.hash_info and not out.changed_cache():
+                            out.checkout(force=True)
+    except (DvcException, OSError) as error:
+        print(f"the last outs could not be put back ({' '.join(str(error).split())})", file=sys.stderr)
 
 
 @contextmanager
@@ -64,6 +159,26 @@ def whole(path: Path) -> Iterator[Path]:
         part.rename(path)
     finally:
         remove(part)
+
+
+@contextmanager
+def scratch(name: str, settings: dict, inputs: Iterable[Path]) -> Iterator[Path]:
+    """Yields a directory for work in progress of the stage `name`, with what an interrupted run has left there.
+
+    It is that of a run with the same settings (what JSON can hold), input files and code of this package; those of
+    other runs of the stage are removed. So is this one, when the block succeeds.
+    """
+    key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
+    for path in [*inputs, *sorted(Path(__file__).parent.glob("*.py"))]:
+        with path.open("rb") as file:
+            key.update(hashlib.file_digest(file, "blake2b").digest())
+    directory = Path(".scratch", name, key.hexdigest())
+    directory.mkdir(parents=True, exist_ok=True)
+    for other in sorted(directory.parent.iterdir()):
+        if other != directory:
+            remove(other)
+    yield directory
+    remove(directory.parent)
 
 
 def remove(path: Path) -> None:

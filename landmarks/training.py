@@ -1,10 +1,13 @@
 """Training: one loop for every model, on features that were computed once."""
 
+import json
 import math
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from landmarks.determinism import seed_torch, stream
+from landmarks.determinism import seed_torch, send, stream
 from landmarks.models import Baseline, Design, Output, build
 from landmarks.objectives import loss, probabilities
 from landmarks.params import Abn, Train
@@ -13,10 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 from dvclive import Live
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
+
+CHECKPOINT_SECONDS = 30  # of training at least between two checkpoints, each of which takes up to half a second
 
 
 def labelled(index: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
@@ -65,12 +72,13 @@ def train_model(
     seed: int,
     device: torch.device,
     log: Path,
+    checkpoint: Path | None = None,
 ) -> tuple[Baseline, dict[str, float]]:
     """Trains the baseline (`abn` is None) or an attention branch network; returns it and its last epoch's metrics.
 
     `index` is the augmentation index with each row's `label` and `split`, `array` has the features of its rows. Metrics
     of every epoch go to the directory `log`, as DVCLive writes them, and the loss of every step to `steps.csv` there
-    (epoch, with a fraction; loss).
+    (epoch, with a fraction; loss). Where the file `checkpoint` is there, training goes on from it.
     """
     training = index[index["split"] == "train"]
     views = [Features(array, rows) for _, rows in training.groupby("view")]
@@ -89,7 +97,7 @@ def train_model(
             losses.append(value)
             bar.update()
 
-        for metrics in fit(model, views, val, train, seed, tick):
+        for metrics in fit(model, views, val, train, seed, tick, checkpoint):
             metrics = {name: round(value, 6) for name, value in metrics.items()}
             for name, value in metrics.items():
                 live.log_metric(name, value)
@@ -101,23 +109,41 @@ def train_model(
 
 
 def fit(
-    model: Baseline, views: list[Features], val: Features, train: Train, seed: int, tick: Callable[[float], object]
+    model: Baseline,
+    views: list[Features],
+    val: Features,
+    train: Train,
+    seed: int,
+    tick: Callable[[float], object],
+    checkpoint: Path | None = None,
+    every: float = CHECKPOINT_SECONDS,
 ) -> Iterator[dict[str, float]]:
     """Trains `model` in place; yields the metrics of each epoch, and calls `tick` with the loss of each step.
 
     Epoch e reads `views[e % len(views)]`: the same pictures, seen anew. Only the order of pictures and dropout are
     drawn here, from streams that are the same for every model, so that models differ by their design alone.
+
+    After an epoch, if `every` seconds have passed, what there is goes to the file `checkpoint`. Where that is there at
+    the start, so does what it tells of earlier epochs, to the caller and to `tick`, and the next one follows.
     """
     device, abn = next(model.parameters()).device, model.design.abn
     optimizer, schedule = optimization(model, train, train.epochs * views[0].steps(train.batch_size))
-    for epoch in range(train.epochs):
+    history: list[dict[str, float]] = []
+    losses: list[float] = []
+    if checkpoint and checkpoint.exists():
+        history, losses = load_checkpoint(checkpoint, model, optimizer, schedule)
+        for value in losses:
+            tick(value)
+        yield from history
+    saved = time.monotonic()
+    for epoch in range(len(history), train.epochs):
         data = views[epoch % len(views)]
         order = stream(seed, "order", epoch).permutation(len(data))
         seed_torch(seed, "dropout", epoch)
         model.train()
         total, correct = 0.0, 0
         for start in range(0, len(order), train.batch_size):
-            features, labels = (t.to(device) for t in data.batch(order[start : start + train.batch_size]))
+            features, labels = (send(t, device) for t in data.batch(order[start : start + train.batch_size]))
             output = model(features)
             value = loss(output, labels, abn)
             optimizer.zero_grad()
@@ -125,14 +151,55 @@ def fit(
             optimizer.step()
             schedule.step()
             correct += (probabilities(output, abn).argmax(1) == labels).sum().item()
-            cost = value.item()
-            total += cost * len(labels)
-            tick(cost)
-        yield {
-            "train/loss": total / len(data),
-            "train/accuracy": correct / len(data),
-            **{f"val/{name}": value for name, value in validate(model, val).items()},
-        }
+            losses.append(value.item())
+            total += losses[-1] * len(labels)
+            tick(losses[-1])
+        history.append(
+            {
+                "train/loss": total / len(data),
+                "train/accuracy": correct / len(data),
+                **{f"val/{name}": value for name, value in validate(model, val).items()},
+            }
+        )
+        if checkpoint and len(history) < train.epochs and time.monotonic() - saved >= every:
+            save_checkpoint(checkpoint, model, optimizer, history, losses)
+            saved = time.monotonic()
+        yield history[-1]
+
+
+def save_checkpoint(
+    path: Path, model: Baseline, optimizer: Optimizer, history: list[dict[str, float]], losses: list[float]
+) -> None:
+    """Writes weights, the optimiser's state, the metrics of each epoch and the losses of each step, all or nothing."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{number}/{name}": value for name, value in state.items() if value is not None}
+    part = path.with_name(f".{path.name}.part")
+    save_file(tensors, part, {"history": json.dumps(history), "losses": json.dumps(losses)})
+    part.replace(path)
+
+
+def load_checkpoint(
+    path: Path, model: Baseline, optimizer: Optimizer, schedule: LRScheduler
+) -> tuple[list[dict[str, float]], list[float]]:
+    """Puts model, optimiser and schedule back as they were at `save_checkpoint`; returns its history and losses."""
+    weights, states = {}, {}
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118  it is no dictionary
+            part, _, name = key.partition("/")
+            if part == "model":
+                weights[name] = file.get_tensor(key)
+            else:
+                number, _, name = name.partition("/")
+                states.setdefault(int(number), {})[name] = file.get_tensor(key)
+        history, losses = (json.loads(file.metadata()[name]) for name in ("history", "losses"))
+    model.load_state_dict(weights)
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the optimiser took no steps of its own before
+        for _ in losses:
+            schedule.step()
+    return history, losses
 
 
 def optimization(model: Baseline, train: Train, steps: int) -> tuple[Optimizer, LRScheduler]:

@@ -2,16 +2,17 @@
 
 Reads   data/filtered/ (pictures), data/augment.parquet, models/backbone.safetensors.
 Writes  data/features/features.npy: float16 [rows of the index, channels, 7, 7].
-Holds   each row is a function of its picture, its row of the index and the weights alone.
+Holds   each row is a function of its picture, its row of the index and the weights alone; an interrupted run goes on
+        where it was.
 """
 
+import shutil
 from pathlib import Path
 
-from landmarks import features, params, stage
+from landmarks import features, images, params, stage
 from landmarks.backbone import Trunk
 from landmarks.determinism import pick_device
 
-import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
 
@@ -26,14 +27,19 @@ def main() -> str:
     index = pd.read_parquet(INDEX)
     trunk = Trunk(load_file(BACKBONE), p.backbone.layer).to(pick_device(p.compute.device))
     shape = features.shape(trunk, len(index))
-    with stage.whole(OUT) as out, stage.progress(len(index), "views") as bar:
-        out.mkdir()
-        array = np.lib.format.open_memmap(out / "features.npy", "w+", np.float16, shape)
-        for batch in features.extract(trunk, PICTURES, index, p.augment.crop):
-            array[bar.n : bar.n + len(batch)] = batch
-            bar.update(len(batch))
-        array.flush()
-    return f"{len(index)} views -> {' x '.join(map(str, shape[1:]))} of float16, {array.nbytes / 1e6:.0f} MB"
+    settings = {"crop": p.augment.crop, "layer": p.backbone.layer, "precision": p.compute.precision}
+    with stage.scratch("extract-features", settings, [INDEX, BACKBONE, *images.shards(PICTURES)]) as scratch:
+        unfinished = scratch / "features.npy"
+        with unfinished.open("a+b") as file, stage.progress(len(index), "views") as bar:
+            bar.update(features.continued(file, shape))
+            left = index.iloc[bar.n :]
+            for batch in features.extract(trunk, PICTURES, left, p.augment.crop, p.compute.precision):
+                file.write(batch.tobytes())
+                bar.update(len(batch))
+        with stage.whole(OUT) as out:
+            out.mkdir()
+            size = shutil.move(unfinished, out / "features.npy").stat().st_size
+    return f"{len(index)} views -> {' x '.join(map(str, shape[1:]))} of float16, {size / 1e6:.0f} MB"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from landmarks import classes, images, params, stage
 
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 
 RAW = Path("data/raw")
 OUT = Path("data/filtered")
@@ -44,7 +44,7 @@ def main() -> str:
     def fit_pictures() -> Iterator[images.Picture]:
         jobs = (delayed(check)(group, p.filter.short_side) for group in images.read_groups(RAW))
         with stage.progress(total, "pictures") as bar:
-            for checked in Parallel(p.compute.workers or -1, return_as="generator", pre_dispatch="2*n_jobs")(jobs):
+            for checked in stage.workers(p.compute.workers)(jobs):
                 bar.update(len(checked))
                 for picture, facts in checked:
                     if "reason" in facts:

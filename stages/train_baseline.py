@@ -2,7 +2,7 @@
 
 Reads   data/features/, data/augment.parquet, data/split.parquet, data/filtered/classes.csv.
 Writes  models/baseline/ (weights and design), metrics/train/baseline/ (DVCLive: loss and accuracy per epoch).
-Holds   on the CPU, the same weights on any x86-64 machine.
+Holds   on the CPU, the same weights on any x86-64 machine; an interrupted run goes on after its last checkpoint.
 """
 
 from pathlib import Path
@@ -23,7 +23,12 @@ CLASSES = Path("data/filtered/classes.csv")
 def train(name: str, abn: Abn | None, p: Params) -> str:
     """Trains the model called `name` and writes its outputs; returns the summary line."""
     determinism.prepare_training()
-    with stage.whole(Path("models") / name) as out, stage.whole(Path("metrics/train") / name) as log:
+    settings = {"seed": p.seed, "train": p.train.model_dump(), "abn": abn and abn.model_dump()}
+    with (
+        stage.scratch(f"train-{name}", settings, [FEATURES, INDEX, SPLIT, CLASSES]) as scratch,
+        stage.whole(Path("models") / name) as out,
+        stage.whole(Path("metrics/train") / name) as log,
+    ):
         model, metrics = train_model(
             np.load(FEATURES, mmap_mode="r"),
             labelled(pd.read_parquet(INDEX), pd.read_parquet(SPLIT)),
@@ -33,6 +38,7 @@ def train(name: str, abn: Abn | None, p: Params) -> str:
             seed=p.seed,
             device=determinism.pick_device(p.compute.device),
             log=log,
+            checkpoint=scratch / "checkpoint.safetensors",
         )
         models.save(model, out)
     return f"{name}: {', '.join(f'{key} {value:.4f}' for key, value in metrics.items())}"

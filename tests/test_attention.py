@@ -72,7 +72,9 @@ def test_curves_are_what_the_classifier_says_of_the_cells_that_are_there(kind: s
     order = np.random.default_rng(4).permuted(np.tile(np.arange(4), (5, 1)), axis=1)
     with torch.inference_mode():
         heed = model(features).map
-        deletion, insertion = attention.curves(model, features, heed, labels, order)
+        orders = {"one": order, "reversed": order[:, ::-1].copy()}
+        (deletion, insertion), reverse = attention.curves(model, features, heed, labels, orders).values()
+        assert np.allclose(reverse[1], deletion[:, ::-1], atol=1e-5), "what is there is what was not taken away"
         seen = model.weighted(model.standardised(features), heed)
         for count in range(5):
             gone = torch.zeros(5, 4, dtype=torch.bool)

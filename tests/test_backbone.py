@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import user_error
 from torch import Tensor
+from torchvision.models.vgg import cfgs, make_layers
 
 STATE = backbone.fetch("random", 1)
 
@@ -33,6 +34,14 @@ def test_every_layer_gives_a_map_of_the_same_size(layer: str, channels: int, cro
     output = Trunk(STATE, layer)(torch.rand(1, 3, crop, crop))
     assert output.shape == (1, channels, 7, 7) and output.dtype == torch.float32
     assert output.isfinite().all() and (output >= 0).all() and output.std() > 0
+
+
+def test_the_layers_are_torchvisions() -> None:
+    """So that its weights fit by name."""
+    theirs = make_layers(cfgs["D"], batch_norm=False)
+    assert str(backbone.features("conv5")) == str(theirs)
+    for layer, length in backbone.LAYERS.items():
+        assert str(backbone.features(layer)) == str(theirs[:length])
 
 
 @torch.inference_mode()

@@ -81,6 +81,49 @@ def test_inputs_are_in_the_order_of_the_index(shards: Path) -> None:
         assert one.dtype == np.uint8 and np.array_equal(one, two)
 
 
+@pytest.mark.parametrize("done", [1, 33, 69, 70, 92, 93])
+def test_what_is_left_of_the_index_is_the_end_of_the_whole(shards: Path, done: int) -> None:
+    """Also in the middle of a picture's views, of a group of a shard, and where nothing is left."""
+    index = draw(COUNT)
+    assert index["id"].iloc[92] != index["id"].iloc[91] and len(index) == COUNT + 24
+    whole, rest = (list(features.inputs(shards, part, 64)) for part in (index, index.iloc[done:]))
+    assert len(rest) == len(index) - done
+    assert all(np.array_equal(one, two) for one, two in zip(whole[done:], rest, strict=True))
+    assert list(features.inputs(shards, index.iloc[:0], 64)) == []
+
+
+@pytest.mark.parametrize("cut", [0, 5, 127, 128, 129, 151, 152, 175, 10_000])
+def test_a_file_that_was_cut_off_goes_on_after_its_last_whole_row(tmp_path: Path, cut: int) -> None:
+    """128 bytes of header and 24 a row."""
+    rows = np.arange(5 * 12, dtype=np.float16).reshape(5, 3, 2, 2)
+    path = tmp_path / "features.npy"
+    np.save(path, rows)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:cut])
+    with path.open("a+b") as file:
+        done = features.continued(file, rows.shape)
+        assert done == min(5, max(0, cut - 128) // 24)
+        file.write(rows[done:].tobytes())
+    assert path.read_bytes() == whole
+
+
+def test_bfloat16_is_near(state: dict) -> None:
+    trunk, batch = Trunk(state, "conv3"), inputs(draw(3), 64)
+    exact, fast = (features.forward(trunk, batch, precision) for precision in ("float32", "bfloat16"))
+    assert fast.dtype == np.float16 and not np.array_equal(exact, fast)
+    assert np.abs(fast - exact).mean() < 0.02 * np.abs(exact).mean()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, which is not here")
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 0.01), ("bfloat16", 0.05)])
+def test_a_gpu_sees_what_the_processor_sees(state: dict, shards: Path, precision: str, tolerance: float) -> None:
+    index, trunk = draw(COUNT), Trunk(state, "conv4")
+    on_cpu = np.concatenate(list(features.extract(trunk, shards, index, 64)))
+    on_gpu = np.concatenate(list(features.extract(trunk.to("cuda"), shards, index, 64, precision)))
+    assert on_gpu.shape == on_cpu.shape
+    assert np.abs(on_gpu - on_cpu).mean() < tolerance * np.abs(on_cpu).mean()
+
+
 def test_shards_and_index_must_agree(shards: Path) -> None:
     index = draw(COUNT)
     with pytest.raises(AssertionError, match="not of these pictures"):

@@ -1,13 +1,19 @@
 """The frame around every stage."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import textwrap
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from landmarks import stage
 from landmarks.stage import UserError
 
+import psutil
 import pytest
 from conftest import ROOT
 
@@ -78,13 +84,42 @@ def test_removing_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
     stage.remove(tmp_path / "nothing")
 
 
+def test_work_in_progress_is_found_again_by_the_same_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    data.write_text("data", encoding="utf-8")
+
+    def left(name: str = "train", alpha: float = 1.0) -> list[str]:
+        """What an interrupted run finds; it leaves a file of its own."""
+        with pytest.raises(KeyboardInterrupt), stage.scratch(name, {"alpha": alpha}, [data]) as scratch:
+            names = [file.name for file in scratch.iterdir()]
+            (scratch / f"{name}-{alpha}").touch()
+            raise KeyboardInterrupt
+        return names
+
+    assert left() == [] and left() == ["train-1.0"]
+    assert left("other") == [] and left() == ["train-1.0"], "stages are apart"
+    assert left(alpha=0.5) == [] and left() == [], "of other settings, and removed by them"
+    data.write_text("changed", encoding="utf-8")
+    assert left() == [] and left() == ["train-1.0"]
+    with stage.scratch("train", {"alpha": 1.0}, [data]) as scratch:
+        assert scratch.is_relative_to(Path(".scratch/train"))
+    assert [path.name for path in Path(".scratch").iterdir()] == ["other"], "nothing is left of what was done"
+
+
+def code(body: str) -> str:
+    """A stage of its own whose main has that body."""
+    start = "import sys\nfrom landmarks import stage\nsys.argv = ['some/my_stage.py']\ndef main():\n"
+    return f"{start}{textwrap.indent(body, '    ')}\nstage.run(main)\n"
+
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+
+
 def run(body: str) -> subprocess.CompletedProcess[str]:
-    """Runs a stage of its own, outside DVC, whose main has that body."""
-    code = f"import sys\nfrom landmarks import stage\nsys.argv = ['some/my_stage.py']\ndef main():\n    {body}\n"
-    code += "stage.run(main)\n"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+    """Runs such a stage, outside DVC."""
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code(body)], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
 
 
@@ -101,3 +136,124 @@ def test_a_users_mistake_is_one_line() -> None:
 def test_our_mistake_keeps_its_traceback() -> None:
     done = run("raise ValueError('a bug')")
     assert done.returncode == 1 and "Traceback" in done.stderr and "a bug" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "open('/proc/version', 'r+')" if os.geteuid() else "open('/', 'w')",
+            r"/.*: (permission denied|is a directory)",
+        ),
+        ("raise OSError(28, 'said by a library', 'data/raw')", "data/raw: no space left on device; make room"),
+        ("raise OSError(30, 'x', 'data/raw')", "data/raw: read-only file system; make it writable"),
+        ("raise OSError('512 requested and 0 written')", "512 requested and 0 written"),
+        ("raise MemoryError", r"not enough memory .*compute\.workers"),
+        ("import numpy\nnumpy.ones(2**50)", r"not enough memory .*compute\.workers"),
+        ("import torch\ntorch.ones(2**50)", r"not enough memory .*compute\.workers"),
+    ],
+    ids=["directory", "full", "read-only", "half written", "memory", "numpy", "torch"],
+)
+def test_a_failure_of_the_machine_is_one_line(body: str, message: str) -> None:
+    done = run(body)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(f"my-stage: {message}.*\n", done.stderr), done.stderr
+
+
+LIMITED = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "out.write_bytes(bytes(10**6))",
+        "import numpy\n    numpy.save(out.open('wb'), numpy.ones(10**6))",
+        "import numpy\n    numpy.lib.format.open_memmap(out, 'w+', float, (10**6,))",
+        "import pandas\n    pandas.DataFrame({'a': range(10**6)}).to_csv(out)",
+        "import pandas\n    pandas.DataFrame({'a': range(10**6)}).to_parquet(out)",
+        "import torch, safetensors.torch\n    safetensors.torch.save_file({'a': torch.ones(10**6)}, out)",
+        "from PIL import Image\n    Image.new('RGB', (999, 999)).save(out, 'BMP')",
+    ],
+    ids=["bytes", "npy", "memory map", "csv", "parquet", "safetensors", "picture"],
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, write: str) -> None:
+    """A limit of the size of files stands for a disk that has no more room."""
+    done = run(
+        f"{LIMITED}from pathlib import Path\nwith stage.whole(Path({str(tmp_path / 'out')!r})) as out:\n    {write}"
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch("my-stage: .*\n", done.stderr), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+POOL = """import os, time
+from joblib import delayed
+print(os.getpid(), flush=True)
+def work(n):
+    print(os.getpid(), flush=True)
+    ACT
+for _ in stage.workers(2)(delayed(work)(n) for n in range(4)):
+    pass
+"""
+
+
+def start_pool(act: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """Starts a stage whose workers do that; returns it and the ids of its process and of two workers."""
+    stage = subprocess.Popen(
+        [sys.executable, "-c", code(POOL.replace("ACT", act))],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    return stage, [int(stage.stdout.readline()) for _ in range(3)]
+
+
+def all_gone(processes: list[int]) -> bool:
+    """Whether the processes end within ten seconds."""
+    for _ in range(100):
+        left = [process for process in processes if psutil.pid_exists(process)]
+        if not [process for process in left if psutil.Process(process).status() != psutil.STATUS_ZOMBIE]:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("number", "whom", "status", "message"),
+    [
+        (signal.SIGINT, os.killpg, 130, "interrupted"),
+        (signal.SIGINT, os.kill, 130, "interrupted"),
+        (signal.SIGTERM, os.kill, 143, "terminated"),
+        (signal.SIGKILL, os.kill, -9, None),
+    ],
+    ids=["Ctrl-C", "Ctrl-C for the stage alone", "SIGTERM", "kill -9"],
+)
+def test_no_worker_outlives_its_stage(
+    number: signal.Signals, whom: Callable[[int, int], None], status: int, message: str | None
+) -> None:
+    stage, processes = start_pool("time.sleep(60)")
+    whom(stage.pid, number)
+    _, said = stage.communicate(timeout=30)
+    assert stage.returncode == status
+    assert said == f"my-stage: {message}\n" or not message
+    assert all_gone(processes)
+
+
+def test_a_killed_worker_is_one_line_that_names_the_setting() -> None:
+    stage, processes = start_pool("time.sleep(60)")
+    os.kill(processes[1], signal.SIGKILL)
+    _, said = stage.communicate(timeout=30)
+    assert stage.returncode == 1 and re.fullmatch(r"my-stage: a worker .*compute\.workers.*\n", said), said
+    assert all_gone(processes)
+
+
+def test_want_of_memory_in_a_worker_is_one_line() -> None:
+    stage, processes = start_pool(
+        "time.sleep(3); import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30,) * 2); bytes(2**40)"
+    )
+    _, said = stage.communicate(timeout=30)
+    assert stage.returncode == 1 and re.fullmatch(r"my-stage: not enough memory .*compute\.workers.*\n", said), said
+    assert all_gone(processes)

@@ -190,6 +190,54 @@ def test_two_runs_agree_to_the_bit(tmp_path: Path, block: Abn | None) -> None:
     assert not torch.equal(states[0]["classifier.7.weight"], other["classifier.7.weight"])
 
 
+class Stopped(Exception):
+    """Takes the place of a kill."""
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
+def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path, block: Abn | None, optimizer: str) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 4, "batch_size": 3, "optimizer": optimizer})
+    pictures, checkpoint = eight(), tmp_path / "checkpoint.safetensors"
+
+    def run(stop: int | None, checkpoint: Path | None) -> tuple[dict, list[float], list[dict]]:
+        losses: list[float] = []
+
+        def tick(loss: float) -> None:
+            losses.append(loss)
+            if len(losses) == stop:
+                raise Stopped
+
+        model = models.build(design(block, dropout=0.5))
+        history = list(fit(model, [pictures], pictures, settings, 0, tick, checkpoint, every=0))
+        return model.state_dict(), losses, history
+
+    weights, losses, history = run(None, None)
+    for stop in (2, 4, 8, 8):  # of twelve steps; twice in the third epoch
+        with pytest.raises(Stopped):
+            run(stop, checkpoint)
+    again = run(None, checkpoint)
+    assert all(torch.equal(tensor, again[0][name]) for name, tensor in weights.items())
+    assert again[1:] == (losses, history)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
+
+
+def test_no_checkpoint_before_its_time(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    list(fit(models.build(design()), [eight()], eight(), SETTINGS, 0, lambda _: None, checkpoint, every=1e9))
+    assert not checkpoint.exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, which is not here")
+@pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
+def test_a_gpu_learns_what_the_processor_learns(block: Abn | None) -> None:
+    pictures, last = eight(), {}
+    for device in ("cpu", "cuda"):
+        model = models.build(design(block)).to(device)
+        last[device] = list(fit(model, [pictures], pictures, SETTINGS, 0, lambda _: None))[-1]
+    assert last["cuda"] == pytest.approx(last["cpu"], rel=0.02)
+
+
 def test_the_model_knows_its_design(tmp_path: Path) -> None:
     model, _ = trained(tmp_path / "log", abn())
     array, index = data()

@@ -7,12 +7,13 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from landmarks import stage
 from landmarks.images import Picture
 from landmarks.sources.sample_buildings import FAMILIES
 from landmarks.sources.sample_drawing import render
 
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import delayed
 
 # Pictures of the 60 most frequent landmarks in train.csv of Google Landmarks v1 (Kaggle, 2018), and what divides them.
 GOOGLE_COUNTS = (
@@ -45,7 +46,7 @@ class Sample:
 
     def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
         jobs = (delayed(draw)(self.seed, row.id, row.landmark_id) for row in wanted.itertuples())
-        yield from Parallel(self.workers or -1, return_as="generator")(jobs)
+        yield from stage.workers(self.workers)(jobs)
 
 
 def draw(seed: int, name: str, landmark_id: str) -> Picture:

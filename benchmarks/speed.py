@@ -1,0 +1,271 @@
+"""How fast the pipeline is, against the machine's limit and against the usual way: benchmarks/results.md.
+
+    .venv/bin/python -m benchmarks.speed         after `make reproduce`, on an idle machine; takes about 20 minutes
+
+All in one run, on the same pictures and weights, so that ratios count where times are noisy. Works in a temporary
+clone of HEAD and leaves the repository alone but for the table.
+"""
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from landmarks import determinism, features, images, params, stage
+from landmarks.backbone import Trunk
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from safetensors.torch import load_file
+
+OUT = Path("benchmarks/results.md")
+ROOT = Path.cwd()
+SHARES = (1, 2, 4, 8)  # eighths of the pictures
+STAGES = sorted(path.stem for path in Path("stages").glob("[a-z]*.py"))
+DVC = (sys.executable, "-m", "dvc")
+
+
+class Cost(NamedTuple):
+    seconds: float
+    megabytes: float  # resident at most
+
+
+def process(*command: str, cwd: Path, path: Path | None = None) -> Cost:
+    """Runs a command to its end. Raises `UserError` if it fails."""
+    environment = os.environ | {"PYTHONPATH": str(path or cwd)}
+    for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "THP_MEM_ALLOC_ENABLE"):
+        environment.pop(name, None)  # which importing landmarks has set here; who wants them sets them anew
+    start = time.perf_counter()
+    running = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(running.pid, 0)
+    seconds = time.perf_counter() - start
+    if status:
+        raise stage.UserError(f"{' '.join(command)}: failed; see above")
+    return Cost(seconds, used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
+
+
+def python(code: str) -> None:
+    """Runs code in a Python of its own."""
+    process(sys.executable, "-c", code, cwd=ROOT)
+
+
+def median(work: Callable[[], object], times: int) -> float:
+    """Seconds that `work` takes."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def part(directory: Path, share: int, crop: int) -> int:
+    """A copy of what extract-features reads, with `share` eighths of the pictures; returns how many views they have."""
+    index = pd.read_parquet("data/augment.parquet")
+    ids = index["id"].unique()
+    kept = set(ids[: len(ids) * share // 8])
+    pictures = [p for group in images.read_groups(Path("data/filtered")) for p in group if p.id in kept]
+    images.write_shards(directory / "data/filtered", pictures, len(pictures))
+    index = index[index["id"].isin(kept)]
+    index.to_parquet(directory / "data/augment.parquet", index=False)
+    (directory / "models").mkdir()
+    (directory / "models/backbone.safetensors").symlink_to(ROOT / "models/backbone.safetensors")
+    settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    settings["augment"]["crop"] = crop
+    (directory / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return len(index)
+
+
+def limit(trunk: Trunk, crop: int) -> float:
+    """Pictures per second of the trunk's forward pass alone, on a batch that is ready."""
+    noise = determinism.stream(0, "speed").random((features.BATCH, crop, crop, 3), dtype=np.float32)
+    batch = torch.from_numpy(noise).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        trunk(batch)
+        return features.BATCH / median(lambda: trunk(batch), 12 if crop < 200 else 5)
+
+
+def extraction(trunk: Trunk, crop: int, shares: tuple[int, ...]) -> list[list[object]]:
+    """Rows of the table: extract-features for growing numbers of pictures, between two measurements of the limit."""
+    rows, costs, limits = [], [], [limit(trunk, crop)]
+    for share in shares:
+        with tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            views = part(directory, share, crop)
+            cost = process(sys.executable, "-m", "stages.extract_features", cwd=directory, path=ROOT)
+            size = (directory / "data/features/features.npy").stat().st_size
+        limits.append(limit(trunk, crop))
+        most = statistics.mean(limits[-2:])  # before and after
+        costs.append((views, cost.seconds))
+        further = ""
+        if len(costs) > 1:
+            (fewer, less), (more, longer) = costs[-2:]
+            further = f"{(more - fewer) / (longer - less) / most:.2f}"
+        cells = [
+            crop,
+            views,
+            f"{most:.1f}",
+            f"{views / cost.seconds:.1f}",
+            f"{views / cost.seconds / most:.2f}",
+            further,
+        ]
+        cells += [f"{cost.megabytes:.0f}", f"{size / 1e6:.0f}"]
+        rows.append(cells)
+        print(*cells, flush=True)
+    return rows
+
+
+def folders(directory: Path) -> None:
+    """The pictures as files, which is what the usual way reads: SPLIT/LANDMARK/ID.jpg."""
+    split = pd.read_parquet("data/split.parquet").set_index("id")["split"]
+    for group in images.read_groups(Path("data/filtered")):
+        for picture in group:
+            path = directory / split[picture.id] / picture.landmark_id / f"{picture.id}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture.picture)
+
+
+def clone(directory: Path) -> None:
+    """A clone of HEAD in which the pipeline has run, with the outputs of this repository."""
+    for command in (
+        ("git", "clone", "--quiet", str(ROOT), str(directory)),
+        (*DVC, "config", "--quiet", "--local", "cache.dir", str(ROOT / ".dvc/cache")),
+        (*DVC, "checkout", "--quiet"),
+    ):
+        subprocess.run(command, cwd=directory if directory.exists() else ROOT, check=True)
+    (directory / ".venv").symlink_to(Path(sys.prefix))
+
+
+def against_the_usual_way(p: params.Params) -> list[list[object]]:
+    """Rows of the table: the whole results table, and one further ablation."""
+    with tempfile.TemporaryDirectory() as name:
+        copy, pictures = Path(name) / "copy", Path(name) / "pictures"
+        clone(copy)
+        folders(pictures)
+        usual = {
+            row: process(sys.executable, "-m", "benchmarks.usual", str(pictures), row, cwd=copy).seconds
+            for row in ("baseline", "abn")
+        }
+        print(usual, flush=True)
+        table = process(*DVC, "repro", "--force", "--downstream", "extract-features", cwd=copy).seconds
+        setting = "abn.alpha=0.7"  # which nobody has run
+        ablation = process(*DVC, "exp", "run", "-S", setting, cwd=copy).seconds
+    rows = usual["baseline"] + usual["abn"] * (1 + len(p.ablations))
+    pairs = {
+        f"the whole table, {2 + len(p.ablations)} rows": (rows, table),
+        f"one further ablation (`dvc exp run -S {setting}`)": (usual["abn"], ablation),
+    }
+    return [[name, f"{one:.0f}", f"{two:.0f}", f"{one / two:.1f}"] for name, (one, two) in pairs.items()]
+
+
+def convolutions() -> list[list[object]]:
+    """Rows of the table: the attention branch's 3x3 convolutions, forward and backward, in two ways."""
+    determinism.prepare_training()
+    weight = torch.randn(512, 512, 3, 3, requires_grad=True)
+    batch = torch.randn(64, 512, 7, 7, requires_grad=True)
+
+    def convolved() -> torch.Tensor:
+        return torch.nn.functional.conv2d(batch, weight, padding=1)
+
+    def multiplied() -> torch.Tensor:
+        columns = torch.nn.functional.unfold(batch, 3, padding=1)
+        return (weight.flatten(1) @ columns).view(64, 512, 7, 7)
+
+    assert torch.allclose(convolved(), multiplied(), atol=1e-2)
+    rows = []
+    for name, way in (("convolution (oneDNN)", convolved), ("im2col and a matrix product (MKL)", multiplied)):
+        forward = median(way, 10)
+        both = median(lambda way=way: way().sum().backward(), 10)
+        rows.append([name, f"{1000 * forward:.0f}", f"{1000 * both:.0f}"])
+    return rows
+
+
+def operations(trunk: Trunk, crop: int) -> list[list[object]]:
+    """Rows of the table: where the trunk's time goes."""
+    batch = torch.rand(features.BATCH, 3, crop, crop).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        trunk(batch)
+    found = sorted(profile.key_averages(), key=lambda operation: -operation.self_cpu_time_total)
+    total = sum(operation.self_cpu_time_total for operation in found)
+    return [[f"`{o.key}`", f"{100 * o.self_cpu_time_total / total:.1f}"] for o in found[:4]]
+
+
+def machine() -> str:
+    """The processor, its cores, memory, and the versions that matter, in one line."""
+    name, memory = platform.processor(), ""
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
+        memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB"
+    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", "pillow", "dvc"))
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores of {name}{memory}, {accelerator}, {system}, {packages}"
+
+
+def table(columns: list[str], rows: list[list[object]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def main() -> str:
+    p = params.load()
+    trunk = Trunk(load_file("models/backbone.safetensors"), p.backbone.layer)
+    noop = median(lambda: process(*DVC, "repro", cwd=ROOT), 3)
+    starts = [[name, f"{median(lambda code=f'import stages.{name}': python(code), 3):.1f}"] for name in STAGES]
+    growth = extraction(trunk, p.augment.crop, SHARES) + extraction(trunk, 2 * p.augment.crop, SHARES[:2])
+    columns = ["pixels", "views", "limit, views/s", "stage, views/s", "of the limit", "a further view, of the limit"]
+    text = f"""# How fast
+
+Made by `make benchmark` in one run on {machine()}. Times are noisy, ratios less so.
+
+## Features, against the limit
+
+The limit is the frozen trunk's forward pass alone, on a batch that is ready. "Of the limit" is the whole stage: start
+of Python, reading, decoding, augmenting, the trunk, writing. "A further view" leaves out what is paid once: it
+compares a row with the one above.
+
+{table([*columns, "MB resident at most", "MB on disk"], growth)}
+
+Where the trunk's time goes, in percent. Nearly all of it is convolutions, so that fusing what follows them would gain
+little.
+
+{table(["operation", "share"], operations(trunk, p.augment.crop))}
+
+## The results table, against the usual way
+
+The usual way (`benchmarks/usual.py`) sends every picture through the trunk in every epoch of every row. Seconds; DVC,
+start-up, evaluation and plots included on our side. Of the rows with attention, which cost the usual way the same, one
+was run.
+
+{table(["", "the usual way", "ours", "times as fast"], against_the_usual_way(p))}
+
+## Starting
+
+A `dvc repro` that has nothing to do takes {noop:.1f} s. Seconds until Python has started and imported a stage:
+
+{table(["stage", "seconds"], starts)}
+
+## The attention branch's convolutions
+
+Milliseconds for one of its 3x3 convolutions, 64 pictures of 512 x 7 x 7. They are most of what training ABN costs.
+
+{table(["", "forward", "forward and backward"], convolutions())}
+"""
+    with stage.whole(OUT) as out:
+        out.write_text(text, encoding="utf-8")
+    return str(OUT)
+
+
+if __name__ == "__main__":
+    stage.run(main)

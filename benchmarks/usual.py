@@ -1,0 +1,80 @@
+"""The usual way, to compare with: transfer learning as in torchvision's tutorials, one run for each row of the table.
+
+    python -m benchmarks.usual FOLDER ROW        ROW is baseline, abn or an ablation of params.yaml
+
+FOLDER has a directory of pictures per landmark below each of train, val and test. Every picture is decoded, augmented
+and sent through VGG-16 again in every epoch. In good faith: channels_last, no gradient in the frozen trunk, a worker
+per core, the same layers, optimiser and number of epochs as ours. `benchmarks.speed` calls it.
+"""
+
+import os
+import sys
+
+import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+
+def data(folder: str, split: str, p: "Params", mean: torch.Tensor, std: torch.Tensor) -> DataLoader:  # noqa: F821
+    """Batches of a split: random views for train, the centre for the others."""
+    a = p.augment
+    if split == "train":
+        geometry = [v2.RandomRotation(a.rotation, v2.InterpolationMode.BILINEAR)]
+        geometry += [v2.RandomResizedCrop(a.crop, [side**2 for side in a.scale], (1, 1)), v2.RandomHorizontalFlip()]
+        geometry += [v2.ColorJitter(brightness=a.brightness)]
+    else:
+        geometry = [v2.Resize(round(a.crop / 0.875)), v2.CenterCrop(a.crop)]
+    arrays = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean.tolist(), std.tolist())]
+    pictures = ImageFolder(os.path.join(folder, split), v2.Compose([*geometry, *arrays]))
+    workers = os.cpu_count()
+    return DataLoader(pictures, p.train.batch_size, shuffle=split == "train", num_workers=workers, prefetch_factor=4)
+
+
+def main() -> None:
+    folder, row = sys.argv[1:]
+    torch.rand(64, 64) @ torch.rand(64, 64)  # MKL starts here, without the settings that landmarks makes for equal bits
+    from landmarks import models, objectives, params, training
+    from landmarks.backbone import Trunk
+
+    from safetensors.torch import load_file
+
+    p = params.load()
+    abn = None if row == "baseline" else p.abn if row == "abn" else p.ablations[row]
+    state = load_file("models/backbone.safetensors")
+    trunk = Trunk(state, p.backbone.layer).eval()
+    loaders = {split: data(folder, split, p, state["mean"], state["std"]) for split in ("train", "val", "test")}
+    trunk.mean.zero_(), trunk.std.fill_(1)  # the transforms normalise already
+    landmarks = loaders["train"].dataset.classes
+    channels = [layer.out_channels for layer in trunk.features if isinstance(layer, torch.nn.Conv2d)][-1]
+    design = models.Design(landmarks, (channels, 7, 7), p.train.hidden, p.train.dropout, abn, p.seed)
+    model = models.build(design)
+    optimizer, schedule = training.optimization(model, p.train, p.train.epochs * len(loaders["train"]))
+
+    def output(pictures: torch.Tensor) -> models.Output:
+        with torch.no_grad():
+            features = trunk(pictures.contiguous(memory_format=torch.channels_last))
+        return model(features.contiguous())
+
+    @torch.no_grad()
+    def accuracy(split: str) -> float:
+        model.eval()
+        right = [
+            objectives.probabilities(output(pictures), abn).argmax(1) == labels for pictures, labels in loaders[split]
+        ]
+        return torch.cat(right).double().mean().item()
+
+    for epoch in range(p.train.epochs):
+        model.train()
+        for pictures, labels in loaders["train"]:
+            loss = objectives.loss(output(pictures), labels, abn)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        print(f"epoch {epoch + 1}: val {accuracy('val'):.4f}", file=sys.stderr, flush=True)
+    print(f"{accuracy('test'):.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Whether the pipeline gives the committed results again, here or under other circumstances.
+
+    .venv/bin/python -m benchmarks.verify [FACTOR=VALUE ...]     one run; `make verify` is the one without a factor
+    .venv/bin/python -m benchmarks.verify --matrix               every value of every factor; `make verify-matrix`
+
+Runs the whole pipeline anew in a clone of HEAD, without any cache, and compares dvc.lock, metrics/ and plots/ with what
+is committed there. Says which outs differ, and which files in them if DVC's cache knows; then the clone stays, and the
+exit status is 1. `-S KEY=VALUE` tries other settings, for which the results of a first run without factors are taken.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from landmarks import stage
+from landmarks.stage import UserError
+
+import yaml
+
+RESULTS = ("metrics", "plots")  # what git keeps of the outs
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+KERNELS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "OPENBLAS_CORETYPE")
+ELSEWHERE = "ein Ördner, elsewhere"
+# What each value of a factor puts into the environment. `workers` is compute.workers, `folder` the name of the clone;
+# with one thread there is one core as well.
+FACTORS: dict[str, dict[str, dict[str, str]]] = {
+    "threads": {number: dict.fromkeys(THREADS, number) for number in ("1", "2")},
+    "workers": {"1": {}, "4": {}},
+    "kernels": {
+        "avx2": dict(zip(KERNELS, ("AVX2", "avx2", "AVX2", "Haswell"), strict=True))
+        | {"NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR"},
+        "avx512": dict(zip(KERNELS, ("DEFAULT", "avx512", "AVX512", "SkylakeX"), strict=True))
+        | {"NPY_ENABLE_CPU_FEATURES": "X86_V4"},
+    },
+    "folder": {"copy": {}, ELSEWHERE: {}},
+    "TZ": {zone: {"TZ": zone} for zone in ("UTC0", "XXX-13:45")},
+    "LC_ALL": {name: {"LC_ALL": name} for name in ("C", "tr_TR.UTF-8")},
+    "PYTHONHASHSEED": {seed: {"PYTHONHASHSEED": seed} for seed in ("0", "random")},
+}
+# Every value of every factor, and every pair of values of the first three.
+MATRIX = (
+    ("1", "1", "avx2", "copy", "UTC0", "C", "0"),
+    ("1", "4", "avx512", ELSEWHERE, "XXX-13:45", "tr_TR.UTF-8", "random"),
+    ("2", "1", "avx512", ELSEWHERE, "UTC0", "C", "random"),
+    ("2", "4", "avx2", "copy", "XXX-13:45", "tr_TR.UTF-8", "0"),
+)
+
+
+class Clone:
+    """HEAD of a repository in the folder `place`, with the packages of this Python and no cache or setting of DVC."""
+
+    def __init__(self, source: Path, place: Path, **factors: str) -> None:
+        self.source, self.root, self.command = source, place / factors.get("folder", "copy"), [sys.executable]
+        self.environment = {name: os.environ[name] for name in os.environ if not name.startswith(("DVC_", "GIT_"))}
+        for name in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG"):
+            self.environment[f"DVC_{name}_DIR"] = str(place / name)
+        for factor, value in factors.items():
+            self.environment |= FACTORS[factor][value]
+        if factors.get("threads") == "1" and shutil.which("taskset"):
+            self.command = ["taskset", "--cpu-list", "0", sys.executable]
+        subprocess.run(["git", "clone", "--quiet", str(source), str(self.root)], check=True)
+        (self.root / ".venv").symlink_to(sys.prefix, target_is_directory=True)  # dvc.yaml looks for Python there first
+        self.set("compute.workers", int(factors.get("workers", 0)))
+
+    def set(self, key: str, value: object) -> None:
+        """Changes params.yaml."""
+        params = self.root / "params.yaml"
+        values = block = yaml.safe_load(params.read_text(encoding="utf-8"))
+        *names, last = key.split(".")
+        for name in names:
+            block = block[name]
+        block[last] = value
+        params.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+    def forget(self) -> None:
+        """Removes the committed results, for what is there already, and right, would not be made again."""
+        for result in ("dvc.lock", *RESULTS):
+            stage.remove(self.root / result)
+
+    def run(self) -> None:
+        """The whole pipeline, from nothing. Raises `UserError` when it fails."""
+        self.forget()
+        repro = [*self.command, "-m", "dvc", "repro", "--no-run-cache"]
+        if subprocess.run(repro, cwd=self.root, env=self.environment, check=False).returncode:
+            raise UserError(f"the run in {self.root} failed, see above")
+
+    def git(self, *arguments: str) -> str:
+        command = ["git", "-c", "core.quotepath=off", *arguments]
+        return subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=True).stdout
+
+    def commit(self) -> None:
+        self.git("add", "--all")
+        self.git("-c", "user.name=verify", "-c", "user.email=", "commit", "--quiet", "--message", "the first run")
+
+    def differences(self) -> list[str]:
+        """A line for every out in dvc.lock, and every file in metrics/ and plots/, that is not as at HEAD."""
+        lines = []
+        before = yaml.safe_load(self.git("show", "HEAD:dvc.lock"))["stages"]
+        after = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+        for name in sorted(before.keys() | after.keys()):
+            old, new = ({out["path"]: out for out in of.get(name, {}).get("outs", [])} for of in (before, after))
+            found = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
+            lines += [f"{name}: {path} differs{self.members(old.get(path), new.get(path))}" for path in found]
+            if not found and before.get(name) != after.get(name):
+                lines.append(f"{name}: its command, dependencies or parameters differ from those in dvc.lock")
+        return lines + self.git("status", "--porcelain", "--", *RESULTS).splitlines()
+
+    def members(self, old: dict | None, new: dict | None) -> str:
+        """The files that differ between two states of a directory, if a cache has the lists."""
+        lists = []
+        for out in (old, new):
+            md5 = (out or {}).get("md5", "-")
+            paths = [root / f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}" for root in (self.source, self.root)]
+            path = next(filter(Path.is_file, paths), None)
+            if path is None or not md5.endswith(".dir"):
+                return ""
+            lists.append({entry["relpath"]: entry["md5"] for entry in json.loads(path.read_text(encoding="utf-8"))})
+        names = lists[0].keys() | lists[1].keys()
+        return ": " + ", ".join(sorted(name for name in names if lists[0].get(name) != lists[1].get(name)))
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A temporary folder, which stays, to be looked at, when a run fails or differs."""
+    place = Path(tempfile.mkdtemp(prefix="verify-"))
+    try:
+        yield place
+    except UserError:
+        raise
+    except BaseException:
+        shutil.rmtree(place)
+        raise
+    shutil.rmtree(place)
+
+
+def verify(source: Path, **factors: str) -> None:
+    """Raises `UserError` if a run under these circumstances differs from HEAD of `source`, after printing where."""
+    with workplace() as place:
+        clone = Clone(source, place, **factors)
+        clone.run()
+        lines = clone.differences()
+        if lines:
+            print(*lines, sep="\n", flush=True)
+            raise UserError(f"{len(lines)} differences, listed above; the run stays in {clone.root}")
+
+
+def matrix(source: Path) -> str:
+    """Runs `MATRIX`; returns a table of it, and raises `UserError` with that if any run differed."""
+    rows, wrong = [f"| {' | '.join(FACTORS)} | result |", "|---" * (len(FACTORS) + 1) + "|"], 0
+    for values in MATRIX:
+        result = "identical"
+        try:
+            verify(source, **dict(zip(FACTORS, values, strict=True)))
+        except UserError as error:
+            result, wrong = str(error), wrong + 1
+        rows.append(f"| {' | '.join(values)} | {result} |")
+    print(*rows, sep="\n", flush=True)
+    if wrong:
+        raise UserError(f"{wrong} of {len(MATRIX)} runs differ; try python -m benchmarks.verify FACTOR=VALUE")
+    return f"{len(MATRIX)} runs identical"
+
+
+def pair(text: str) -> tuple[str, str]:
+    """KEY=VALUE."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text} is not KEY=VALUE")
+    return key, value
+
+
+def main() -> str:
+    known = "; ".join(f"{factor}: {', '.join(values)}" for factor, values in FACTORS.items())
+    parser = argparse.ArgumentParser(prog="verify", description=__doc__.split("\n")[0])
+    parser.add_argument("factors", nargs="*", type=pair, metavar="FACTOR=VALUE", help=known)
+    parser.add_argument("--matrix", action="store_true", help="every value of every factor, in a few runs")
+    parser.add_argument("-S", dest="settings", action="append", default=[], type=pair, metavar="KEY=VALUE")
+    given = parser.parse_args()
+    for factor, value in given.factors:
+        if value not in FACTORS.get(factor, {}):
+            parser.error(f"{factor}={value} is not known; {known}")
+    start, source = time.monotonic(), Path.cwd()
+    with workplace() as place:
+        if given.settings:
+            first = Clone(source, place)
+            for key, value in given.settings:
+                first.set(key, yaml.safe_load(value))
+            first.run()
+            first.commit()
+            source = first.root
+        text = matrix(source) if given.matrix else verify(source, **dict(given.factors)) or "identical"
+    return f"{text}, in {(time.monotonic() - start) / 60:.1f} minutes"
+
+
+if __name__ == "__main__":
+    stage.run(main)
