@@ -113,6 +113,10 @@ class Evaluate(Block):
     calibration_bins: Count
 
 
+class Package(Block):
+    false_alarm_rate: Annotated[float, Field(ge=0, lt=1)]
+
+
 class Compute(Block):
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["float32", "bfloat16"]
@@ -131,6 +135,7 @@ class Params(Block):
     abn: Abn
     ablations: dict[Name, Abn]
     evaluate: Evaluate
+    package: Package
     compute: Compute
 
     @model_validator(mode="after")

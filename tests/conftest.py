@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from landmarks import backbone, models, release
 from landmarks.images import Picture, encode
 from landmarks.models import Design
 from landmarks.params import Abn
@@ -14,7 +15,10 @@ from landmarks.stage import UserError
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from PIL import Image
+from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -61,6 +65,38 @@ def abn(**changes: float | str) -> Abn:
 def design(block: Abn | None = None, classes: int = 3, seed: int = 0, dropout: float = 0.0) -> Design:
     """The design of a model of tiny features, 8 channels of 2 x 2."""
     return Design([f"landmark-{k}" for k in range(classes)], (8, 2, 2), 64, dropout, block, seed)
+
+
+RESULTS = {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "top5": 1.0, "macro_recall": 0.5}
+
+
+def model_folder(folder: Path, block: Abn | None = None, source: str = "sample", **unknown: float) -> Path:
+    """A model folder of random weights for three landmarks, whose input is 64 pixels and whose trunk ends at conv3.
+
+    Features are standardised, so that other pictures get other answers. `unknown` changes that entry of release.json.
+    """
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    settings |= {"data": {"source": source}, "abn": block and block.model_dump()}
+    settings["augment"]["crop"] = 64
+    settings["backbone"] |= {"weights": "random", "layer": "conv3"}
+    state = release.trunk(backbone.fetch("random", 0), backbone.LAYERS["conv3"])
+    model = models.build(Design(["a-1", "b-2", "c-3"], (256, 7, 7), 32, 0.0, block, 0))
+    inputs = torch.stack([torch.from_numpy(np.array(drawing(n, 64, 64))) for n in range(8)])
+    features = backbone.Trunk(state, "conv3")(inputs.permute(0, 3, 1, 2) / 255)
+    model.mean, model.std = features.mean((0, 2, 3)).view(-1, 1, 1), features.std((0, 2, 3)).view(-1, 1, 1) + 1e-6
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    models.save(model, folder)
+    save_file(state, folder / "backbone.safetensors")
+    (folder / "classes.csv").write_text("label,landmark_id,name\n0,a-1,\n1,b-2,Bridge\n2,c-3,\n", encoding="utf-8")
+    confidence = np.linspace(0.3, 1, 40)
+    content = release.facts(
+        folder.name,
+        settings,
+        release.unknown(confidence, confidence, 0.05) | {"threshold": 0.0} | unknown,
+        {"val": RESULTS, "test": RESULTS},
+    )
+    release.write(folder, content, release.card(content, 3, {"train": 30, "val": 40, "test": 40}))
+    return folder
 
 
 def write_tar(root: Path, name: str, members: Iterable[tuple[str, bytes] | tarfile.TarInfo]) -> None:

@@ -13,7 +13,7 @@ ABLATIONS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["
 STAGES = {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
 DESIGNED = {
     *("download", "filter", "split", "augment-index", "fetch-backbone", "extract-features"),
-    *("train-baseline", "train-abn", "train-ablation", "evaluate", "plot"),
+    *("train-baseline", "train-abn", "train-ablation", "evaluate", "package", "plot"),
 }
 
 

@@ -113,6 +113,8 @@ def test_wrong_type(file: Path, key: str, value: object) -> None:
         ("abn.attention", "additive"),
         ("ablations.study.objective", "sum"),
         ("evaluate.calibration_bins", 0),
+        ("package.false_alarm_rate", 1.0),
+        ("package.false_alarm_rate", -0.05),
         ("compute.device", "tpu"),
         ("compute.workers", -1),
     ],
@@ -170,7 +172,7 @@ def test_not_yaml(file: Path, text: str) -> None:
 
 def test_an_empty_file_misses_every_key(file: Path) -> None:
     file.write_text("", encoding="utf-8")
-    with user_error(r"params\.yaml: seed: missing.*\(and 11 more\)"):
+    with user_error(r"params\.yaml: seed: missing.*\(and 12 more\)"):
         params.load(file)
 
 

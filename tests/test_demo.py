@@ -1,0 +1,193 @@
+"""The page in a real browser: Debian's Chromium, driven by Playwright. `make test` does without where they are missing.
+
+With SCREENSHOT=docs/demo.png in the environment, the picture of the README is made anew, from release/.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, abn, drawing, jpeg, model_folder, user_error
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+pytest.importorskip(
+    "gradio", reason="needs Gradio: pip install --no-deps -r requirements-demo.txt", exc_type=ImportError
+)
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="needs Playwright: pip install --no-deps -r requirements-demo.txt"
+)
+if CHROMIUM is None:
+    pytest.skip("needs Debian's chromium: apt-get install chromium", allow_module_level=True)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is served: two models, one of which doubts everything, and two examples."""
+    root = tmp_path_factory.mktemp("release")
+    model_folder(root / "baseline", threshold=0.999)
+    examples = model_folder(root / "abn", abn()) / "examples"
+    examples.mkdir()
+    for n in range(2):
+        (examples / f"{n}.jpg").write_bytes(jpeg(drawing(n, 320, 240)))
+    return root
+
+
+def start(*models: Path, port: int) -> subprocess.Popen:
+    """`python -m landmarks serve`, once it answers."""
+    command = [sys.executable, "-m", "landmarks", "serve", "--port", str(port), "--models", *map(str, models)]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}").close()
+            return server
+        except OSError:
+            assert server.poll() is None, server.stdout.read()
+            time.sleep(0.1)
+    server.kill()
+    raise AssertionError("the page does not answer")
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    port = free_port()
+    server = start(folder / "baseline", folder / "abn", port=port)
+    yield f"http://127.0.0.1:{port}"
+    server.terminate()
+    server.wait(10)
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[sync_api.Browser]":
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: "sync_api.Browser", address: str) -> "Iterator[sync_api.Page]":
+    """The open page. Whatever it asks of others is noted and refused, and fails the test."""
+    page, elsewhere = browser.new_page(viewport={"width": 1280, "height": 900}), []
+
+    def local(route: "sync_api.Route") -> None:
+        if route.request.url.startswith((address, "data:", "blob:")):
+            route.continue_()
+        else:
+            elsewhere.append(route.request.url)
+            route.abort()
+
+    page.route("**/*", local)
+    visit(page, address)
+    yield page
+    page.close()
+    assert elsewhere == []
+
+
+def visit(page: "sync_api.Page", address: str, example: int = 0) -> None:
+    """Opens the page and clicks on an example, again and again if it is not awake yet."""
+    page.goto(address)
+    for _ in range(30):
+        page.locator("#examples button img").nth(example).click()
+        try:
+            return page.locator("#map-1 img").wait_for(timeout=2000)
+        except sync_api.TimeoutError:
+            continue
+    raise AssertionError("a click on an example shows nothing")
+
+
+def upload(page: "sync_api.Page", name: str, data: bytes) -> None:
+    page.locator("#photo input[type=file]").set_input_files([{"name": name, "mimeType": "image/*", "buffer": data}])
+
+
+def drawn(page: "sync_api.Page") -> str:
+    """The address of the picture with abn's map."""
+    return page.locator("#map-1 img").get_attribute("src")
+
+
+def test_a_photo_is_answered_by_both_models(page: "sync_api.Page") -> None:
+    before = drawn(page)
+    upload(page, "mine.jpg", jpeg(drawing(5, 400, 300)))
+    sync_api.expect(page.locator("#map-1 img")).not_to_have_attribute("src", before, timeout=20_000)
+    page.locator("#map-0 img").wait_for()
+    sync_api.expect(page.locator("#verdict-1")).to_contain_text("It looks like")
+    sync_api.expect(page.locator("#verdict-0")).to_contain_text("none of the known landmarks")
+    for name in ("a-1", "Bridge (b-2)", "c-3"):
+        sync_api.expect(page.locator("#bars-1")).to_contain_text(name)
+
+
+def test_the_slider_redraws_the_map(page: "sync_api.Page") -> None:
+    before = drawn(page)
+    page.locator("#opacity input[type=range]").fill("0")
+    sync_api.expect(page.locator("#map-1 img")).not_to_have_attribute("src", before)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("notes.txt", b"no picture", "notes.txt is no picture that can be read"),
+        ("fake_one.jpg", b"no picture", "fake_one.jpg is no picture that can be read"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no picture that can be read"),
+        ("tiny.png", jpeg(drawing(0, 20, 20)), "is too small: at least 64 pixels"),
+    ],
+    ids=["text", "false ending", "svg", "small"],
+)
+def test_what_is_no_picture_is_said_kindly(page: "sync_api.Page", name: str, data: bytes, said: str) -> None:
+    upload(page, name, data)
+    sync_api.expect(page.locator("#message")).to_contain_text(said, timeout=20_000)
+    sync_api.expect(page.locator("#map-1 img")).to_have_count(0)
+    assert "Error" not in page.inner_text("body") and "Traceback" not in page.content()
+    page.locator("#examples button img").nth(1).click()  # and it goes on
+    page.locator("#map-1 img").wait_for()
+    sync_api.expect(page.locator("#message")).not_to_contain_text(said)
+
+
+def test_an_upload_that_is_too_large_is_refused(page: "sync_api.Page") -> None:
+    upload(page, "large.jpg", jpeg(drawing()) + bytes(21_000_000))
+    toast = page.get_by_test_id("toast-body")
+    sync_api.expect(toast).to_contain_text("exceed the maximum allowed size", timeout=20_000)
+
+
+def test_it_listens_to_this_machine_alone(address: str) -> None:
+    port = int(address.rsplit(":", 1)[1])
+    with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port), timeout=1):
+        pass
+
+
+def test_a_port_that_is_taken() -> None:
+    from landmarks import demo
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with user_error(f"--port: {port} is taken"):
+            demo.serve([], [], port)
+
+
+@pytest.mark.skipif("SCREENSHOT" not in os.environ, reason="makes docs/demo.png, with SCREENSHOT=docs/demo.png")
+def test_screenshot(browser: "sync_api.Browser") -> None:
+    port = free_port()
+    server = start(ROOT / "release/baseline", ROOT / "release/abn", port=port)
+    page = browser.new_page(viewport={"width": 1240, "height": 800}, color_scheme="light")
+    visit(page, f"http://127.0.0.1:{port}", example=1)
+    page.wait_for_timeout(1500)
+    page.screenshot(path=os.environ["SCREENSHOT"])
+    server.terminate()
+    server.wait(10)
