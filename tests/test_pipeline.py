@@ -179,7 +179,7 @@ def test_a_second_run_does_nothing(project: Project) -> None:
 def test_an_experiment_runs_only_what_depends_on_it(project: Project) -> None:
     done = project.dvc("exp", "run", "-S", "abn.alpha=0")
     assert done.returncode == 0, done.stderr
-    assert stages_run(done) == ["train-abn", "evaluate", "plot"]
+    assert stages_run(done) == ["train-abn", "evaluate", "package", "plot"]
     results = project.results()
     assert results["abn"] == results["alpha-0"]
     before = json.loads(project.git("show", "HEAD:metrics/results.json"))
