@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test verify verify-matrix torture fuzz benchmark ablations
+.PHONY: reproduce test verify verify-matrix check-cache torture fuzz benchmark ablations
 
 reproduce: .venv/installed
 	$(BIN)/python -m landmarks.params
@@ -23,6 +23,10 @@ verify: .venv/installed
 
 verify-matrix: .venv/installed
 	$(BIN)/python -m benchmarks.verify --matrix
+
+# Whether what DVC keeps is still what it was; what is not is thrown away.
+check-cache: .venv/installed
+	$(BIN)/python -m benchmarks.check_cache
 
 # kill -9 at 50 moments of the pipeline, in a clone; and many more odd inputs than the tests try.
 torture: .venv/installed

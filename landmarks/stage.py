@@ -56,8 +56,11 @@ def run(main: Callable[[], str]) -> None:
     signal.signal(signal.SIGTERM, terminate)
     if os.environ.get("DVC_STAGE"):
         end_with_parent(os.getppid())
+    before = sources()
     try:
-        return print(f"{name}: {main()}")
+        summary = main()
+        check_unchanged(before)
+        return print(f"{name}: {summary}")
     except KeyboardInterrupt:
         status, text = 130, "interrupted"
     except Terminated:
@@ -87,6 +90,43 @@ if os.environ.get("DVC_STAGE"):
 def terminate(*_: object) -> None:
     """Makes of SIGTERM an exception, so that pools end their processes and half-written outs are removed."""
     raise Terminated
+
+
+def sources() -> dict[Path, bytes]:
+    """What decides what a stage makes, besides its inputs: params.yaml, and our modules as far as they are loaded."""
+    ours = re.compile(r"(landmarks|stages|__main__)\b")
+    loaded = {getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if ours.match(name)}
+    paths = [Path("params.yaml"), *sorted(Path(os.path.relpath(file)) for file in loaded if file)]
+    return {path: path.read_bytes() for path in paths if path.is_file()}
+
+
+def check_unchanged(before: dict[Path, bytes]) -> None:
+    """Raises `UserError` if `sources` were edited while a stage ran: it would be recorded with what it did not use.
+
+    For DVC reads parameters and code again when a stage has ended, and writes them into dvc.lock and its run cache. Of
+    params.yaml only the keys matter that dvc.yaml lists for the stage. No-op outside DVC.
+    """
+    address = os.environ.get("DVC_STAGE")
+    for path in [path for path, content in before.items() if address and path.read_bytes() != content]:
+        if path.name == "params.yaml":
+            import yaml
+
+            name, _, key = address.partition("@")
+            entry = yaml.safe_load(Path("dvc.yaml").read_bytes())["stages"][name]
+            keys = [listed.replace("${key}", key) for listed in entry.get("do", entry).get("params", [])]
+            old, new = (yaml.safe_load(content) for content in (before[path], path.read_bytes()))
+            changed = [listed for listed in keys if dig(old, listed) != dig(new, listed)]
+        else:
+            changed = [path.name]
+        if changed:
+            raise UserError(f"{path}: {changed[0]} was changed while the stage ran; run it again")
+
+
+def dig(values: object, key: str) -> object:
+    """The value of a dotted key, None if there is none."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
 
 
 def end_with_parent(parent: int) -> None:

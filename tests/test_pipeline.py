@@ -3,14 +3,19 @@
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import yaml
 from conftest import ROOT
@@ -220,4 +225,145 @@ def test_a_mistake_is_one_line_and_costs_nothing(
     said = [line for line in output.splitlines() if line.startswith(f"{stage}: ")]
     assert len(said) == 1 and re.match(f"{stage}: {message}", said[0]), output
     assert stages_run(done) == [stage]
+    assert project.outs() == project.first_outs
+
+
+# --- Accidents -----------------------------------------------------------------------------------------------------
+
+
+class Running:
+    """A `dvc repro` of one stage that is running, in a process group of its own."""
+
+    def __init__(self, project: Project, stage: str, script: str) -> None:
+        command = [sys.executable, "-m", "dvc", "repro", "--single-item", "--force", stage]
+        self.dvc = subprocess.Popen(
+            command,
+            cwd=project.root,
+            env=project.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.root, self.script = project.root, script
+        while self.dvc.poll() is None and not any(f"stages.{script}" in line for line in self.commands()):
+            time.sleep(0.02)
+
+    def commands(self) -> list[list[str]]:
+        """The command lines of all processes that work in the project."""
+        return [p.info["cmdline"] for p in psutil.process_iter(["cwd", "cmdline"]) if p.info["cwd"] == str(self.root)]
+
+    def end(self, number: signal.Signals) -> str:
+        """Sends a signal to all of it; returns what it has said once no process of it is left."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.dvc.pid, number)
+        said, _ = self.dvc.communicate(timeout=60)
+        for _ in range(50):
+            if not self.commands():
+                return said
+            time.sleep(0.1)
+        raise AssertionError(f"left behind: {self.commands()}")
+
+
+@pytest.mark.parametrize(
+    ("stage", "script"),
+    [
+        ("download", "download"),
+        ("filter", "filter"),
+        ("extract-features", "extract_features"),
+        ("train-abn", "train_abn"),
+    ],
+)
+def test_killed_at_any_moment_it_ends_as_if_it_were_not(project: Project, stage: str, script: str) -> None:
+    moments = random.Random(stage)
+    for _ in range(5):
+        running = Running(project, stage, script)
+        time.sleep(moments.uniform(0, 4))
+        running.end(signal.SIGKILL)
+    done = project.dvc("repro", "--force", "--single-item", stage)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert project.git("status", "--porcelain") == "" and project.outs() == project.first_outs
+
+
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_what_was_there_comes_back_when_a_stage_is_ended(project: Project, number: signal.Signals, word: str) -> None:
+    running = Running(project, "download", "download")
+    while not any("LokyProcess" in " ".join(line) for line in running.commands()):
+        time.sleep(0.02)
+    said = running.end(number)
+    assert f"\ndownload: {word}\n" in said and "Traceback" not in said
+    assert running.dvc.returncode != 0
+    assert project.outs() == project.first_outs
+
+
+def test_parameters_that_are_edited_meanwhile_are_not_taken_for_those_that_were_used(project: Project) -> None:
+    running = Running(project, "download", "download")
+    while not any("LokyProcess" in " ".join(line) for line in running.commands()):
+        time.sleep(0.02)
+    project.set("abn", alpha=0.5)  # none of this stage's
+    project.set("filter", top_k=4)
+    said, _ = running.dvc.communicate(timeout=60)
+    assert running.dvc.returncode != 0 and "\ndownload: params.yaml: filter.top_k was changed while" in said, said
+    assert project.git("status", "--porcelain").split() == ["M", "params.yaml"]
+    done = project.dvc("repro", "--single-item", "download")
+    assert done.returncode == 0 and stages_run(done) == ["download"]
+    assert pd.read_parquet(project.root / "data/raw/pictures-000.parquet")["landmark_id"].nunique() == 4
+
+
+def test_two_at_once(project: Project) -> None:
+    running = Running(project, "download", "download")
+    done = project.dvc("repro", "--force", "--single-item", "download")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert re.search(r"^ERROR: .*data/raw' is busy, it is being blocked by:$", done.stderr, re.MULTILINE), done.stderr
+    running.dvc.communicate(timeout=60)
+    assert running.dvc.returncode == 0 and project.outs() == project.first_outs
+
+
+@pytest.mark.parametrize("name", ["data/split.parquet", "data/filtered/hashes.parquet"])
+def test_an_out_that_someone_else_has_half_written(project: Project, name: str) -> None:
+    file = project.root / name
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[: len(content) // 2])
+    done = project.dvc("repro")
+    assert done.returncode == 0 and stages_run(done) == []
+    assert project.outs() == project.first_outs
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["flipped", "truncated"])
+def test_a_damaged_cache_object_is_found_and_made_again(project: Project, cut: bool) -> None:
+    """Its time stays as it was, as when a disk rots."""
+    file = project.root / "data/split.parquet"
+    digest = hashlib.md5(file.read_bytes()).hexdigest()
+    kept = project.root / f".dvc/cache/files/md5/{digest[:2]}/{digest[2:]}"
+    before, content = kept.stat(), bytearray(kept.read_bytes())
+    content[100] ^= 1
+    kept.chmod(0o644)
+    with kept.open("r+b") as out:
+        out.write(content)
+        out.truncate(len(content) - 9 * cut)
+    kept.chmod(before.st_mode)
+    os.utime(kept, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found = project.run(sys.executable, "-m", "benchmarks.check_cache")
+    assert found.returncode == 1 and re.fullmatch(r"check-cache: 1 of \d+ cache objects were damaged.*\n", found.stderr)
+    done = project.dvc("repro")
+    assert done.returncode == 0 and stages_run(done) == ["split"]
+    assert project.git("status", "--porcelain") == "" and project.outs() == project.first_outs
+    found = project.run(sys.executable, "-m", "benchmarks.check_cache")
+    assert found.returncode == 0 and "cache objects are what they were" in found.stdout
+
+
+def test_outs_that_are_read_only(project: Project) -> None:
+    folder = project.root / "data"
+    lock, unlock = (["chattr", "+i"], ["chattr", "-i"]) if os.geteuid() == 0 else (["chmod", "a-w"], ["chmod", "u+w"])
+    if subprocess.run([*lock, str(folder)], capture_output=True, check=False).returncode:
+        pytest.skip("root may write anywhere here, and this file system knows no immutable folders")
+    try:
+        done = project.dvc("repro", "--force", "--single-item", "split")
+    finally:
+        subprocess.run([*unlock, str(folder)], check=True)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert re.search(r"^ERROR: .*(not permitted|denied)", done.stderr, re.MULTILINE), done.stderr
     assert project.outs() == project.first_outs
