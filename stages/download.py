@@ -2,7 +2,8 @@
 
 Reads   the source that data.source names.
 Writes  data/raw/index.parquet (id, landmark_id of every picture the source lists), data/raw/pictures-NNN.parquet (see
-        landmarks/images.py) and data/raw/failures.csv (wanted pictures that could not be had: id, landmark_id, reason).
+        landmarks/images.py), data/raw/failures.csv (wanted pictures that could not be had: id, landmark_id, reason) and
+        data/raw/names.csv (landmark_id, name of every kept class; the name is empty where the source knows none).
 Holds   the same bytes for any number of workers and interruptions: pictures are in id order. What came over the network
         stays in the scratch folder, so that no other choice of classes fetches it again.
 """
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from landmarks import classes, images, params, sources, stage
+
+import pandas as pd
 
 OUT = Path("data/raw")
 SCRATCH = Path(".scratch/download")
@@ -23,6 +26,8 @@ def main() -> str:
         ranking = classes.rank(index, skip_top=p.filter.skip_top, top_k=p.filter.top_k, min_images=p.filter.min_images)
         kept = ranking.loc[ranking["kept"], "landmark_id"]
         wanted = index[index["landmark_id"].isin(kept)]
+        known = source.names()
+        names = pd.DataFrame([(landmark, known.get(landmark, "")) for landmark in sorted(kept)])
 
         failures = wanted.assign(reason=wanted["id"].map(source.fetch(wanted))).dropna(subset="reason")
         found = wanted[~wanted["id"].isin(failures["id"])]
@@ -45,6 +50,7 @@ def main() -> str:
         with stage.whole(OUT) as out:
             images.write_shards(out, pictures(), len(found))
             index[["id", "landmark_id"]].to_parquet(out / "index.parquet", index=False)
+            names.to_csv(out / "names.csv", header=["landmark_id", "name"], index=False, lineterminator="\n")
             failures[["id", "landmark_id", "reason"]].to_csv(out / "failures.csv", index=False, lineterminator="\n")
     return (
         f"{len(found)} pictures of {len(kept)} classes, {len(failures)} failed{reasons and f' ({reasons})'}, "

@@ -1,6 +1,7 @@
 """package: one self-contained folder per trained model, ready to be used elsewhere.
 
-Reads   models/, data/predictions.parquet, metrics/results.json, data/filtered/ (classes, pictures).
+Reads   models/, data/predictions.parquet, metrics/results.json, data/filtered/ (classes, pictures),
+        data/raw/names.csv.
 Writes  release/NAME/ for the baseline, abn and each ablation; landmarks/release.py says what is in it.
 Holds   nothing else of the pipeline is needed to use a folder; the threshold was chosen on validation pictures alone.
 """
@@ -19,6 +20,7 @@ MODELS = Path("models")
 PREDICTIONS = Path("data/predictions.parquet")
 RESULTS = Path("metrics/results.json")
 FILTERED = Path("data/filtered")
+NAMES = Path("data/raw/names.csv")
 OUT = Path("release")
 EXAMPLES = 6  # pictures
 
@@ -35,6 +37,8 @@ def examples(test: pd.DataFrame, landmarks: list[str]) -> dict[str, bytes]:
 def main() -> str:
     p = params.load()
     classes = pd.read_csv(FILTERED / "classes.csv", dtype={"landmark_id": str}, keep_default_na=False)
+    names = pd.read_csv(NAMES, dtype=str, keep_default_na=False)
+    known = classes[["label", "landmark_id"]].merge(names, on="landmark_id", how="left", validate="one_to_one")
     predictions = pd.read_parquet(PREDICTIONS)
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     state = release.trunk(load_file(MODELS / "backbone.safetensors"), backbone.LAYERS[p.backbone.layer])
@@ -62,7 +66,7 @@ def main() -> str:
             folder = out / name
             shutil.copytree(MODELS / name, folder, copy_function=shutil.copyfile)
             save_file(state, folder / "backbone.safetensors")
-            classes[["label", "landmark_id"]].to_csv(folder / "classes.csv", index=False, lineterminator="\n")
+            known.to_csv(folder / "classes.csv", index=False, lineterminator="\n")
             release.write(folder, content, release.card(content, len(classes), sizes))
             if p.data.source == "sample":  # pictures that are ours to give
                 shown = shown or examples(answers["test"], classes["landmark_id"].tolist())

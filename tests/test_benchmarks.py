@@ -1,9 +1,10 @@
 """The parts of benchmarks/ that decide what is measured and what is written down."""
 
-from benchmarks import ablations, pixels
+from benchmarks import ablations, pixels, unknown
 
 import numpy as np
-from conftest import drawing
+import pandas as pd
+from conftest import drawing, user_error
 
 GREY = np.array([120, 110, 100], dtype=np.uint8)
 
@@ -31,3 +32,13 @@ def test_a_section_is_added_or_replaced_and_the_others_stay() -> None:
     assert ablations.with_section(text, "Sample", "| c |") == (
         "# Title\n\nIntroduction.\n\n## Sample\n\n| c |\n\n## Photographs\n\n| b |\n"
     )
+
+
+def test_pictures_of_landmarks_that_were_left_out_are_spread_evenly() -> None:
+    rows = [(f"{landmark}-{n:03d}", landmark) for landmark in "abcd" for n in range(150)] + [("e-0", "e")]
+    index = pd.DataFrame(rows, columns=["id", "landmark_id"])
+    chosen = unknown.left_out(index, ["a"])
+    assert chosen["landmark_id"].value_counts().to_dict() == {"b": 50, "c": 50, "d": 50, "e": 1}
+    assert chosen["id"].is_monotonic_increasing
+    with user_error("has no landmark that the filter left out"):
+        unknown.left_out(index, set("abcde"))

@@ -416,6 +416,27 @@ def test_pictures_carry_to_whom_they_are_due(v2: Workplace, server: Server, remo
     assert pictures[KEPT[3]][4:] == ("J\ufffdrgen", "", "")
 
 
+@pytest.mark.parametrize("remotely", [True, False], ids=["server", "directory"])
+def test_landmarks_have_the_names_that_the_source_knows(v2: Workplace, server: Server, remotely: bool) -> None:
+    start = "http://commons.wikimedia.org/wiki/Category:"
+    lines = [f"11,{start}Ajanta_Caves", f'12,"{start}Ch%C3%A2teau_d\'If,_Marseille"', "too,many,columns", "99,x"]
+    text = "\n".join(["landmark_id,category", *lines, ""])
+    (server.root / "metadata/train_label_to_category.csv").write_text(text, encoding="utf-8")
+    v2.set("data", root=server.url if remotely else str(server.root))
+    v2.run()
+    named = pd.read_csv(v2.root / "data/raw/names.csv", dtype=str, keep_default_na=False)
+    assert named.to_dict("list") == {
+        "landmark_id": ["11", "12", "13"],
+        "name": ["Ajanta Caves", "Ch\u00e2teau d'If, Marseille", ""],
+    }
+
+
+def test_names_that_cannot_be_read_are_one_line(v2: Workplace, server: Server) -> None:
+    (server.root / "metadata/train_label_to_category.csv").write_text("id,name\n", encoding="utf-8")
+    with user_error(r"train_label_to_category\.csv: .* it needs landmark_id, category"):
+        v2.run()
+
+
 @shared("gldv2-mirror")
 def test_the_real_photographs_over_http(tmp_path: Path) -> None:
     places = []

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from landmarks import images
+
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -29,13 +32,15 @@ PROFILE = {
 MODELS = ("baseline", "abn", "alpha-0", "study")
 PLOTS = ("attention.png", "calibration.png", "collapse.png", "class_histogram.png", "confusion.png", "training.png")
 TABLES = ("attention.csv", "class_histogram.csv", "confused.csv", "confusion.csv")
+RELEASED = ("README.md", "backbone.safetensors", "classes.csv", "design.json", "model.safetensors", "release.json")
 OUTS = [
-    *("data/raw/index.parquet", "data/raw/failures.csv", "data/raw/pictures-000.parquet"),
+    *(f"data/raw/{name}" for name in ("index.parquet", "failures.csv", "names.csv", "pictures-000.parquet")),
     *(f"data/filtered/{name}" for name in ("hashes.parquet", "classes.csv", "ranking.csv", "dropped.csv")),
     *("data/split.parquet", "data/augment.parquet", "models/backbone.safetensors", "data/features/features.npy"),
     *(f"models/{name}/{file}" for name in MODELS for file in ("design.json", "model.safetensors")),
     *(f"metrics/train/{name}/{file}" for name in MODELS for file in ("plots/metrics/val/accuracy.tsv", "steps.csv")),
     *("metrics/results.json", "metrics/results.md", "data/predictions.parquet"),
+    *(f"release/{name}/{file}" for name in MODELS for file in RELEASED),
     *(f"plots/{name}" for name in (*PLOTS, *TABLES)),
 ]
 
@@ -75,7 +80,9 @@ class Project:
 
     def outs(self) -> dict[str, str]:
         """All output files with their hashes."""
-        files = [path for out in ("data", "models", "metrics", "plots") for path in (self.root / out).rglob("*")]
+        files = [
+            path for out in ("data", "models", "metrics", "plots", "release") for path in (self.root / out).rglob("*")
+        ]
         digests = {}
         for path in sorted(filter(Path.is_file, files)):
             with path.open("rb") as file:
@@ -174,6 +181,31 @@ def test_predictions_are_of_every_picture_that_was_not_trained_on(project: Proje
         assert project.results()[name]["test"]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
 
 
+def test_a_released_model_gives_the_same_answers_elsewhere(project: Project, tmp_path: Path) -> None:
+    """On a machine that has a model folder and the code, but neither data nor the pipeline's other outs."""
+    shutil.copytree(project.root / "release/abn", tmp_path / "model")
+    shutil.copytree(project.root / "landmarks", tmp_path / "code/landmarks")
+    (tmp_path / "photos").mkdir()
+    predictions = pd.read_parquet(project.root / "data/predictions.parquet")
+    expected = predictions[predictions["model"] == "abn"].set_index("id").sort_index()
+    pictures = (picture for group in images.read_groups(project.root / "data/raw") for picture in group)
+    for picture in pictures:
+        if picture.id in expected.index:
+            (tmp_path / f"photos/{picture.id}.jpg").write_bytes(picture.picture)
+
+    command = [sys.executable, "code/landmarks", "predict", "photos", "--model", "model", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [Path(answer["file"]).stem for answer in answers] == list(expected.index)
+    classes = pd.read_csv(project.root / "data/filtered/classes.csv")["landmark_id"]
+    assert [answer["guesses"][0]["landmark_id"] for answer in answers] == classes[expected["predicted"]].tolist()
+    confidence = [answer["guesses"][0]["confidence"] for answer in answers]
+    assert confidence == pytest.approx(expected["confidence"].tolist(), abs=1e-5)
+    maps = [np.ravel(answer["map"]) for answer in answers]
+    assert np.abs(np.stack(maps) - np.stack(expected["map"])).max() < 2e-4
+
+
 def test_a_second_run_does_nothing(project: Project) -> None:
     done = project.dvc("repro")
     assert done.returncode == 0 and stages_run(done) == []
@@ -184,7 +216,7 @@ def test_a_second_run_does_nothing(project: Project) -> None:
 def test_an_experiment_runs_only_what_depends_on_it(project: Project) -> None:
     done = project.dvc("exp", "run", "-S", "abn.alpha=0")
     assert done.returncode == 0, done.stderr
-    assert stages_run(done) == ["train-abn", "evaluate", "package", "plot"]
+    assert sorted(stages_run(done)) == ["evaluate", "package", "plot", "train-abn"]
     results = project.results()
     assert results["abn"] == results["alpha-0"]
     before = json.loads(project.git("show", "HEAD:metrics/results.json"))

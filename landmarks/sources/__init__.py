@@ -29,6 +29,9 @@ class Source(Protocol):
     def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
         """Those pictures, which have been fetched, in the order of `wanted`."""
 
+    def names(self) -> dict[str, str]:
+        """The names of landmarks by id, as far as they are known."""
+
 
 @contextmanager
 def open_source(data: Data, download: Download, *, seed: int, workers: int, scratch: Path) -> Iterator[Source]:

@@ -32,6 +32,9 @@ class Folder:
                 raise UserError(f"{self.root / row.file}: {reason(error)}; correct images.csv or the file") from None
             yield Picture(row.id, row.landmark_id, data)
 
+    def names(self) -> dict[str, str]:
+        return {}
+
 
 def open_folder(root: Path) -> Folder:
     """Reads `root`/images.csv (`id,landmark_id,file`) if there is one, else a directory per class.

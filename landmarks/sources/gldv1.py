@@ -59,6 +59,9 @@ class Gldv1:
         for name, url, landmark_id in rows:
             yield Picture(name, landmark_id, self.store.read(name, url))
 
+    def names(self) -> dict[str, str]:
+        return {}
+
     async def fetch_all(self, attempts: dict[Row, int], total: int) -> None:
         """Fetches every (id, URL), for which so many attempts have failed before, into the store.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import PurePosixPath
 from typing import BinaryIO, Literal
+from urllib.parse import unquote
 
 from landmarks import stage
 from landmarks.images import Picture
@@ -37,6 +38,12 @@ CREDITS = ["author", "license", "title"]  # columns of train_attribution.csv
 
 class Damaged(OSError):
     """A tar whose bytes are not those that its MD5 is of, or that is no tar."""
+
+
+def title(category: bytes) -> str:
+    """What a category is called: http://commons.wikimedia.org/wiki/Category:Ajanta_Caves is "Ajanta Caves"."""
+    text = unquote(category.decode("utf-8", "replace").rsplit("Category:", 1)[-1])
+    return " ".join(text.replace("_", " ").split())
 
 
 @dataclass
@@ -67,6 +74,21 @@ class Gldv2:
         credits, origins = self.credits(wanted["id"]), self.origins()
         for name, landmark_id in zip(wanted["id"], wanted["landmark_id"], strict=True):
             yield Picture(name, landmark_id, self.store.read(name, origins[name]), None, *credits.get(name, ()))
+
+    def names(self) -> dict[str, str]:
+        """As Wikimedia Commons calls the categories that the landmarks were taken from, if there is a file of them."""
+        path = "metadata/train_label_to_category.csv"
+        columns = ["landmark_id", "category"]
+        types = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.binary()), include_columns=columns)
+        lines = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip")
+        with self.root.copy(path, self.store.directory, optional=True) as copy:
+            if copy is None:
+                return {}
+            try:
+                rows = csv.read_csv(copy, convert_options=types, parse_options=lines).to_pylist()
+            except (KeyError, pa.ArrowInvalid) as error:
+                raise UserError(f"{self.root.name(path)}: {error}; it needs {', '.join(columns)}") from None
+        return {row["landmark_id"].decode("utf-8", "replace"): title(row["category"]) for row in rows}
 
     def origins(self) -> dict[str, str]:
         """The tar of each picture that is not too large; the first one of several."""

@@ -48,6 +48,9 @@ class Sample:
         jobs = (delayed(draw)(self.seed, row.id, row.landmark_id) for row in wanted.itertuples())
         yield from stage.workers(self.workers)(jobs)
 
+    def names(self) -> dict[str, str]:
+        return {}
+
 
 def draw(seed: int, name: str, landmark_id: str) -> Picture:
     """The picture called `name`, with its mask."""
