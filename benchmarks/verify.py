@@ -45,12 +45,10 @@ FACTORS: dict[str, dict[str, dict[str, str]]] = {
     "LC_ALL": {name: {"LC_ALL": name} for name in ("C", "tr_TR.UTF-8")},
     "PYTHONHASHSEED": {seed: {"PYTHONHASHSEED": seed} for seed in ("0", "random")},
 }
-# Every value of every factor, and every pair of values of the first three.
+# Every value of every factor.
 MATRIX = (
     ("1", "1", "avx2", "copy", "UTC0", "C", "0"),
-    ("1", "4", "avx512", ELSEWHERE, "XXX-13:45", "tr_TR.UTF-8", "random"),
-    ("2", "1", "avx512", ELSEWHERE, "UTC0", "C", "random"),
-    ("2", "4", "avx2", "copy", "XXX-13:45", "tr_TR.UTF-8", "0"),
+    ("2", "4", "avx512", ELSEWHERE, "XXX-13:45", "tr_TR.UTF-8", "random"),
 )
 
 
