@@ -163,6 +163,16 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, write: str) 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve room on a disk")
+def test_room_is_reserved(tmp_path: Path) -> None:
+    file = tmp_path / "sparse"
+    with file.open("wb") as out:
+        out.truncate(2**20)
+    assert file.stat().st_blocks * 512 < 2**20
+    stage.reserve(file)
+    assert file.stat().st_blocks * 512 >= file.stat().st_size == 2**20
+
+
 POOL = """import os, time
 from joblib import delayed
 print(os.getpid(), flush=True)
