@@ -54,9 +54,10 @@ class Repro:
                 self.begun.append((found[1], time.monotonic()))
 
     def is_at(self, order: list[str], number: int, second: float) -> bool:
-        """Whether it has come to that second of stage `number` of `order`, or of a later one."""
+        """Whether it has come to that second of stage `number` of `order`, or is just past that stage."""
         name, start = self.begun[-1]
-        return order.index(name) >= number and time.monotonic() - start >= second
+        past = order.index(name) - number
+        return past >= 0 and time.monotonic() - start >= (min(second, 1.0) if past else second)
 
     def wait(self) -> int:
         self.process.wait()
@@ -110,7 +111,7 @@ def torture(clone: Clone, seconds: dict[str, float], kills: int, seed: int) -> t
     for number, second in [*moments(seconds, kills, seed), (len(order), 0.0)]:
         while True:
             repro = Repro(clone)
-            # If that stage was finished before the last kill, a later one has its turn.
+            # If that stage is quicker this time, or was finished before the last kill, the next one has its turn.
             while repro.process.poll() is None and not repro.is_at(order, number, second):
                 time.sleep(0.005)
             if repro.process.poll() is None:
