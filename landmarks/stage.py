@@ -53,7 +53,8 @@ def run(main: Callable[[], str]) -> None:
     with status 130, SIGTERM one with 143. Anything else is our bug and keeps its traceback.
     """
     name = Path(sys.argv[0]).stem.replace("_", "-")
-    signal.signal(signal.SIGTERM, terminate)
+    for number in ENDS:
+        signal.signal(number, hear)
     if os.environ.get("DVC_STAGE"):
         end_with_parent(os.getppid())
     before = sources()
@@ -61,16 +62,12 @@ def run(main: Callable[[], str]) -> None:
         summary = main()
         check_unchanged(before)
         return print(f"{name}: {summary}")
-    except KeyboardInterrupt:
-        status, text = 130, "interrupted"
-    except Terminated:
-        status, text = 143, "terminated"
-    except Exception as error:
-        status, text = 1, explain(error)
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        ended = heard[0] if heard else signal.SIGINT if isinstance(error, KeyboardInterrupt) else None
+        _, status, text = ENDS[ended] if ended else (None, 1, explain(error))
+        restore_outs()
         if text is None:
-            restore_outs()
             raise
-    restore_outs()
     print(f"{name}: {text}", file=sys.stderr)
     sys.exit(status)
 
@@ -87,9 +84,18 @@ if os.environ.get("DVC_STAGE"):
     sys.excepthook = interrupted
 
 
-def terminate(*_: object) -> None:
-    """Makes of SIGTERM an exception, so that pools end their processes and half-written outs are removed."""
-    raise Terminated
+# What a signal raises, the exit status, and what is said.
+ENDS = {signal.SIGINT: (KeyboardInterrupt, 130, "interrupted"), signal.SIGTERM: (Terminated, 143, "terminated")}
+heard: list[int] = []
+
+
+def hear(number: int, _: object) -> None:
+    """Makes of a signal an exception, so that pools end their processes and half-written outs are removed.
+
+    It is kept in `heard`, for a pool whose workers die of the same signal may raise another exception in its place.
+    """
+    heard.append(number)
+    raise ENDS[number][0]
 
 
 def sources() -> dict[Path, bytes]:

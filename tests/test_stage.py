@@ -238,7 +238,8 @@ def test_no_worker_outlives_its_stage(
     whom(stage.pid, number)
     _, said = stage.communicate(timeout=30)
     assert stage.returncode == status
-    assert said == f"my-stage: {message}\n" or not message
+    lines = [line for line in said.splitlines() if "resource_tracker" not in line and "warnings.warn" not in line]
+    assert lines == [f"my-stage: {message}"] or not message, "and what joblib's own helper says of semaphores"
     assert all_gone(processes)
 
 
