@@ -10,7 +10,7 @@ Holds   one row for the baseline, one for abn, one for each ablation in params.y
 import json
 from pathlib import Path
 
-from landmarks import attention, augment, images, metrics, models, params, stage
+from landmarks import attention, augment, determinism, images, metrics, models, params, stage
 from landmarks.determinism import stream
 from landmarks.objectives import probabilities
 from landmarks.params import Params
@@ -63,6 +63,7 @@ def masks(rows: pd.DataFrame, grid: tuple[int, int]) -> np.ndarray:
 
 
 def main() -> str:
+    determinism.prepare_training()
     p = params.load()
     names = ["baseline", "abn", *sorted(p.ablations)]
     stale = {path.name for path in MODELS.iterdir() if path.is_dir()} - set(names)

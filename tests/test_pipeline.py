@@ -353,6 +353,16 @@ def test_two_at_once(project: Project) -> None:
     assert running.dvc.returncode == 0 and project.outs() == project.first_outs
 
 
+@pytest.mark.parametrize("name", ["x; touch owned", "x$(touch owned)", "x`touch owned`", 'x"; touch owned; "', "x' y"])
+def test_the_name_of_an_ablation_is_no_command(project: Project, name: str) -> None:
+    values = yaml.safe_load(project.params.read_text(encoding="utf-8"))["abn"]
+    project.set("ablations", **{name: values})
+    done = project.dvc("repro", "--single-item", f"train-ablation@{name}")
+    assert done.returncode != 0 and "Traceback" not in done.stdout + done.stderr
+    assert re.search(r"^train-abn: params\.yaml: ablations\..* is wrong", done.stderr, re.MULTILINE), done.stderr
+    assert not (project.root / "owned").exists()
+
+
 @pytest.mark.parametrize("name", ["data/split.parquet", "data/filtered/hashes.parquet"])
 def test_an_out_that_someone_else_has_half_written(project: Project, name: str) -> None:
     file = project.root / name
