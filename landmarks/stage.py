@@ -95,6 +95,8 @@ def hear(number: int, _: object) -> None:
     It is kept in `heard`, for a pool whose workers die of the same signal may raise another exception in its place.
     """
     heard.append(number)
+    for other in ENDS:  # DVC passes Ctrl-C on, so that it comes twice
+        signal.signal(other, signal.SIG_IGN)
     raise ENDS[number][0]
 
 
