@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 
@@ -148,15 +149,20 @@ def end_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def workers(count: int) -> Parallel:
-    """So many processes (0: one per core), which give results in order as they come, and end with this one."""
-    return Parallel(count or -1, return_as="generator", initializer=begin_worker, initargs=(os.getpid(),))
-
-
-def begin_worker(parent: int) -> None:
-    """Ctrl-C reaches every process of a terminal; what to do about it is the parent's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent(parent)
+def workers(count: int, jobs: Iterable[tuple]) -> Iterator:
+    """Streams the results of `jobs` (of joblib's `delayed`), in order as they come, from so many processes (0: one per
+    core), which end with this one.
+    """
+    parallel = Parallel(count or -1, return_as="generator", initializer=end_with_parent, initargs=(os.getpid(),))
+    # Ctrl-C reaches every process of a terminal; what to do about it is the parent's business. Workers inherit what is
+    # blocked here, so that they do not hear it from their first moment on. The parent hears it a moment later. The
+    # helper process that Python starts with the first worker would unblock it, so that one is started before.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return parallel(jobs)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def explain(error: Exception) -> str | None:

@@ -44,7 +44,7 @@ def main() -> str:
     def fit_pictures() -> Iterator[images.Picture]:
         jobs = (delayed(check)(group, p.filter.short_side) for group in images.read_groups(RAW))
         with stage.progress(total, "pictures") as bar:
-            for checked in stage.workers(p.compute.workers)(jobs):
+            for checked in stage.workers(p.compute.workers, jobs):
                 bar.update(len(checked))
                 for picture, facts in checked:
                     if "reason" in facts:

@@ -192,7 +192,7 @@ print(os.getpid(), flush=True)
 def work(n):
     print(os.getpid(), flush=True)
     ACT
-for _ in stage.workers(2)(delayed(work)(n) for n in range(4)):
+for _ in stage.workers(2, (delayed(work)(n) for n in range(4))):
     pass
 """
 
