@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test verify verify-matrix check-cache torture fuzz benchmark ablations
+.PHONY: reproduce test verify verify-matrix check-cache torture fuzz benchmark ablations backbones
 
 reproduce: .venv/installed
 	$(BIN)/python -m landmarks.params
@@ -35,12 +35,21 @@ torture: .venv/installed
 fuzz: .venv/installed
 	FUZZ=5000 $(BIN)/python -m pytest -q -s tests/test_fuzz.py
 
+AS_PHOTOGRAPHS = -S data.source=gldv2 -S data.root=$(PHOTOGRAPHS) -S filter.skip_top=0 -S augment.crop=224 \
+	-S augment.eval_rotation=45
+
 # docs/ablations.md; PHOTOGRAPHS is the top directory or URL of a data set in the layout of Google Landmarks v2.
 ablations: .venv/installed
 	$(BIN)/python -m benchmarks.ablations Sample
 ifdef PHOTOGRAPHS
-	$(BIN)/python -m benchmarks.ablations Photographs -S data.source=gldv2 -S data.root=$(PHOTOGRAPHS) \
-		-S filter.skip_top=0 -S augment.crop=224 -S augment.eval_rotation=45
+	$(BIN)/python -m benchmarks.ablations Photographs $(AS_PHOTOGRAPHS)
+endif
+
+# docs/backbones.md, likewise.
+backbones: .venv/installed
+	$(BIN)/python -m benchmarks.backbones Sample
+ifdef PHOTOGRAPHS
+	$(BIN)/python -m benchmarks.backbones Photographs $(AS_PHOTOGRAPHS)
 endif
 
 .venv/installed: requirements.txt

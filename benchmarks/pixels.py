@@ -52,7 +52,7 @@ def main() -> str:
     if model.design.abn is None:
         raise stage.UserError(f"models/{name}: has no attention map; name another model")
     state = load_file("models/backbone.safetensors")
-    trunk = Trunk(state, p.backbone.layer)
+    trunk = Trunk(state, p.backbone)
     grey = (state["mean"] * 255).round().to(torch.uint8).numpy()
     index = labelled(pd.read_parquet("data/augment.parquet"), pd.read_parquet("data/split.parquet"))
     test = index[index["split"] == "test"]

@@ -220,7 +220,7 @@ def table(columns: list[str], rows: list[list[object]]) -> str:
 
 def main() -> str:
     p = params.load()
-    trunk = Trunk(load_file("models/backbone.safetensors"), p.backbone.layer)
+    trunk = Trunk(load_file("models/backbone.safetensors"), p.backbone)
     noop = median(lambda: process(*DVC, "repro", cwd=ROOT), 3)
     starts = [[name, f"{median(lambda code=f'import stages.{name}': python(code), 3):.1f}"] for name in STAGES]
     growth = extraction(trunk, p.augment.crop, SHARES) + extraction(trunk, 2 * p.augment.crop, SHARES[:2])

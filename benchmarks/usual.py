@@ -34,7 +34,7 @@ def data(folder: str, split: str, p: "Params", mean: torch.Tensor, std: torch.Te
 def main() -> None:
     folder, row = sys.argv[1:]
     torch.rand(64, 64) @ torch.rand(64, 64)  # MKL starts here, without the settings that landmarks makes for equal bits
-    from landmarks import models, objectives, params, training
+    from landmarks import features, models, objectives, params, training
     from landmarks.backbone import Trunk
 
     from safetensors.torch import load_file
@@ -42,19 +42,19 @@ def main() -> None:
     p = params.load()
     abn = None if row == "baseline" else p.abn if row == "abn" else p.ablations[row]
     state = load_file("models/backbone.safetensors")
-    trunk = Trunk(state, p.backbone.layer).eval()
+    trunk = Trunk(state, p.backbone).eval()
     loaders = {split: data(folder, split, p, state["mean"], state["std"]) for split in ("train", "val", "test")}
     trunk.mean.zero_(), trunk.std.fill_(1)  # the transforms normalise already
     landmarks = loaders["train"].dataset.classes
-    channels = [layer.out_channels for layer in trunk.features if isinstance(layer, torch.nn.Conv2d)][-1]
-    design = models.Design(landmarks, (channels, 7, 7), p.train.hidden, p.train.dropout, abn, p.seed)
+    shape = features.shape(trunk, 1, p.augment.crop)[1:]
+    design = models.Design(landmarks, shape, p.train.hidden, p.train.dropout, abn, p.seed)
     model = models.build(design)
     optimizer, schedule = training.optimization(model, p.train, p.train.epochs * len(loaders["train"]))
 
     def output(pictures: torch.Tensor) -> models.Output:
         with torch.no_grad():
-            features = trunk(pictures.contiguous(memory_format=torch.channels_last))
-        return model(features.contiguous())
+            seen = trunk(pictures.contiguous(memory_format=torch.channels_last))
+        return model(seen.contiguous())
 
     @torch.no_grad()
     def accuracy(split: str) -> float:

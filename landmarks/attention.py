@@ -11,10 +11,11 @@ from landmarks.training import Features
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 CURVES = 1000  # pictures at most, evenly spread, whose deletion and insertion are measured
+TAIL_CURVES, TAIL_STEPS = 50, 7  # pictures and steps where each step is a pass through a part of the backbone
 BATCH = 64
 
 
@@ -52,28 +53,48 @@ def nearness(height: int, width: int) -> np.ndarray:
 def curves(
     model: AttentionBranchNetwork, features: Tensor, heed: Tensor, labels: Tensor, orders: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Deletion and insertion (Petsiuk et al., arXiv 1806.07421) on the features' cells: [2, N, H * W + 1] by order.
+    """Deletion and insertion (Petsiuk et al., arXiv 1806.07421) on the features' cells: [2, N, steps + 1] by order.
 
-    The probability that the perception branch gives to the true class, after 0, 1, 2... cells of `features`
-    [N, C, H, W] were taken away (deletion) or brought back (insertion) in each of `orders` [N, H * W]. A cell that is
-    away has the mean of the training features; the map `heed` [N, 1, H, W] stays that of the whole picture. The
-    classifier's first layer is linear, so that every subset's sum comes of one pass over the cells.
+    The probability that the perception branch gives to the true class, after a growing share of the cells of `features`
+    [N, C, H, W] was taken away (deletion) or brought back (insertion) in each of `orders` [N, H * W]. A cell that is
+    away has the mean of the training features; the map `heed` [N, 1, H, W] stays that of the whole picture.
     """
+    logits = from_shares if model.tail is None else from_tail
+    places = torch.arange(len(labels)), slice(None), labels
+    found = logits(model, features, heed, orders)
+    return {name: torch.stack([of.softmax(-1)[places] for of in pair]).numpy() for name, pair in found.items()}
+
+
+Pairs = dict[str, tuple[Tensor, Tensor]]  # by order, logits [N, steps + 1, K] of deletion and insertion
+
+
+def from_shares(model: AttentionBranchNetwork, features: Tensor, heed: Tensor, orders: dict[str, np.ndarray]) -> Pairs:
+    """A step for every cell: the classifier's first layer is linear, so that one pass over the cells has every sum."""
     first, *rest = model.classifier[1:]  # after the flattening
-    seen = model.weighted(model.standardised(features), heed).flatten(2)  # [N, C, P]
+    seen = model.perceived(features, heed).flatten(2)  # [N, C, P]; a mean is 0 here
     shares = torch.einsum("ncp,hcp->nph", seen, first.weight.view(first.out_features, *seen.shape[1:]))
-    places = labels[:, None, None].expand(-1, shares.shape[1] + 1, 1)
-
-    def truth(hidden: Tensor) -> np.ndarray:
-        for layer in rest:
-            hidden = layer(hidden)
-        return hidden.softmax(-1).gather(-1, places)[..., 0].cpu().numpy()
-
     found = {}
     for name, order in orders.items():
         ordered = shares.gather(1, torch.from_numpy(order)[..., None].expand_as(shares))
         present = F.pad(ordered.cumsum(1), (0, 0, 1, 0))  # [N, P + 1, hidden]
-        found[name] = np.stack([truth(present[:, -1:] - present + first.bias), truth(present + first.bias)])
+        found[name] = tuple(
+            nn.Sequential(*rest)(hidden + first.bias) for hidden in (present[:, -1:] - present, present)
+        )
+    return found
+
+
+def from_tail(model: AttentionBranchNetwork, features: Tensor, heed: Tensor, orders: dict[str, np.ndarray]) -> Pairs:
+    """`TAIL_STEPS` steps, for each is a pass through the tail."""
+    mean = model.mean.expand_as(features)
+    found = {}
+    for name, order in orders.items():
+        rank = torch.from_numpy(order.argsort(1)).view(len(features), 1, *features.shape[2:])
+        steps = []
+        for count in np.linspace(0, order.shape[1], TAIL_STEPS + 1).round():
+            there = rank < count
+            pair = (torch.where(there, mean, features), torch.where(there, features, mean))
+            steps.append([model.perception(model.perceived(cells, heed)) for cells in pair])
+        found[name] = tuple(torch.stack(of, 1) for of in zip(*steps, strict=True))
     return found
 
 
@@ -83,14 +104,16 @@ def summary(
     """The entry `attention` of results.json, means over the pictures of `data`, whose maps and masks are [N, H, W].
 
     energy, pointing, and area, the landmark's share of it, over the pictures whose landmark is known, None where none
-    is; deletion and insertion: areas under the curves of at most `CURVES` pictures, with cells in the order of the map,
-    from the centre outwards, and at random (drawn from `rng`). A good map has a small deletion, a large insertion.
+    is; deletion and insertion: areas under the curves of at most `CURVES` pictures (or `TAIL_CURVES`), with cells in
+    the order of the map, from the centre outwards, and at random (drawn from `rng`). A good map has a small deletion, a
+    large insertion.
     """
     known = masks.any((1, 2)) & ~np.isnan(masks).any((1, 2))
     scores = {"energy": energy, "pointing": pointing, "area": lambda _, masks: masks.mean((1, 2))}
     entry = {name: score(maps[known], masks[known]).mean() if known.any() else None for name, score in scores.items()}
 
-    chosen = np.unique(np.linspace(0, len(data) - 1, CURVES).astype(int))
+    count = CURVES if model.tail is None else TAIL_CURVES
+    chosen = np.unique(np.linspace(0, len(data) - 1, count).astype(int))
     cells = np.arange(maps[0].size)
     orders = {
         "map": ranked(maps[chosen]),
@@ -103,7 +126,7 @@ def summary(
         heed = torch.from_numpy(maps[chosen[places], None])
         drawn = curves(model, features, heed, labels, {name: order[places] for name, order in orders.items()})
         for name, pair in drawn.items():
-            areas[name].append(np.trapezoid(pair, dx=1 / len(cells), axis=2))  # [2, N]
+            areas[name].append(np.trapezoid(pair, dx=1 / (pair.shape[2] - 1), axis=2))  # [2, N]
     means = {name: np.concatenate(parts, axis=1).mean(1) for name, parts in areas.items()}
     for place, kind in enumerate(("deletion", "insertion")):
         entry[kind] = {name: mean[place] for name, mean in means.items()}

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from landmarks import augment, determinism, images
 from landmarks.augment import View
-from landmarks.backbone import GRID, Trunk
+from landmarks.backbone import Trunk
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,7 @@ def inputs(directory: Path, index: pd.DataFrame, crop: int) -> Iterator[np.ndarr
 
 
 def forward(trunk: Trunk, batch: list[np.ndarray], precision: str = "float32") -> np.ndarray:
-    """The trunk's output for up to `BATCH` inputs of uint8 [S, S, 3]: float16 [N, C, 7, 7].
+    """The trunk's output for up to `BATCH` inputs of uint8 [S, S, 3]: float16 [N, C, H, W].
 
     A row's bits depend on that row alone, whatever comes with it. `precision` bfloat16 is for speed (autocast).
     """
@@ -78,10 +78,10 @@ def extract(
         yield running.cpu().numpy()
 
 
-def shape(trunk: Trunk, rows: int) -> tuple[int, int, int, int]:
+@torch.inference_mode()
+def shape(trunk: Trunk, rows: int, crop: int) -> tuple[int, int, int, int]:
     """The shape of the features of `rows` views: rows, channels, height, width."""
-    channels = [layer.out_channels for layer in trunk.features if isinstance(layer, torch.nn.Conv2d)][-1]
-    return rows, channels, GRID, GRID
+    return rows, *trunk(torch.zeros(1, 3, crop, crop, device=trunk.mean.device)).shape[1:]
 
 
 def continued(file: BinaryIO, shape: tuple[int, ...]) -> int:

@@ -5,17 +5,20 @@ Both take the trunk's features [N, C, H, W] and return raw logits; softmax belon
 
 import json
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
+from landmarks import backbone
 from landmarks.determinism import seed_torch
-from landmarks.params import Abn
+from landmarks.params import Abn, Backbone
 
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 ATTENTION_CHANNELS = 512  # the study's
+BLOCKS = {"abn": Abn, "tail": Backbone}  # the parts of a design that are blocks of params.yaml
 
 
 class Output(NamedTuple):
@@ -50,6 +53,7 @@ class Design:
     dropout: float
     abn: Abn | None  # None: no attention
     seed: int  # of the first weights
+    tail: Backbone | None = None  # the backbone whose rest is trained as perception's first part; None: no such part
 
 
 class Baseline(nn.Module):
@@ -57,22 +61,35 @@ class Baseline(nn.Module):
 
     `mean` and `std` [C, 1, 1] are of the training features; without them most of what the first layer sees is the same
     for every picture, and it learns several times more slowly. They are stored with the weights.
+
+    With a `tail`, the rest of the backbone stands between the features, as they are, and the classifier, and is trained
+    along: the paper's own wiring (its fig. 2), and for the baseline the fine-tuning of the last blocks.
     """
 
     def __init__(self, design: Design) -> None:
         super().__init__()
         self.design = design
+        self.tail = tail(design) if design.tail else None
+        inputs = prod(design.shape) if self.tail is None else self.tail[-1].num_features * backbone.GRID**2
         seed_torch(design.seed, "classifier")  # the same first weights with and without attention
-        channels, height, width = design.shape
-        self.classifier = classifier(channels * height * width, design.hidden, len(design.landmarks), design.dropout)
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("std", torch.ones(channels, 1, 1))
+        self.classifier = classifier(inputs, design.hidden, len(design.landmarks), design.dropout)
+        self.register_buffer("mean", torch.zeros(design.shape[0], 1, 1))
+        self.register_buffer("std", torch.ones(design.shape[0], 1, 1))
 
     def standardised(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.std
 
+    def perceived(self, features: Tensor, heed: Tensor | None = None) -> Tensor:
+        """What perception reads [N, C, H, W], under the map `heed` [N, 1, H, W] where there is one."""
+        seen = self.standardised(features) if self.tail is None else features
+        return seen if heed is None else self.weighted(seen, heed)
+
+    def perception(self, seen: Tensor) -> Tensor:
+        """The logits [N, K] for what `perceived` returns."""
+        return self.classifier(seen if self.tail is None else self.tail(seen))
+
     def forward(self, features: Tensor) -> Output:
-        return Output(self.classifier(self.standardised(features)))
+        return Output(self.perception(self.perceived(features)))
 
 
 class AttentionBranchNetwork(Baseline):
@@ -109,14 +126,19 @@ class AttentionBranchNetwork(Baseline):
         nn.init.constant_(self.map[0].weight, classes**-0.5)
 
     def forward(self, features: Tensor) -> Output:
-        features = self.standardised(features)
-        evidence = self.evidence(features)
+        evidence = self.evidence(self.standardised(features))
         heed = self.map(evidence)
-        return Output(self.classifier(self.weighted(features, heed)), self.scores(evidence), heed)
+        return Output(self.perception(self.perceived(features, heed)), self.scores(evidence), heed)
 
     def weighted(self, features: Tensor, heed: Tensor) -> Tensor:
-        """What perception sees of standardised features under the map `heed` [N, 1, H, W]."""
         return (1 + heed if self.design.abn.attention == "residual" else heed) * features
+
+
+def tail(design: Design) -> nn.Sequential:
+    """The backbone from `design.tail.layer` on, its map averaged to 7x7, and channels standardised as they change."""
+    rest = nn.Sequential(backbone.split(design.tail)[1], nn.AdaptiveAvgPool2d(backbone.GRID)).eval()
+    channels = rest(torch.zeros(1, *design.shape)).shape[1]
+    return nn.Sequential(*rest, nn.BatchNorm2d(channels, affine=False))
 
 
 def build(design: Design) -> Baseline:
@@ -127,7 +149,8 @@ def build(design: Design) -> Baseline:
 def save(model: Baseline, directory: Path) -> None:
     """Writes `design.json` and `model.safetensors` into `directory`."""
     directory.mkdir()
-    design = asdict(model.design) | {"abn": model.design.abn and model.design.abn.model_dump()}
+    blocks = {name: block and block.model_dump() for name, block in vars(model.design).items() if name in BLOCKS}
+    design = asdict(model.design) | blocks
     (directory / "design.json").write_text(json.dumps(design, indent=1) + "\n", encoding="utf-8")
     save_model(model, str(directory / "model.safetensors"))
 
@@ -135,7 +158,6 @@ def save(model: Baseline, directory: Path) -> None:
 def load(directory: Path) -> Baseline:
     """The model that `save` wrote to `directory`."""
     design = json.loads((directory / "design.json").read_text(encoding="utf-8"))
-    design["abn"] = design["abn"] and Abn(**design["abn"])
-    model = build(Design(**design))
+    model = build(Design(**design | {name: design[name] and kind(**design[name]) for name, kind in BLOCKS.items()}))
     load_model(model, directory / "model.safetensors")
     return model

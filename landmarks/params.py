@@ -18,6 +18,7 @@ Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 # A name is a folder in models/ and a row of the results table.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+OWNERS = {"hed-bsds500": "vgg16", "efficientnet-lite0": "tf_efficientnet_lite0"}  # whose weights some are
 
 
 class Block(BaseModel):
@@ -81,9 +82,27 @@ class Augment(Block):
 
 
 class Backbone(Block):
-    name: Literal["vgg16"]
-    weights: Literal["hed-bsds500", "imagenet", "random"]
-    layer: Literal["conv3", "conv4", "conv5"]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    weights: Annotated[str, Field(pattern=r"^(hed-bsds500|efficientnet-lite0|imagenet|random|.+\.safetensors)$")]
+    layer: Annotated[str, Field(pattern=r"^(conv[345]|level[1-9]|last)$")]
+    tail: Literal["none", "trained"]
+
+    @model_validator(mode="after")
+    def fits(self) -> "Backbone":
+        owner = OWNERS.get(self.weights, self.name)
+        if owner != self.name:
+            raise ValueError(f"weights {self.weights} are of {owner}, not {self.name}; set imagenet, random or a file")
+        if self.layer.startswith("conv") is not (self.name == "vgg16"):
+            levels = "conv3, conv4, conv5" if self.name == "vgg16" else "level1, level2... and last"
+            raise ValueError(f"layer {self.layer} is none of {self.name}; it has {levels}")
+        if self.tail == "trained" and self.layer in ("conv5", "last"):
+            raise ValueError(f"tail trained: nothing of {self.name} follows {self.layer}; set a lower layer")
+        return self
+
+    @property
+    def portable(self) -> "Backbone":
+        """The same, of a file of weights with its name alone: its place is of no use on another machine."""
+        return self.model_copy(update={"weights": self.weights.rpartition("/")[2]})
 
 
 class Train(Block):

@@ -16,6 +16,7 @@ from landmarks import augment, determinism, images, models, release
 from landmarks.backbone import Trunk
 from landmarks.images import Picture, Unfit
 from landmarks.objectives import probabilities
+from landmarks.params import Backbone
 from landmarks.stage import UserError
 
 import numpy as np
@@ -57,7 +58,7 @@ class Recognizer:
         self.facts = release.read(folder)
         self.device = determinism.pick_device(device)
         try:
-            self.trunk = Trunk(load_file(folder / "backbone.safetensors"), self.facts["backbone"]["layer"])
+            self.trunk = Trunk(load_file(folder / "backbone.safetensors"), Backbone(**self.facts["backbone"]))
             self.model = models.load(folder)
             with (folder / "classes.csv").open(newline="", encoding="utf-8") as file:
                 self.names = {row["landmark_id"]: row.get("name") or "" for row in csv.DictReader(file)}

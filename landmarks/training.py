@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from landmarks import backbone
 from landmarks.determinism import seed_torch, send, stream
 from landmarks.models import Baseline, Design, Output, build
 from landmarks.objectives import loss, probabilities
-from landmarks.params import Abn, Train
+from landmarks.params import Abn, Backbone, Train
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
+TAIL_RATE = 0.1  # of the learning rate: the tail is trained already, and soon spoilt
 CHECKPOINT_SECONDS = 30  # of training at least between two checkpoints, each of which takes up to half a second
 
 
@@ -55,9 +57,11 @@ class Features:
         Summed in one order and rounded, so that they are the same on every machine.
         """
         rows = self.rows[:: max(1, len(self) // sample)]
-        pictures = [self.array[row].astype(np.float64) for row in rows]
-        mean = sum(picture.mean((1, 2)) for picture in pictures) / len(rows)
-        square = sum(np.square(picture).mean((1, 2)) for picture in pictures) / len(rows)
+        mean = square = 0.0
+        for row in rows:
+            picture = self.array[row].astype(np.float64)
+            mean, square = mean + picture.mean((1, 2)), square + np.square(picture).mean((1, 2))
+        mean, square = mean / len(rows), square / len(rows)
         std = np.sqrt(np.maximum(square - mean**2, 1e-6))
         return tuple(torch.from_numpy(value.round(3)).float().view(-1, 1, 1) for value in (mean, std + 0.001))
 
@@ -73,17 +77,21 @@ def train_model(
     device: torch.device,
     log: Path,
     checkpoint: Path | None = None,
+    tail: tuple[Backbone, dict[str, Tensor]] | None = None,
 ) -> tuple[Baseline, dict[str, float]]:
     """Trains the baseline (`abn` is None) or an attention branch network; returns it and its last epoch's metrics.
 
     `index` is the augmentation index with each row's `label` and `split`, `array` has the features of its rows. Metrics
     of every epoch go to the directory `log`, as DVCLive writes them, and the loss of every step to `steps.csv` there
-    (epoch, with a fraction; loss). Where the file `checkpoint` is there, training goes on from it.
+    (epoch, with a fraction; loss). Where the file `checkpoint` is there, training goes on from it. `tail` is the
+    backbone whose rest is trained along, if there is one, with its weights as `backbone.fetch` returns them.
     """
     training = index[index["split"] == "train"]
     views = [Features(array, rows) for _, rows in training.groupby("view")]
     val = Features(array, index[index["split"] == "val"])
-    model = build(Design(landmarks, array.shape[1:], train.hidden, train.dropout, abn, seed))
+    model = build(Design(landmarks, array.shape[1:], train.hidden, train.dropout, abn, seed, tail and tail[0]))
+    if tail:
+        backbone.load(model.tail[0], tail[1])
     model.mean, model.std = views[0].statistics()
     model.to(device)
     steps = train.epochs * views[0].steps(train.batch_size)
@@ -204,14 +212,18 @@ def load_checkpoint(
 
 def optimization(model: Baseline, train: Train, steps: int) -> tuple[Optimizer, LRScheduler]:
     """adamw: AdamW, whose rate rises for a fifth of the steps and falls for the rest (one cycle). sgd: the study's,
-    with momentum 0.9 and one rate throughout."""
-    settings = {"lr": train.learning_rate, "weight_decay": train.weight_decay, "fused": True}
+    with momentum 0.9 and one rate throughout. A tail of the backbone has `TAIL_RATE` of the rate."""
+    settings = {"weight_decay": train.weight_decay, "fused": True}
+    new = [weights for name, weights in model.named_parameters() if not name.startswith("tail.")]
+    groups = [{"params": new, "lr": train.learning_rate}]
+    if model.tail is not None:
+        groups.append({"params": list(model.tail.parameters()), "lr": TAIL_RATE * train.learning_rate})
     if train.optimizer == "sgd":
-        sgd = torch.optim.SGD(model.parameters(), momentum=0.9, **settings)
+        sgd = torch.optim.SGD(groups, momentum=0.9, **settings)
         return sgd, ConstantLR(sgd, factor=1.0)
-    adamw = torch.optim.AdamW(model.parameters(), **settings)
+    adamw = torch.optim.AdamW(groups, **settings)
     # At least six steps: a fifth of five is one, in which the rate cannot rise.
-    return adamw, OneCycleLR(adamw, train.learning_rate, total_steps=max(steps, 6), pct_start=0.2)
+    return adamw, OneCycleLR(adamw, [group["lr"] for group in groups], total_steps=max(steps, 6), pct_start=0.2)
 
 
 def validate(model: Baseline, data: Features) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """extract-features: what the frozen trunk sees in every row of the augmentation index.
 
 Reads   data/filtered/ (pictures), data/augment.parquet, models/backbone.safetensors.
-Writes  data/features/features.npy: float16 [rows of the index, channels, 7, 7].
+Writes  data/features/features.npy: float16 [rows of the index, channels, 7, 7]; for a tail that is trained, the map as
+        it is in place of 7 x 7.
 Holds   each row is a function of its picture, its row of the index and the weights alone; an interrupted run goes on
         where it was.
 """
@@ -25,9 +26,9 @@ OUT = Path("data/features")
 def main() -> str:
     p = params.load()
     index = pd.read_parquet(INDEX)
-    trunk = Trunk(load_file(BACKBONE), p.backbone.layer).to(pick_device(p.compute.device))
-    shape = features.shape(trunk, len(index))
-    settings = {"crop": p.augment.crop, "layer": p.backbone.layer, "precision": p.compute.precision}
+    trunk = Trunk(load_file(BACKBONE), p.backbone).to(pick_device(p.compute.device))
+    shape = features.shape(trunk, len(index), p.augment.crop)
+    settings = {"crop": p.augment.crop, "backbone": p.backbone.model_dump(), "precision": p.compute.precision}
     with stage.scratch("extract-features", settings, [INDEX, BACKBONE, *images.shards(PICTURES)]) as scratch:
         unfinished = scratch / "features.npy"
         with unfinished.open("a+b") as file, stage.progress(len(index), "views") as bar:

@@ -41,14 +41,14 @@ def main() -> str:
     known = classes[["label", "landmark_id"]].merge(names, on="landmark_id", how="left", validate="one_to_one")
     predictions = pd.read_parquet(PREDICTIONS)
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    state = release.trunk(load_file(MODELS / "backbone.safetensors"), backbone.LAYERS[p.backbone.layer])
+    state = backbone.trimmed(load_file(MODELS / "backbone.safetensors"), p.backbone)
     settings = {
         "seed": p.seed,
         "data": {"source": p.data.source},  # not the root, a place on one machine
         "filter": p.filter.model_dump(mode="json"),
         "split": p.split.model_dump(mode="json"),
         "augment": p.augment.model_dump(mode="json"),
-        "backbone": p.backbone.model_dump(mode="json"),
+        "backbone": p.backbone.portable.model_dump(mode="json"),
         "train": p.train.model_dump(mode="json"),
     }
     blocks = {"baseline": None, "abn": p.abn, **dict(sorted(p.ablations.items()))}

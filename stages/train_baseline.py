@@ -1,6 +1,7 @@
 """train-baseline: VGG-16's classifier on the frozen features.
 
-Reads   data/features/, data/augment.parquet, data/split.parquet, data/filtered/classes.csv.
+Reads   data/features/, data/augment.parquet, data/split.parquet, data/filtered/classes.csv; for a tail that is trained
+        models/backbone.safetensors.
 Writes  models/baseline/ (weights and design), metrics/train/baseline/ (DVCLive: loss and accuracy per epoch).
 Holds   on the CPU, the same weights on any x86-64 machine; an interrupted run goes on after its last checkpoint.
 """
@@ -13,19 +14,22 @@ from landmarks.training import labelled, train_model
 
 import numpy as np
 import pandas as pd
+from safetensors.torch import load_file
 
 FEATURES = Path("data/features/features.npy")
 INDEX = Path("data/augment.parquet")
 SPLIT = Path("data/split.parquet")
 CLASSES = Path("data/filtered/classes.csv")
+BACKBONE = Path("models/backbone.safetensors")
 
 
 def train(name: str, abn: Abn | None, p: Params) -> str:
     """Trains the model called `name` and writes its outputs; returns the summary line."""
     determinism.prepare_training()
-    settings = {"seed": p.seed, "train": p.train.model_dump(), "abn": abn and abn.model_dump()}
+    blocks = {"train": p.train, "abn": abn, "backbone": p.backbone}
+    settings = {"seed": p.seed} | {key: block and block.model_dump() for key, block in blocks.items()}
     with (
-        stage.scratch(f"train-{name}", settings, [FEATURES, INDEX, SPLIT, CLASSES]) as scratch,
+        stage.scratch(f"train-{name}", settings, [FEATURES, INDEX, SPLIT, CLASSES, BACKBONE]) as scratch,
         stage.whole(Path("models") / name) as out,
         stage.whole(Path("metrics/train") / name) as log,
     ):
@@ -39,6 +43,7 @@ def train(name: str, abn: Abn | None, p: Params) -> str:
             device=determinism.pick_device(p.compute.device),
             log=log,
             checkpoint=scratch / "checkpoint.safetensors",
+            tail=(p.backbone.portable, load_file(BACKBONE)) if p.backbone.tail == "trained" else None,
         )
         models.save(model, out)
     return f"{name}: {', '.join(f'{key} {value:.4f}' for key, value in metrics.items())}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from landmarks import backbone, models, release
 from landmarks.images import Picture, encode
 from landmarks.models import Design
-from landmarks.params import Abn
+from landmarks.params import Abn, Backbone
 from landmarks.stage import UserError
 
 import numpy as np
@@ -70,23 +70,41 @@ def design(block: Abn | None = None, classes: int = 3, seed: int = 0, dropout: f
 RESULTS = {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "top5": 1.0, "macro_recall": 0.5}
 
 
-def model_folder(folder: Path, block: Abn | None = None, source: str = "sample", **unknown: float) -> Path:
-    """A model folder of random weights for three landmarks, whose input is 64 pixels and whose trunk ends at conv3.
+VGG = Backbone(name="vgg16", weights="random", layer="conv3", tail="none")
+LITE = Backbone(name="tf_efficientnet_lite0", weights="random", layer="level4", tail="none")
+BACKBONES = [pytest.param(VGG, id="vgg16"), pytest.param(LITE, id="timm")]
+
+
+def tailed(base: Backbone) -> Backbone:
+    """That backbone with the rest of it trained."""
+    return base.model_copy(update={"tail": "trained"})
+
+
+def model_folder(
+    folder: Path, block: Abn | None = None, source: str = "sample", base: Backbone = VGG, **unknown: float
+) -> Path:
+    """A model folder of random weights for three landmarks, whose input is 64 pixels.
 
     Features are standardised, so that other pictures get other answers. `unknown` changes that entry of release.json.
     """
     settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     settings |= {"data": {"source": source}, "abn": block and block.model_dump()}
     settings["augment"]["crop"] = 64
-    settings["backbone"] |= {"weights": "random", "layer": "conv3"}
-    state = release.trunk(backbone.fetch("random", 0), backbone.LAYERS["conv3"])
-    model = models.build(Design(["a-1", "b-2", "c-3"], (256, 7, 7), 32, 0.0, block, 0))
+    settings["backbone"] = base.model_dump()
+    full = backbone.fetch(base.name, base.weights, 0)
+    trunk = backbone.Trunk(full, base)
     inputs = torch.stack([torch.from_numpy(np.array(drawing(n, 64, 64))) for n in range(8)])
-    features = backbone.Trunk(state, "conv3")(inputs.permute(0, 3, 1, 2) / 255)
+    features = trunk(inputs.permute(0, 3, 1, 2) / 255)
+    tail = base if base.tail == "trained" else None
+    model = models.build(Design(["a-1", "b-2", "c-3"], tuple(features.shape[1:]), 32, 0.0, block, 0, tail))
+    if tail:
+        backbone.load(model.tail[0], full)
+        seen = model.tail[:-1](features)
+        model.tail[-1].running_mean, model.tail[-1].running_var = seen.mean((0, 2, 3)), seen.var((0, 2, 3))
     model.mean, model.std = features.mean((0, 2, 3)).view(-1, 1, 1), features.std((0, 2, 3)).view(-1, 1, 1) + 1e-6
     folder.parent.mkdir(parents=True, exist_ok=True)
     models.save(model, folder)
-    save_file(state, folder / "backbone.safetensors")
+    save_file(backbone.trimmed(full, base), folder / "backbone.safetensors")
     (folder / "classes.csv").write_text("label,landmark_id,name\n0,a-1,\n1,b-2,Bridge\n2,c-3,\n", encoding="utf-8")
     confidence = np.linspace(0.3, 1, 40)
     content = release.facts(

@@ -62,7 +62,11 @@ class Handler(BaseHTTPRequestHandler):
             while data := content.read(BLOCK):
                 self.send(data)
 
+    do_HEAD = do_GET
+
     def send(self, data: bytes) -> None:
+        if self.command == "HEAD":
+            return
         self.wfile.write(data)
         with self.server.lock:
             self.server.sent[self.path.lstrip("/")] += len(data)

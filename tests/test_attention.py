@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import abn, design
+from conftest import VGG, abn, design, tailed
 from torch import Tensor
 
 MASK = np.array([[1.0, 0.8], [0.4, 0.0]])  # 55 % of the area
@@ -84,6 +84,30 @@ def test_curves_are_what_the_classifier_says_of_the_cells_that_are_there(kind: s
                 expected = model.classifier(cells).softmax(1).gather(1, labels[:, None])[:, 0]
                 assert found[:, count] == pytest.approx(expected.numpy(), abs=1e-5)
     assert deletion.shape == insertion.shape == (5, 5)
+
+
+@pytest.mark.parametrize("kind", ["residual", "multiply"])
+def test_curves_through_a_tail(kind: str) -> None:
+    """The same question, answered by the rest of the backbone: cells that are away have the training features' mean."""
+    block = abn(attention=kind)
+    model = models.build(models.Design(["a", "b", "c"], (256, 4, 4), 16, 0.0, block, 0, tailed(VGG))).eval()
+    model.mean = torch.rand(256, 1, 1)
+    features, labels = torch.rand(3, 256, 4, 4, generator=torch.Generator().manual_seed(3)), torch.tensor([0, 1, 2])
+    order = np.random.default_rng(4).permuted(np.tile(np.arange(16), (3, 1)), axis=1)
+    with torch.inference_mode():
+        heed = model(features).map
+        (pair,) = attention.curves(model, features, heed, labels, {"one": order}).values()
+        assert pair.shape == (2, 3, attention.TAIL_STEPS + 1)
+        for step, count in ((0, 0), (3, 7), (attention.TAIL_STEPS, 16)):
+            gone = torch.zeros(3, 16, dtype=torch.bool)
+            gone.scatter_(1, torch.from_numpy(order[:, :count].copy()), torch.ones(3, count, dtype=torch.bool))
+            gone = gone.view(3, 1, 4, 4)
+            for found, away in zip(pair, (gone, ~gone), strict=True):
+                cells = torch.where(away, model.mean.expand_as(features), features)
+                weights = 1 + heed if kind == "residual" else heed
+                expected = model.classifier(model.tail(weights * cells)).softmax(1)[torch.arange(3), labels]
+                assert found[:, step] == pytest.approx(expected.numpy(), abs=1e-5)
+    assert np.ptp(pair) > 1e-3
 
 
 def test_the_cell_that_decides_is_found_by_a_map_that_points_at_it() -> None:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from landmarks import augment, backbone, features, images
 from landmarks.backbone import Trunk
+from landmarks.params import Backbone
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import pictures
+from conftest import BACKBONES, LITE, VGG, pictures
 
 COUNT = 70  # pictures: more than a group of a shard, and than two batches
 PICTURES = pictures(COUNT)
@@ -33,9 +34,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module")
-def state() -> dict[str, torch.Tensor]:
-    return backbone.fetch("random", 1)
+def trunk_of(block: Backbone, **changes: str) -> Trunk:
+    return Trunk(backbone.fetch(block.name, "random", 1), block.model_copy(update=changes))
 
 
 def inputs(index: pd.DataFrame, crop: int) -> list[np.ndarray]:
@@ -45,17 +45,29 @@ def inputs(index: pd.DataFrame, crop: int) -> list[np.ndarray]:
     return [np.asarray(augment.apply(images.decode(encoded[row.id]), row, crop)) for row in rows]
 
 
-@pytest.mark.parametrize(("layer", "crop"), [("conv4", 64), ("conv4", 112), ("conv5", 224)])
-def test_cached_features_equal_those_on_the_fly_to_the_bit(state: dict, tmp_path: Path, layer: str, crop: int) -> None:
+@pytest.mark.parametrize(
+    ("block", "changes", "crop"),
+    [
+        (VGG, {"layer": "conv4"}, 64),
+        (VGG, {"layer": "conv4"}, 112),
+        (VGG, {"layer": "conv5"}, 224),
+        (VGG, {"layer": "conv4", "tail": "trained"}, 112),
+        (LITE, {"layer": "last"}, 112),
+        (LITE, {"tail": "trained"}, 64),
+    ],
+)
+def test_cached_features_equal_those_on_the_fly_to_the_bit(
+    tmp_path: Path, block: Backbone, changes: dict[str, str], crop: int
+) -> None:
     """On the fly: the trunk applied to one input at a time."""
-    trunk, count = Trunk(state, layer), 25
+    trunk, count = trunk_of(block, **changes), 25
     index = draw(count)
     assert 32 < len(index) < 64, "a whole batch, and one that is not"
     images.write_shards(tmp_path, PICTURES[:count], count)
     batches = list(features.extract(trunk, tmp_path, index, crop))
     assert [len(batch) for batch in batches] == [32, len(index) - 32]
     cached = np.concatenate(batches)
-    assert cached.dtype == np.float16 and cached.shape == features.shape(trunk, len(index))
+    assert cached.dtype == np.float16 and cached.shape == features.shape(trunk, len(index), crop)
     checked = [0, 1, 31, len(index) - 1]
     pictures_in = inputs(index, crop)
     expected = np.concatenate([features.forward(trunk, [pictures_in[row]]) for row in checked])
@@ -63,14 +75,14 @@ def test_cached_features_equal_those_on_the_fly_to_the_bit(state: dict, tmp_path
     assert len(np.unique(cached.reshape(len(index), -1), axis=0)) == len(index), "every view looks different"
 
 
-@pytest.mark.parametrize(("layer", "channels"), [("conv3", 256), ("conv5", 512)])
+@pytest.mark.parametrize(("block", "channels"), [(VGG, 256), (LITE, 112)], ids=["vgg16", "timm"])
 @torch.inference_mode()
-def test_features_are_the_trunks_output_in_half_precision(state: dict, layer: str, channels: int) -> None:
-    trunk, batch = Trunk(state, layer), inputs(draw(3), 64)
+def test_features_are_the_trunks_output_in_half_precision(block: Backbone, channels: int) -> None:
+    trunk, batch = trunk_of(block), inputs(draw(3), 64)
     expected = trunk(torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2) / 255)
     found = features.forward(trunk, batch)
-    assert found.shape == (len(batch), channels, 7, 7) == features.shape(trunk, len(batch))
-    assert np.allclose(found, expected.numpy(), rtol=1e-3, atol=1e-6)
+    assert found.shape == (len(batch), channels, 7, 7) == features.shape(trunk, len(batch), 64)
+    assert np.allclose(found, expected.numpy(), rtol=1e-3, atol=1e-5)
 
 
 def test_inputs_are_in_the_order_of_the_index(shards: Path) -> None:
@@ -107,8 +119,8 @@ def test_a_file_that_was_cut_off_goes_on_after_its_last_whole_row(tmp_path: Path
     assert path.read_bytes() == whole
 
 
-def test_bfloat16_is_near(state: dict) -> None:
-    trunk, batch = Trunk(state, "conv3"), inputs(draw(3), 64)
+def test_bfloat16_is_near() -> None:
+    trunk, batch = trunk_of(VGG), inputs(draw(3), 64)
     exact, fast = (features.forward(trunk, batch, precision) for precision in ("float32", "bfloat16"))
     assert fast.dtype == np.float16 and not np.array_equal(exact, fast)
     assert np.abs(fast - exact).mean() < 0.02 * np.abs(exact).mean()
@@ -116,8 +128,9 @@ def test_bfloat16_is_near(state: dict) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, which is not here")
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 0.01), ("bfloat16", 0.05)])
-def test_a_gpu_sees_what_the_processor_sees(state: dict, shards: Path, precision: str, tolerance: float) -> None:
-    index, trunk = draw(COUNT), Trunk(state, "conv4")
+@pytest.mark.parametrize("block", BACKBONES)
+def test_a_gpu_sees_what_the_processor_sees(block: Backbone, shards: Path, precision: str, tolerance: float) -> None:
+    index, trunk = draw(COUNT), trunk_of(block)
     on_cpu = np.concatenate(list(features.extract(trunk, shards, index, 64)))
     on_gpu = np.concatenate(list(features.extract(trunk.to("cuda"), shards, index, 64, precision)))
     assert on_gpu.shape == on_cpu.shape

@@ -4,13 +4,13 @@ import math
 from pathlib import Path
 
 from landmarks import models
-from landmarks.models import Baseline
+from landmarks.models import Baseline, Design
 from landmarks.objectives import loss
-from landmarks.params import Abn
+from landmarks.params import Abn, Backbone
 
 import pytest
 import torch
-from conftest import abn, design
+from conftest import LITE, VGG, abn, design, tailed
 from torch import Tensor
 
 BLOCKS = [None, abn(), abn(attention="multiply"), abn(alpha=0.0), abn(objective="summed_softmax")]
@@ -136,6 +136,53 @@ def test_the_seed_decides_the_first_weights() -> None:
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
+
+
+TAILS = [pytest.param(tailed(base), shape, id=base.name) for base, shape in ((VGG, (256, 8, 8)), (LITE, (112, 4, 4)))]
+
+
+def with_tail(base: Backbone, shape: tuple[int, int, int], block: Abn | None) -> Baseline:
+    return models.build(Design(["a", "b", "c"], shape, 16, 0.0, block, 0, base))
+
+
+@pytest.mark.parametrize(("base", "shape"), TAILS)
+@pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
+def test_a_tail_is_trained_with_the_model(base: Backbone, shape: tuple[int, int, int], block: Abn | None) -> None:
+    """It stands before the classifier, with and without attention, and the attention branch does without it."""
+    model = with_tail(base, shape, block).train()
+    maps = torch.rand(6, *shape, generator=torch.Generator().manual_seed(2))
+    output = model(maps)
+    assert output.perception.shape == (6, 3)
+    loss(output, torch.arange(6) % 3, block).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.tail.parameters())
+    model.eval()
+    if block:
+        assert output.map.shape == (6, 1, *shape[1:])
+        output = model(maps)
+        assert torch.equal(output.perception, model.classifier(model.tail((1 + output.map) * maps)))
+    else:
+        assert torch.equal(model(maps).perception, model.classifier(model.tail(maps)))
+    assert model.tail(maps).shape[2:] == (7, 7)
+
+
+@pytest.mark.parametrize(("base", "shape"), TAILS)
+def test_a_map_of_zeros_leaves_the_baseline_of_a_tail(base: Backbone, shape: tuple[int, int, int]) -> None:
+    baseline = with_tail(base, shape, None).eval()
+    network = with_map(with_tail(base, shape, abn()), 0.0).eval()
+    network.tail.load_state_dict(baseline.tail.state_dict())
+    maps = torch.rand(2, *shape)
+    assert torch.equal(network(maps).perception, baseline(maps).perception)
+
+
+@pytest.mark.parametrize(("base", "shape"), TAILS)
+def test_a_saved_tail_comes_back(tmp_path: Path, base: Backbone, shape: tuple[int, int, int]) -> None:
+    model, maps = with_tail(base, shape, abn()).train(), torch.rand(4, *shape)
+    model(maps)
+    models.save(model, tmp_path / "model")
+    loaded = models.load(tmp_path / "model")
+    assert loaded.design.tail == base
+    for one, two in zip(model.eval()(maps), loaded.eval()(maps), strict=True):
+        assert torch.equal(one, two)
 
 
 @pytest.mark.parametrize("block", BLOCKS[:3])

@@ -4,21 +4,25 @@ import json
 from pathlib import Path
 
 from landmarks import onnx_export
-from landmarks.params import Abn
+from landmarks.params import Abn, Backbone
 from landmarks.recognizer import Recognizer
 
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import abn, drawing, jpeg, model_folder
+from conftest import LITE, VGG, abn, drawing, jpeg, model_folder, tailed
 
 PHOTOS = [jpeg(drawing(n)) for n in range(50)]
 STUDY = abn(attention="multiply", objective="summed_softmax")
 
 
-@pytest.mark.parametrize("block", [None, abn(), STUDY], ids=["baseline", "abn", "study"])
-def test_onnxruntime_gives_the_same_answers(tmp_path: Path, block: Abn | None) -> None:
-    model = Recognizer(model_folder(tmp_path / "m", block, threshold=0.25), "cpu")
+@pytest.mark.parametrize(
+    ("block", "base"),
+    [(None, VGG), (abn(), VGG), (STUDY, VGG), (abn(), LITE), (abn(), tailed(VGG)), (abn(), tailed(LITE))],
+    ids=["baseline", "abn", "study", "timm", "tail", "timm's tail"],
+)
+def test_onnxruntime_gives_the_same_answers(tmp_path: Path, block: Abn | None, base: Backbone) -> None:
+    model = Recognizer(model_folder(tmp_path / "m", block, base=base, threshold=0.25), "cpu")
     onnx_export.write(model, tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
 

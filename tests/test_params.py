@@ -100,8 +100,10 @@ def test_wrong_type(file: Path, key: str, value: object) -> None:
         ("augment.scale", [0, 1.0]),
         ("augment.scale", [0.7, 1.5]),
         ("augment.brightness", 1.0),
-        ("backbone.name", "vgg19"),
+        ("backbone.name", "../vgg16"),
+        ("backbone.weights", "weights.pth"),
         ("backbone.layer", "conv6"),
+        ("backbone.tail", "frozen"),
         ("train.batch_size", 0),
         ("train.learning_rate", 0),
         ("train.learning_rate", float("inf")),
@@ -124,6 +126,10 @@ def test_value_out_of_range(file: Path, key: str, value: object) -> None:
         params.load(write(file, key, value))
 
 
+def resnet(layer: str, tail: str) -> dict[str, str]:
+    return {"name": "resnet50", "weights": "imagenet", "layer": layer, "tail": tail}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -133,6 +139,10 @@ def test_value_out_of_range(file: Path, key: str, value: object) -> None:
         ("ablations.study", {**VALUES["abn"], "alpha": 0, "beta": 0}, r"ablations\.study: alpha and beta are both 0"),
         ("augment.scale", [1.0, 0.7], "augment: scale is .*swap"),
         ("augment.scale", [0.7], r"augment\.scale\.1: missing"),
+        ("backbone.name", "resnet50", "backbone: weights hed-bsds500 are of vgg16, not resnet50; set"),
+        ("backbone.layer", "last", "backbone: layer last is none of vgg16; it has conv3, conv4, conv5"),
+        ("backbone", resnet("conv4", "none"), "backbone: layer conv4 is none of resnet50; it has level1"),
+        ("backbone", resnet("last", "trained"), "backbone: tail trained: nothing of resnet50 follows last"),
         ("ablations.abn", VALUES["abn"], r"ablations\.abn: the name is taken"),
         ("ablations.baseline", VALUES["abn"], r"ablations\.baseline: the name is taken"),
         ("ablations.Study", VALUES["abn"], r"ablations\.Study: .*is wrong"),

@@ -6,13 +6,14 @@ from landmarks import augment, features, images, recognizer
 from landmarks.backbone import Trunk
 from landmarks.images import Picture, Unfit
 from landmarks.objectives import probabilities
+from landmarks.params import Backbone
 from landmarks.recognizer import Recognizer
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import abn, drawing, jpeg, model_folder, user_error
+from conftest import BACKBONES, VGG, abn, drawing, jpeg, model_folder, tailed, user_error
 from safetensors.torch import load_file
 
 # Small and large, upright and lying, JPEG and PNG: what the filter keeps as it is, and what it shrinks.
@@ -25,9 +26,9 @@ PHOTOS = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model_folder(tmp_path_factory.mktemp("release") / "abn", abn())
+@pytest.fixture(scope="module", params=[*BACKBONES, pytest.param(tailed(VGG), id="tail")])
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    return model_folder(tmp_path_factory.mktemp("release") / "abn", abn(), base=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def pipeline(model: Recognizer, folder: Path, directory: Path) -> tuple[np.ndarr
     table = pd.DataFrame(rows, columns=["id", "split", "width", "height"])
     settings = {"views": 1, "rotation": 45, "scale": (0.8, 1.0), "brightness": 0.2, "flip": True, "seed": 0}
     index = augment.draw(table, eval_rotation=0, **settings)
-    trunk = Trunk(load_file(folder / "backbone.safetensors"), "conv3")
+    trunk = Trunk(load_file(folder / "backbone.safetensors"), Backbone(**model.facts["backbone"]))
     made = np.concatenate(list(features.extract(trunk, directory, index, p["crop"])))
     with torch.inference_mode():
         output = model.model(torch.from_numpy(made).float())
@@ -61,8 +62,8 @@ def pipeline(model: Recognizer, folder: Path, directory: Path) -> tuple[np.ndarr
 def test_it_gives_the_pipelines_answers(model: Recognizer, folder: Path, photos: list[Path], tmp_path: Path) -> None:
     scores, maps = pipeline(model, folder, tmp_path / "shards")
     answers = [answer for _, answer in model.recognise(photos)]
-    assert np.ptp(scores, axis=0).max() > 0.01, "answers differ from photo to photo"
-    assert np.abs(scores - [answer.scores for answer in answers]).max() < 1e-6
+    assert np.ptp(scores, axis=0).max() > 0.001, "answers differ from photo to photo"
+    assert np.abs(scores - [answer.scores for answer in answers]).max() < 1e-5
     assert np.abs(maps - [answer.map for answer in answers]).max() < 1e-5
 
 

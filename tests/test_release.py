@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-from landmarks import backbone, release
+from landmarks import release
 
 import numpy as np
 import pytest
-import torch
 from conftest import abn, model_folder, user_error
 
 
@@ -40,14 +39,6 @@ def test_it_is_tried_on_pictures_that_did_not_choose_it() -> None:
     assert 0 < low < 0.5 < high < 1
 
 
-@pytest.mark.parametrize("layer", backbone.LAYERS)
-def test_of_the_trunk_only_what_is_needed(layer: str) -> None:
-    state = release.trunk(backbone.fetch("random", 0), backbone.LAYERS[layer])
-    kept = backbone.Trunk(state, layer).features.state_dict()
-    assert len(state) == len(kept) + 2
-    assert all(torch.equal(state[f"features.{name}"], tensor) for name, tensor in kept.items())
-
-
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
 def test_no_model_folder(tmp_path: Path, content: str) -> None:
     with user_error(r"release\.json: not there, or broken"):
@@ -59,8 +50,22 @@ def test_no_model_folder(tmp_path: Path, content: str) -> None:
 
 def test_another_format(tmp_path: Path) -> None:
     (tmp_path / "release.json").write_text(json.dumps({"format": 99}), encoding="utf-8")
-    with user_error("format 99, this code reads 1"):
+    with user_error("format 99, this code reads 2"):
         release.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "said"),
+    [
+        ("vgg16", "hed-bsds500", "MIT licence"),
+        ("vgg16", "imagenet", "torchvision"),
+        ("resnet50", "imagenet", "timm's of resnet50"),
+        ("tf_efficientnet_lite0", "efficientnet-lite0", "Apache 2.0"),
+        ("resnet50", "own.safetensors", "the file own.safetensors"),
+    ],
+)
+def test_the_licence_is_that_of_the_weights(name: str, weights: str, said: str) -> None:
+    assert said in release.licence({"name": name, "weights": weights})
 
 
 @pytest.mark.parametrize("source", ["sample", "gldv2"])

@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from landmarks import determinism, models
+from landmarks import backbone, determinism, models
 from landmarks.models import Baseline
 from landmarks.objectives import loss
-from landmarks.params import Abn, Train
-from landmarks.training import Features, fit, predict, train_model, validate
+from landmarks.params import Abn, Backbone, Train
+from landmarks.training import Features, fit, optimization, predict, train_model, validate
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import abn, design
+from conftest import LITE, VGG, abn, design, tailed
 from torch import Tensor
 
 CLASSES, PER_CLASS = 3, 4
@@ -188,6 +188,34 @@ def test_two_runs_agree_to_the_bit(tmp_path: Path, block: Abn | None) -> None:
     assert metrics == again
     other = trained(tmp_path / "other", block, seed=1)[0].state_dict()
     assert not torch.equal(states[0]["classifier.7.weight"], other["classifier.7.weight"])
+
+
+@pytest.mark.parametrize("base", [tailed(VGG), tailed(LITE)], ids=["vgg16", "timm"])
+@pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
+def test_a_tail_is_tuned_from_the_weights_it_is_given(tmp_path: Path, base: Backbone, block: Abn | None) -> None:
+    """At a tenth of the rate, and to the same bits every time."""
+    _, index = data(views=1)
+    channels = 256 if base.name == "vgg16" else 112
+    array = np.random.default_rng(0).random((len(index), channels, 4, 4)).astype(np.float16)
+    state = backbone.fetch(base.name, "random", 5)
+
+    def tuned(log: str, **changes: float) -> Baseline:
+        train = SETTINGS.model_copy(update={"optimizer": "sgd", "learning_rate": 1e-3, "hidden": 8} | changes)
+        settings = {"landmarks": ["a", "b", "c"], "abn": block, "train": train, "seed": 0, "tail": (base, state)}
+        return train_model(array, index, device=torch.device("cpu"), log=tmp_path / log, **settings)[0]
+
+    first, one, again = tuned("first", learning_rate=1e-12), tuned("one"), tuned("again")
+    assert first.design.tail == base
+    for name, tensor in first.tail[0].named_parameters():
+        assert torch.allclose(tensor, state[f"features.{name}"], atol=1e-6)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in one.state_dict().items())
+    assert any(
+        not torch.equal(tensor, first.state_dict()[f"tail.{name}"]) for name, tensor in one.tail.named_parameters()
+    )
+    head, tail = optimization(one, SETTINGS, 10)[0].param_groups
+    assert tail["initial_lr"] == pytest.approx(head["initial_lr"] / 10)
+    sizes = [sum(p.numel() for p in parameters) for parameters in (head["params"], tail["params"], one.parameters())]
+    assert sizes[0] + sizes[1] == sizes[2] and sizes[1] == sum(p.numel() for p in one.tail.parameters())
 
 
 class Stopped(Exception):
