@@ -5,13 +5,15 @@ every model that trains on them.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from landmarks.determinism import stream
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageEnhance, ImageOps
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Validation and test see the centre at this fraction of the short side: 224 of 256 pixels, as the study cropped.
 CENTRE_SCALE = 0.875
@@ -64,7 +66,7 @@ def centre_view(rng: np.random.Generator, *, picture: tuple[str, int, int], rota
 
 
 def draw(
-    pictures: pd.DataFrame,
+    pictures: "pd.DataFrame",
     *,
     views: int,
     rotation: float,
@@ -73,7 +75,7 @@ def draw(
     brightness: float,
     flip: bool,
     seed: int,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """The index of `pictures` (`id`, `width`, `height`, `split`), a row per view, sorted by `id` and `view`.
 
     Training pictures have `views` random views, others the centre one. Every picture draws from the stream of its own
@@ -92,10 +94,12 @@ def draw(
             )
             for view in range(views)
         ]
+    import pandas as pd  # slow to import, and whoever uses a model does without
+
     return pd.DataFrame(rows, columns=View._fields)
 
 
-def views(index: pd.DataFrame) -> Iterator[View]:
+def views(index: "pd.DataFrame") -> Iterator[View]:
     """The rows of an index, or of a selection of it with further columns."""
     return map(View._make, index[list(View._fields)].itertuples(index=False))
 

@@ -86,5 +86,5 @@ def prepare_training() -> None:
     os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"  # the backward pass of convolutions differs between the two
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.set_num_threads(TRAINING_THREADS)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms imports a compiler: two seconds
     torch.backends.cudnn.benchmark = False

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-BATCH = 32  # pictures per forward pass; always as many, for another number may take other code, with other last bits
+BATCH = 16  # pictures per forward pass; always as many, for another number may take other code, with other last bits
 AHEAD = 64  # pictures that are decoded while the trunk is at work; more would only cost memory
 
 

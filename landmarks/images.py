@@ -10,14 +10,15 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import imagehash
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = pa.schema(
     [
@@ -99,7 +100,7 @@ def shards(directory: Path) -> list[Path]:
     return sorted(directory.glob("pictures-*.parquet"))
 
 
-def read_index(directory: Path) -> pd.DataFrame:
+def read_index(directory: Path) -> "pd.DataFrame":
     """`id` and `landmark_id` of every picture in a directory of shards, in id order, without reading the pictures."""
     tables = [pq.read_table(shard, columns=["id", "landmark_id"]) for shard in shards(directory)]
     return pa.concat_tables(tables or [SCHEMA.empty_table().select(["id", "landmark_id"])]).to_pandas()
@@ -191,4 +192,6 @@ def encode(image: Image.Image, file_format: str, **options: int) -> bytes:
 
 def perceptual_hash(image: Image.Image) -> int:
     """64 bits of the picture's coarse frequencies; near-duplicates differ in few (imagehash.phash)."""
+    import imagehash  # slow to import, and only the filter needs it
+
     return int(str(imagehash.phash(image)), 16)

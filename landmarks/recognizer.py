@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-BATCH = 32  # photos per forward pass
+BATCH = 16  # photos per forward pass
 ENDINGS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images.FORMATS
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the photo's width and height

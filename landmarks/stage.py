@@ -23,7 +23,6 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 
-from joblib import Parallel
 from tqdm import tqdm
 
 ADVICE = {
@@ -153,6 +152,8 @@ def workers(count: int, jobs: Iterable[tuple]) -> Iterator:
     """Streams the results of `jobs` (of joblib's `delayed`), in order as they come, from so many processes (0: one per
     core), which end with this one.
     """
+    from joblib import Parallel  # slow to import, and two stages need it
+
     parallel = Parallel(count or -1, return_as="generator", initializer=end_with_parent, initargs=(os.getpid(),))
     # Ctrl-C reaches every process of a terminal; what to do about it is the parent's business. Workers inherit what is
     # blocked here, so that they do not hear it from their first moment on. The parent hears it a moment later. The

@@ -62,13 +62,13 @@ def test_cached_features_equal_those_on_the_fly_to_the_bit(
     """On the fly: the trunk applied to one input at a time."""
     trunk, count = trunk_of(block, **changes), 25
     index = draw(count)
-    assert 32 < len(index) < 64, "a whole batch, and one that is not"
+    assert 2 * features.BATCH < len(index) < 3 * features.BATCH, "whole batches, and one that is not"
     images.write_shards(tmp_path, PICTURES[:count], count)
     batches = list(features.extract(trunk, tmp_path, index, crop))
-    assert [len(batch) for batch in batches] == [32, len(index) - 32]
+    assert [len(batch) for batch in batches] == [features.BATCH] * 2 + [len(index) - 2 * features.BATCH]
     cached = np.concatenate(batches)
     assert cached.dtype == np.float16 and cached.shape == features.shape(trunk, len(index), crop)
-    checked = [0, 1, 31, len(index) - 1]
+    checked = [0, 1, features.BATCH - 1, len(index) - 1]
     pictures_in = inputs(index, crop)
     expected = np.concatenate([features.forward(trunk, [pictures_in[row]]) for row in checked])
     assert cached[checked].tobytes() == expected.tobytes()

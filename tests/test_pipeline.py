@@ -224,6 +224,21 @@ def test_an_experiment_runs_only_what_depends_on_it(project: Project) -> None:
     assert {**results, "abn": None} == {**before, "abn": None}
 
 
+def test_another_backbone_is_one_line(project: Project) -> None:
+    """With a tail that is trained; nothing before the backbone runs again."""
+    changes = {"name": "mobilenetv3_small_050", "weights": "random", "layer": "level4", "tail": "trained"}
+    done = project.dvc("exp", "run", *(f"-S=backbone.{key}={value}" for key, value in changes.items()))
+    assert done.returncode == 0, done.stderr
+    trained = {"train-baseline", "train-abn", "train-ablation@alpha-0", "train-ablation@study"}
+    assert set(stages_run(done)) == trained | {"fetch-backbone", "extract-features", "evaluate", "package", "plot"}
+    features = np.load(project.root / "data/features/features.npy", mmap_mode="r")
+    predictions = pd.read_parquet(project.root / "data/predictions.parquet")
+    assert {len(heed) for heed in predictions["map"].dropna()} == {features.shape[2] * features.shape[3]} == {16}
+    assert "mobilenetv3_small_050" in (project.root / "release/abn/README.md").read_text(encoding="utf-8")
+    command = [sys.executable, "-m", "landmarks", "predict", "release/abn/examples", "--json"]
+    assert project.run(*command).returncode == 0
+
+
 NO_NETWORK = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.devnull, "PIP_CONFIG_FILE": os.devnull}
 
 
