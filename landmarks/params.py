@@ -82,7 +82,7 @@ class Augment(Block):
 
 
 class Backbone(Block):
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_.]+$")]  # with timm's tag, if need be
     weights: Annotated[str, Field(pattern=r"^(hed-bsds500|efficientnet-lite0|imagenet|random|.+\.safetensors)$")]
     layer: Annotated[str, Field(pattern=r"^(conv[345]|level[1-9]|last)$")]
     tail: Literal["none", "trained"]

@@ -71,7 +71,14 @@ def test_a_lower_layer_is_a_part_of_a_higher_one() -> None:
     assert torch.allclose(higher(pictures), higher.features[len(lower.features) :](before_pooling))
 
 
-TIMM = ["tf_efficientnet_lite0", "resnet18", "convnext_atto", "mobilenetv3_small_050", "densenet121", "regnetx_002"]
+TIMM = [
+    "tf_efficientnet_lite0",
+    "resnet18.a1_in1k",
+    "convnext_atto",
+    "mobilenetv3_small_050",
+    "densenet121",
+    "regnetx_002",
+]
 
 
 @pytest.mark.parametrize("name", TIMM)
@@ -207,6 +214,9 @@ def test_a_file_that_does_not_fit(tmp_path: Path) -> None:
     save_file(backbone.network("resnet18").model.state_dict(), path)
     with user_error(rf"backbone\.weights: {path} does not fit resnet34"):
         backbone.fetch("resnet34", str(path), 1)
+    save_file(backbone.network("resnet18").model.state_dict() | {"std": torch.ones(1)}, path)
+    with user_error(rf"backbone\.weights: {path} does not fit resnet18 \(shape"):
+        backbone.fetch("resnet18", str(path), 1)
 
 
 def test_another_file_is_refused() -> None:
