@@ -27,8 +27,9 @@ INTRODUCTION = """# Backbones
 Made by `make backbones`: the baseline and `abn` on test pictures, in percent, on the output of each backbone up to a
 level, with the rest of it left away (`none`) or trained along (`trained`). `perception` and `attention` are the
 branches of `abn` alone; `energy` is the share of the map on the landmark, where it is known; deletion is better when
-small, insertion when large. Views per second are those of extract-features, with start-up and all; seconds are of
-training, baseline and `abn`; MB is the folder of `abn` in `release/`.
+small, insertion when large (with a trained tail of 50 pictures in 7 steps, not to be compared with the other rows).
+Views per second are those of extract-features, with start-up and all; seconds are of training, baseline and `abn`; MB
+is the folder of `abn` in `release/`.
 """
 VGG, LITE0 = ("vgg16", "hed-bsds500"), ("tf_efficientnet_lite0", "efficientnet-lite0")
 ROWS = (

@@ -21,6 +21,8 @@ import pandas as pd
 
 def main() -> str:
     determinism.prepare_training()
+    if params.load().backbone.tail != "none":
+        raise stage.UserError("backbone.tail: seeds are compared without one; set none")
     p, seeds = params.load(), [int(seed) for seed in sys.argv[1:]] or [0, 1, 2]
     array = np.load("data/features/features.npy", mmap_mode="r")
     index = labelled(pd.read_parquet("data/augment.parquet"), pd.read_parquet("data/split.parquet"))

@@ -6,6 +6,7 @@ mean and standard deviation that their training subtracted and divided by, so th
 normalise its input wrongly.
 """
 
+import copy
 import hashlib
 import io
 import subprocess
@@ -88,7 +89,9 @@ def by_timm(name: str) -> Network:
         steps = list(chained(model))
         ends = [f"{level['module']}." for level in model.feature_info]
         lengths = [max(n for n, (step, _) in enumerate(steps, 1) if f"{step}.".startswith(end)) for end in ends]
-        last = whole_length([layer for _, layer in steps], model)
+        last = whole_length(model)
+        if max(lengths) > last:
+            raise ValueError("a level lies beyond its last map")
     except Exception as error:  # a transformer, or one of its own ways to call what it is made of
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"backbone.name: {name} is no chain of convolutional layers ({reason}); take another") from None
@@ -107,8 +110,13 @@ def chained(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modul
 
 
 @torch.inference_mode()
-def whole_length(layers: list[nn.Module], model: nn.Module) -> int:
+def whole_length(model: nn.Module) -> int:
     """How many layers, one after the other, give what timm's `forward_features` gives. Raises ValueError if none do."""
+    model = copy.deepcopy(model)
+    for weights in model.parameters():
+        if not weights.any():  # a residual block's last normalisation begins as 0, and would hide the block
+            nn.init.constant_(weights, 0.5)
+    layers = [layer for _, layer in chained(model)]
     maps = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     wanted = model.forward_features(maps)
     if wanted.ndim != 4:
@@ -143,7 +151,7 @@ def fetch(name: str, weights: str, seed: int) -> dict[str, Tensor]:
         net.model.load_state_dict({key: state[key] for key in net.model.state_dict()})
         scale = {key: state[key].float().view(3) for key in ("mean", "std")}
     except (KeyError, RuntimeError) as error:  # a name is missing, or a shape is another
-        reason = " ".join(str(error).split())[:200]
+        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise UserError(f"backbone.weights: {weights} does not fit {name} ({reason})") from None
     chain = {f"features.{key}": tensor.contiguous() for key, tensor in net.layers.state_dict().items()}
     return chain | scale
@@ -228,20 +236,20 @@ def download_hub(name: str) -> dict[str, Tensor]:
     """
     import timm
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
     if not repository:
         raise UserError(f"backbone.weights: timm has no imagenet weights of {name}; set random, or a file")
     try:
         link = Path(hf_hub_download(repository, "model.safetensors"))
-    except (OSError, HfHubHTTPError) as error:
+    except Exception as error:  # whatever the hub's client and its transports raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"backbone.weights: {repository} could not be fetched ({reason}); try again online") from None
     with link.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    check(link.resolve(), digest, link.resolve().name, "remove the file, and try again")
-    model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(link)})
+    expected = link.readlink().name  # its target may be a link itself, to where large files are shared
+    check(link.resolve(), digest, expected, "remove the file, and try again")
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(link)})
     return model.state_dict()  # under today's names, whatever they were called once
 
 
@@ -257,14 +265,19 @@ def read_file(path: Path) -> dict[str, Tensor]:
 def split(backbone: Backbone) -> tuple[nn.Sequential, nn.Sequential]:
     """The chain up to `backbone.layer`, and the rest of it, with random weights; layers keep their numbers.
 
-    Raises `UserError` if the backbone has no such level.
+    Raises `UserError` if the backbone has no such level, or a tail that is to be trained has nothing to train.
     """
     net = network(backbone.name)
     if backbone.layer not in net.levels:
         known = ", ".join(net.levels)
         raise UserError(f"backbone.layer: {backbone.name} has {known}, not {backbone.layer}; set one of those")
     length = net.levels[backbone.layer]
-    return net.layers[:length], net.layers[length:]
+    rest = net.layers[length:]
+    if backbone.tail == "trained" and not list(rest.parameters()):
+        raise UserError(
+            f"backbone.tail: nothing of {backbone.name} follows {backbone.layer}; set none, or a lower layer"
+        )
+    return net.layers[:length], rest
 
 
 def load(part: nn.Sequential, state: dict[str, Tensor]) -> nn.Sequential:

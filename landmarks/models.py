@@ -70,7 +70,7 @@ class Baseline(nn.Module):
         super().__init__()
         self.design = design
         self.tail = tail(design) if design.tail else None
-        inputs = prod(design.shape) if self.tail is None else self.tail[-1].num_features * backbone.GRID**2
+        inputs = prod(design.shape if self.tail is None else output_shape(self.tail, design.shape))
         seed_torch(design.seed, "classifier")  # the same first weights with and without attention
         self.classifier = classifier(inputs, design.hidden, len(design.landmarks), design.dropout)
         self.register_buffer("mean", torch.zeros(design.shape[0], 1, 1))
@@ -135,10 +135,15 @@ class AttentionBranchNetwork(Baseline):
 
 
 def tail(design: Design) -> nn.Sequential:
-    """The backbone from `design.tail.layer` on, its map averaged to 7x7, and channels standardised as they change."""
-    rest = nn.Sequential(backbone.split(design.tail)[1], nn.AdaptiveAvgPool2d(backbone.GRID)).eval()
-    channels = rest(torch.zeros(1, *design.shape)).shape[1]
-    return nn.Sequential(*rest, nn.BatchNorm2d(channels, affine=False))
+    """The backbone from `design.tail.layer` on; the channels of its map are standardised as they change."""
+    _, rest = backbone.split(design.tail)
+    return nn.Sequential(rest, nn.BatchNorm2d(output_shape(rest, design.shape)[0], affine=False))
+
+
+@torch.no_grad()
+def output_shape(part: nn.Sequential, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The shape [C, H, W] of what a part of a network makes of features of `shape`."""
+    return tuple(part.eval()(torch.zeros(1, *shape)).shape[1:])
 
 
 def build(design: Design) -> Baseline:

@@ -95,8 +95,6 @@ class Backbone(Block):
         if self.layer.startswith("conv") is not (self.name == "vgg16"):
             levels = "conv3, conv4, conv5" if self.name == "vgg16" else "level1, level2... and last"
             raise ValueError(f"layer {self.layer} is none of {self.name}; it has {levels}")
-        if self.tail == "trained" and self.layer in ("conv5", "last"):
-            raise ValueError(f"tail trained: nothing of {self.name} follows {self.layer}; set a lower layer")
         return self
 
     @property

