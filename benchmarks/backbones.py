@@ -19,7 +19,6 @@ from landmarks import stage
 from landmarks.stage import UserError
 
 import pandas as pd
-import yaml
 
 OUT = Path("docs/backbones.md")
 INTRODUCTION = """# Backbones
@@ -102,16 +101,15 @@ def main() -> str:
     parser.add_argument("-S", dest="settings", action="append", default=[], type=pair, metavar="KEY=VALUE")
     given = parser.parse_args()
     wanted = [row for row in ROWS if given.only in title(row)]
+    if not wanted:
+        parser.error(f"--only {given.only}: no such row; there are {', '.join(map(title, ROWS))}")
     settings = "".join(f" -S {key}={value}" for key, value in given.settings)
     command = f"`python -m benchmarks.backbones {given.heading}{settings}`"
     done: dict[str, list[str]] = {}
     with workplace() as place, stage.progress(len(wanted), "backbones") as bar:
         clone = Clone(Path.cwd(), place)
         clone.set("ablations", {})
-        for key, value in given.settings:
-            value = yaml.safe_load(value)
-            is_path = key == "data.root" and value and not Path(value).is_absolute() and Path(value).exists()
-            clone.set(key, str(Path(value).resolve()) if is_path else value)
+        clone.settle(given.settings)
         clone.forget()
         for row in wanted:
             done[title(row)] = run(clone, row)

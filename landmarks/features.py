@@ -13,6 +13,7 @@ from typing import BinaryIO
 from landmarks import augment, determinism, images
 from landmarks.augment import View
 from landmarks.backbone import Trunk
+from landmarks.stage import UserError
 
 import numpy as np
 import pandas as pd
@@ -80,8 +81,13 @@ def extract(
 
 @torch.inference_mode()
 def shape(trunk: Trunk, rows: int, crop: int) -> tuple[int, int, int, int]:
-    """The shape of the features of `rows` views: rows, channels, height, width."""
-    return rows, *trunk(torch.zeros(1, 3, crop, crop, device=trunk.mean.device)).shape[1:]
+    """The shape of the features of `rows` views: rows, channels, height, width. Raises `UserError` if `crop` is too
+    small for the trunk."""
+    try:
+        return rows, *trunk(torch.zeros(1, 3, crop, crop, device=trunk.mean.device)).shape[1:]
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"augment.crop: {crop} pixels do not get through the backbone ({reason}); set more") from None
 
 
 def continued(file: BinaryIO, shape: tuple[int, ...]) -> int:

@@ -69,10 +69,13 @@ class Baseline(nn.Module):
     def __init__(self, design: Design) -> None:
         super().__init__()
         self.design = design
-        self.tail = tail(design) if design.tail else None
-        inputs = prod(design.shape if self.tail is None else output_shape(self.tail, design.shape))
+        self.tail, shape = None, design.shape
+        if design.tail:
+            _, rest = backbone.split(design.tail)
+            shape = output_shape(rest, shape)
+            self.tail = nn.Sequential(rest, nn.BatchNorm2d(shape[0], affine=False))  # standardised, as it changes
         seed_torch(design.seed, "classifier")  # the same first weights with and without attention
-        self.classifier = classifier(inputs, design.hidden, len(design.landmarks), design.dropout)
+        self.classifier = classifier(prod(shape), design.hidden, len(design.landmarks), design.dropout)
         self.register_buffer("mean", torch.zeros(design.shape[0], 1, 1))
         self.register_buffer("std", torch.ones(design.shape[0], 1, 1))
 
@@ -131,13 +134,8 @@ class AttentionBranchNetwork(Baseline):
         return Output(self.perception(self.perceived(features, heed)), self.scores(evidence), heed)
 
     def weighted(self, features: Tensor, heed: Tensor) -> Tensor:
+        """Features [N, C, H, W] under the map `heed` [N, 1, H, W]."""
         return (1 + heed if self.design.abn.attention == "residual" else heed) * features
-
-
-def tail(design: Design) -> nn.Sequential:
-    """The backbone from `design.tail.layer` on; the channels of its map are standardised as they change."""
-    _, rest = backbone.split(design.tail)
-    return nn.Sequential(rest, nn.BatchNorm2d(output_shape(rest, design.shape)[0], affine=False))
 
 
 @torch.no_grad()

@@ -106,9 +106,7 @@ def licence(backbone: dict) -> str:
     """What is known of the licence of a backbone's weights."""
     name, weights = backbone["name"], backbone["weights"]
     if weights == "imagenet" and name != "vgg16":
-        return (
-            f"The trunk's weights are timm's of {name}, trained on ImageNet; timm's hub page says under which licence."
-        )
+        return f"The trunk's weights are timm's of {name}; their page on the hub says of what data, and which licence."
     return LICENCES.get(weights, f"The trunk's weights came from the file {weights}, whose licence is not known here.")
 
 

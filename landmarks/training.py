@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from dvclive import Live
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
@@ -64,6 +64,11 @@ class Features:
         mean, square = mean / len(rows), square / len(rows)
         std = np.sqrt(np.maximum(square - mean**2, 1e-6))
         return tuple(torch.from_numpy(value.round(3)).float().view(-1, 1, 1) for value in (mean, std + 0.001))
+
+
+def read_tail(block: Backbone, path: Path) -> tuple[Backbone, dict[str, Tensor]] | None:
+    """`train_model`'s `tail`: the block, and the weights in fetch-backbone's file; None if no tail is to be trained."""
+    return (block.portable, load_file(path)) if block.tail == "trained" else None
 
 
 def train_model(

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from landmarks import determinism, models, params, stage
 from landmarks.params import Abn, Params
-from landmarks.training import labelled, train_model
+from landmarks.training import labelled, read_tail, train_model
 
 import numpy as np
 import pandas as pd
-from safetensors.torch import load_file
 
 FEATURES = Path("data/features/features.npy")
 INDEX = Path("data/augment.parquet")
@@ -43,7 +42,7 @@ def train(name: str, abn: Abn | None, p: Params) -> str:
             device=determinism.pick_device(p.compute.device),
             log=log,
             checkpoint=scratch / "checkpoint.safetensors",
-            tail=(p.backbone.portable, load_file(BACKBONE)) if p.backbone.tail == "trained" else None,
+            tail=read_tail(p.backbone, BACKBONE),
         )
         models.save(model, out)
     return f"{name}: {', '.join(f'{key} {value:.4f}' for key, value in metrics.items())}"

@@ -110,6 +110,16 @@ def test_curves_through_a_tail(kind: str) -> None:
     assert np.ptp(pair) > 1e-3
 
 
+@pytest.mark.parametrize("cells", [4, 16, 49, 196])
+def test_the_steps_of_a_curve_lead_from_none_to_all(cells: int) -> None:
+    """One cell at a time, or in a few steps through a tail; the area under a straight line is a half in any case."""
+    for base, steps in ((None, cells), (tailed(VGG), min(cells, attention.TAIL_STEPS))):
+        model = models.build(models.Design(["a", "b"], (256, 4, 4), 8, 0.0, abn(), 0, base))
+        counts = attention.counts(model, cells)
+        assert len(counts) == steps + 1 and counts[0] == 0 and counts[-1] == cells and (np.diff(counts) >= 1).all()
+        assert np.trapezoid(counts / cells, counts / cells) == pytest.approx(0.5)
+
+
 def test_the_cell_that_decides_is_found_by_a_map_that_points_at_it() -> None:
     """Perception that looks at one cell: a map with it first loses the answer at once, and wins it at once."""
     model = network()

@@ -62,8 +62,9 @@ def pipeline(model: Recognizer, folder: Path, directory: Path) -> tuple[np.ndarr
 def test_it_gives_the_pipelines_answers(model: Recognizer, folder: Path, photos: list[Path], tmp_path: Path) -> None:
     scores, maps = pipeline(model, folder, tmp_path / "shards")
     answers = [answer for _, answer in model.recognise(photos)]
-    assert np.ptp(scores, axis=0).max() > 0.001, "answers differ from photo to photo"
-    assert np.abs(scores - [answer.scores for answer in answers]).max() < 1e-5
+    plain = model.facts["backbone"] == VGG.model_dump()  # timm's differ more in their last bits, random tails say less
+    assert np.ptp(scores, axis=0).max() > (0.01 if plain else 0.001), "answers differ from photo to photo"
+    assert np.abs(scores - [answer.scores for answer in answers]).max() < (1e-6 if plain else 1e-5)
     assert np.abs(maps - [answer.map for answer in answers]).max() < 1e-5
 
 
