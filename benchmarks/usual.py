@@ -18,13 +18,15 @@ from torchvision.transforms import v2
 
 def data(folder: str, split: str, p: "Params", mean: torch.Tensor, std: torch.Tensor) -> DataLoader:  # noqa: F821
     """Batches of a split: random views for train, the centre for the others."""
+    from landmarks.augment import CENTRE_SCALE
+
     a = p.augment
     if split == "train":
         geometry = [v2.RandomRotation(a.rotation, v2.InterpolationMode.BILINEAR)]
         geometry += [v2.RandomResizedCrop(a.crop, [side**2 for side in a.scale], (1, 1)), v2.RandomHorizontalFlip()]
         geometry += [v2.ColorJitter(brightness=a.brightness)]
     else:
-        geometry = [v2.Resize(round(a.crop / 0.875)), v2.CenterCrop(a.crop)]
+        geometry = [v2.Resize(round(a.crop / CENTRE_SCALE)), v2.CenterCrop(a.crop)]
     arrays = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean.tolist(), std.tolist())]
     pictures = ImageFolder(os.path.join(folder, split), v2.Compose([*geometry, *arrays]))
     workers = os.cpu_count()

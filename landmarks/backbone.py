@@ -94,6 +94,8 @@ def by_timm(name: str) -> Network:
         last = whole_length(model)
         if max(lengths) > last:
             raise ValueError("a level lies beyond its last map")
+    except MemoryError:
+        raise
     except Exception as error:  # a transformer, or one of its own ways to call what it is made of
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"backbone.name: {name} is no chain of convolutional layers ({reason}); take another") from None

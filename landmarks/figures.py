@@ -38,7 +38,7 @@ def save(figure: Figure, path: Path) -> None:
     """Writes a PNG without the version of matplotlib in it, so that the file depends on what it shows alone."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font does not have
-        figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
 
 

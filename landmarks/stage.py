@@ -6,6 +6,7 @@ when it is complete; a stage does not outlive the DVC that runs it.
 """
 
 import errno
+import gc
 import hashlib
 import json
 import os
@@ -61,6 +62,7 @@ def run(main: Callable[[], str]) -> None:
     try:
         summary = main()
         check_unchanged(before)
+        gc.freeze()  # or Python looks through all of torch's objects once more at its end: half a second
         return print(f"{name}: {summary}")
     except (Exception, KeyboardInterrupt, Terminated) as error:
         ended = heard[0] if heard else signal.SIGINT if isinstance(error, KeyboardInterrupt) else None
