@@ -15,9 +15,11 @@ from pathlib import Path
 from benchmarks.ablations import with_section
 from benchmarks.torture import Repro
 from benchmarks.verify import Clone, pair, workplace
-from landmarks import stage
+from landmarks import metrics, stage
+from landmarks.determinism import stream
 from landmarks.stage import UserError
 
+import numpy as np
 import pandas as pd
 
 OUT = Path("docs/backbones.md")
@@ -27,6 +29,7 @@ Made by `make backbones`: the baseline and `abn` on test pictures, in percent, o
 level, with the rest of it left away (`none`) or trained along (`trained`). `perception` and `attention` are the
 branches of `abn` alone; `energy` is the share of the map on the landmark, where it is known; deletion is better when
 small, insertion when large (with a trained tail of 50 pictures in 7 steps, not to be compared with the other rows).
+What the tail adds is against the row without it, picture by picture.
 Views per second are those of extract-features, with start-up and all; seconds are of training, baseline and `abn`; MB
 is the folder of `abn` in `release/`.
 """
@@ -40,6 +43,7 @@ ROWS = (
 KEYS = ("name", "weights", "layer", "tail")
 COLUMNS = [
     *("backbone", "baseline", "its 95 % interval", "abn", "its 95 % interval", "above baseline", "its 95 % interval"),
+    *("baseline, by its tail", "its 95 % interval", "abn, by its tail", "its 95 % interval"),
     *("perception", "attention", "energy", "deletion", "insertion", "views/s", "s baseline", "s abn", "MB"),
 ]
 
@@ -49,25 +53,42 @@ def title(row: tuple[str, ...]) -> str:
     return f"{name} {layer}, {tail}"
 
 
-def cells(results: dict, seconds: dict[str, float], views: int, megabytes: float) -> list[str]:
-    """What a row says: of results.json, how long each stage took, and the size of the model folder."""
+def percent(*values: float | None) -> str:
+    return " to ".join("" if value is None else f"{100 * value:.2f}" for value in values)
+
+
+def right(predictions: pd.DataFrame) -> dict[str, np.ndarray]:
+    """By model, whether each test picture is named rightly: 1 or 0, in one order for all backbones."""
+    test = predictions[predictions["split"] == "test"]
+    return {name: (rows["label"] == rows["predicted"]).to_numpy(int) for name, rows in test.groupby("model")}
+
+
+def gained(trained: dict[str, np.ndarray], none: dict[str, np.ndarray] | None) -> list[str]:
+    """What a trained tail adds to the baseline and to abn, each with its interval; empty if nothing was run without."""
+    if none is None:
+        return [""] * 4
+    pairs = [
+        metrics.difference(trained[name], none[name], stream(0, "bootstrap")).values() for name in ("baseline", "abn")
+    ]
+    return [text for added, interval in pairs for text in (percent(added), percent(*interval))]
+
+
+def cells(results: dict, tail: list[str], seconds: dict[str, float], views: int, megabytes: float) -> list[str]:
+    """What a row says: of results.json, what the tail adds, how long each stage took, and the model folder's size."""
     baseline, abn = (results[name]["test"] for name in ("baseline", "abn"))
     attention = abn["attention"]
-
-    def percent(*values: float | None) -> str:
-        return " to ".join("" if value is None else f"{100 * value:.2f}" for value in values)
-
     accuracy = [percent(*value) for model in (baseline, abn) for value in ([model["accuracy"]], model["accuracy_ci95"])]
-    gained = [percent(abn["above_baseline"]), percent(*abn["above_baseline_ci95"])]
+    above = [percent(abn["above_baseline"]), percent(*abn["above_baseline_ci95"])]
     parts = [abn["perception_accuracy"], abn["attention_accuracy"], attention["energy"]]
     parts += [attention[kind]["map"] for kind in ("deletion", "insertion")]
     times = [f"{seconds[name]:.0f}" for name in ("train-baseline", "train-abn")]
     speed = f"{views / seconds['extract-features']:.1f}"
-    return [*accuracy, *gained, *map(percent, parts), speed, *times, f"{megabytes:.0f}"]
+    return [*accuracy, *above, *tail, *map(percent, parts), speed, *times, f"{megabytes:.0f}"]
 
 
-def run(clone: Clone, row: tuple[str, ...]) -> list[str]:
-    """Runs the pipeline in the clone with a row's backbone. Raises `UserError` if it fails."""
+def run(clone: Clone, row: tuple[str, ...], named: dict[str, dict[str, np.ndarray]]) -> list[str]:
+    """Runs the pipeline in the clone with a row's backbone, and puts what it names rightly into `named`. Raises
+    `UserError` if it fails."""
     for key, value in zip(KEYS, row, strict=True):
         clone.set(f"backbone.{key}", value)
     for made in ("data/features", "models", "metrics", "release"):  # or DVC would not make them again, and be quicker
@@ -79,7 +100,9 @@ def run(clone: Clone, row: tuple[str, ...]) -> list[str]:
     results = json.loads((clone.root / "metrics/results.json").read_text(encoding="utf-8"))
     views = len(pd.read_parquet(clone.root / "data/augment.parquet"))
     size = sum(path.stat().st_size for path in (clone.root / "release/abn").iterdir() if path.is_file())
-    return cells(results, repro.seconds(), views, size / 1e6)
+    named[title(row)] = right(pd.read_parquet(clone.root / "data/predictions.parquet"))
+    without = named.get(title((*row[:3], "none"))) if row[3] == "trained" else None
+    return cells(results, gained(named[title(row)], without), repro.seconds(), views, size / 1e6)
 
 
 def write(heading: str, command: str, rows: dict[str, list[str]]) -> None:
@@ -106,13 +129,14 @@ def main() -> str:
     settings = "".join(f" -S {key}={value}" for key, value in given.settings)
     command = f"`python -m benchmarks.backbones {given.heading}{settings}`"
     done: dict[str, list[str]] = {}
+    named: dict[str, dict[str, np.ndarray]] = {}
     with workplace() as place, stage.progress(len(wanted), "backbones") as bar:
         clone = Clone(Path.cwd(), place)
         clone.set("ablations", {})
         clone.settle(given.settings)
         clone.forget()
         for row in wanted:
-            done[title(row)] = run(clone, row)
+            done[title(row)] = run(clone, row, named)
             write(given.heading, command, done)
             bar.update()
     return f"{len(done)} backbones, {OUT}"

@@ -4,7 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from benchmarks import ablations, pixels, torture, unknown, verify
+from benchmarks import ablations, backbones, pixels, torture, unknown, verify
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,17 @@ def test_a_section_is_added_or_replaced_and_the_others_stay() -> None:
     assert ablations.with_section(text, "Sample", "| c |") == (
         "# Title\n\nIntroduction.\n\n## Sample\n\n| c |\n\n## Photographs\n\n| b |\n"
     )
+
+
+def test_what_a_tail_adds_is_counted_picture_by_picture() -> None:
+    predictions = pd.DataFrame({"split": ["val", *["test"] * 8], "label": 1, "predicted": [0, *[1, 0] * 4]})
+    named = backbones.right(pd.concat([predictions.assign(model=name) for name in ("abn", "baseline")]))
+    assert named["abn"].tolist() == named["baseline"].tolist() == [1, 0] * 4
+    more = {"abn": np.ones(8, dtype=int), "baseline": named["baseline"]}
+    added = backbones.gained(more, named)
+    assert added[0] == "0.00" and added[1] == "0.00 to 0.00" and added[2] == "50.00"
+    assert 0 < float(added[3].split()[0]) < 50 < float(added[3].split()[2]) < 100
+    assert backbones.gained(more, None) == [""] * 4
 
 
 def test_pictures_of_landmarks_that_were_left_out_are_spread_evenly() -> None:

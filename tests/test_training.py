@@ -7,7 +7,7 @@ from landmarks import backbone, determinism, models
 from landmarks.models import Baseline
 from landmarks.objectives import loss
 from landmarks.params import Abn, Backbone, Train
-from landmarks.training import Features, fit, optimization, predict, train_model, validate
+from landmarks.training import Features, fit, predict, train_model, validate
 
 import numpy as np
 import pandas as pd
@@ -193,7 +193,7 @@ def test_two_runs_agree_to_the_bit(tmp_path: Path, block: Abn | None) -> None:
 @pytest.mark.parametrize("base", [tailed(VGG), tailed(LITE)], ids=["vgg16", "timm"])
 @pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
 def test_a_tail_is_tuned_from_the_weights_it_is_given(tmp_path: Path, base: Backbone, block: Abn | None) -> None:
-    """At a tenth of the rate, and to the same bits every time."""
+    """To the same bits every time."""
     _, index = data(views=1)
     channels = 256 if base.name == "vgg16" else 112
     array = np.random.default_rng(0).random((len(index), channels, 4, 4)).astype(np.float16)
@@ -212,10 +212,6 @@ def test_a_tail_is_tuned_from_the_weights_it_is_given(tmp_path: Path, base: Back
     assert any(
         not torch.equal(tensor, first.state_dict()[f"tail.{name}"]) for name, tensor in one.tail.named_parameters()
     )
-    head, tail = optimization(one, SETTINGS, 10)[0].param_groups
-    assert tail["initial_lr"] == pytest.approx(head["initial_lr"] / 10)
-    sizes = [sum(p.numel() for p in parameters) for parameters in (head["params"], tail["params"], one.parameters())]
-    assert sizes[0] + sizes[1] == sizes[2] and sizes[1] == sum(p.numel() for p in one.tail.parameters())
 
 
 class Stopped(Exception):
