@@ -35,21 +35,22 @@ torture: .venv/installed
 fuzz: .venv/installed
 	FUZZ=5000 $(BIN)/python -m pytest -q -s tests/test_fuzz.py
 
-AS_PHOTOGRAPHS = -S data.source=gldv2 -S data.root=$(PHOTOGRAPHS) -S filter.skip_top=0 -S augment.crop=224 \
-	-S augment.eval_rotation=45
+AS_PHOTOGRAPHS = -S data.source=gldv2 -S data.root=$(PHOTOGRAPHS) -S filter.skip_top=0 -S augment.eval_rotation=45
 
 # docs/ablations.md; PHOTOGRAPHS is the top directory or URL of a data set in the layout of Google Landmarks v2.
 ablations: .venv/installed
 	$(BIN)/python -m benchmarks.ablations Sample
 ifdef PHOTOGRAPHS
-	$(BIN)/python -m benchmarks.ablations Photographs $(AS_PHOTOGRAPHS)
+	$(BIN)/python -m benchmarks.ablations Photographs $(AS_PHOTOGRAPHS) -S augment.crop=224
 endif
 
 # docs/backbones.md, likewise.
 backbones: .venv/installed
 	$(BIN)/python -m benchmarks.backbones Sample
 ifdef PHOTOGRAPHS
-	$(BIN)/python -m benchmarks.backbones Photographs $(AS_PHOTOGRAPHS)
+	$(BIN)/python -m benchmarks.backbones Photographs $(AS_PHOTOGRAPHS) -S augment.crop=224
+	$(BIN)/python -m benchmarks.backbones "Photographs, 112 pixels, 15 epochs" $(AS_PHOTOGRAPHS) -S train.epochs=15 \
+		--only "vgg16 conv4"
 endif
 
 .venv/installed: requirements.txt

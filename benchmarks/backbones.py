@@ -9,6 +9,7 @@ whose name has that text in it, and leaves the others as they are.
 
 import argparse
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -126,8 +127,8 @@ def main() -> str:
     wanted = [row for row in ROWS if given.only in title(row)]
     if not wanted:
         parser.error(f"--only {given.only}: no such row; there are {', '.join(map(title, ROWS))}")
-    settings = "".join(f" -S {key}={value}" for key, value in given.settings)
-    command = f"`python -m benchmarks.backbones {given.heading}{settings}`"
+    settings = [word for key, value in given.settings for word in ("-S", f"{key}={value}")]
+    command = f"`{shlex.join(['python', '-m', 'benchmarks.backbones', given.heading, *settings])}`"
     done: dict[str, list[str]] = {}
     named: dict[str, dict[str, np.ndarray]] = {}
     with workplace() as place, stage.progress(len(wanted), "backbones") as bar:
