@@ -87,9 +87,11 @@ def cells(results: dict, tail: list[str], seconds: dict[str, float], views: int,
     return [*accuracy, *above, *tail, *map(percent, parts), speed, *times, f"{megabytes:.0f}"]
 
 
-def run(clone: Clone, row: tuple[str, ...], named: dict[str, dict[str, np.ndarray]]) -> list[str]:
-    """Runs the pipeline in the clone with a row's backbone, and puts what it names rightly into `named`. Raises
-    `UserError` if it fails."""
+def run(
+    clone: Clone, row: tuple[str, ...], none: dict[str, np.ndarray] | None
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Runs the pipeline in the clone with a row's backbone; returns its cells and what it names rightly. `none` is what
+    the row without a trained tail names rightly, to compare with. Raises `UserError` if it fails."""
     for key, value in zip(KEYS, row, strict=True):
         clone.set(f"backbone.{key}", value)
     for made in ("data/features", "models", "metrics", "release"):  # or DVC would not make them again, and be quicker
@@ -101,9 +103,8 @@ def run(clone: Clone, row: tuple[str, ...], named: dict[str, dict[str, np.ndarra
     results = json.loads((clone.root / "metrics/results.json").read_text(encoding="utf-8"))
     views = len(pd.read_parquet(clone.root / "data/augment.parquet"))
     size = sum(path.stat().st_size for path in (clone.root / "release/abn").iterdir() if path.is_file())
-    named[title(row)] = right(pd.read_parquet(clone.root / "data/predictions.parquet"))
-    without = named.get(title((*row[:3], "none"))) if row[3] == "trained" else None
-    return cells(results, gained(named[title(row)], without), repro.seconds(), views, size / 1e6)
+    named = right(pd.read_parquet(clone.root / "data/predictions.parquet"))
+    return cells(results, gained(named, none), repro.seconds(), views, size / 1e6), named
 
 
 def write(heading: str, command: str, rows: dict[str, list[str]]) -> None:
@@ -130,14 +131,14 @@ def main() -> str:
     settings = [word for key, value in given.settings for word in ("-S", f"{key}={value}")]
     command = f"`{shlex.join(['python', '-m', 'benchmarks.backbones', given.heading, *settings])}`"
     done: dict[str, list[str]] = {}
-    named: dict[str, dict[str, np.ndarray]] = {}
+    named: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
     with workplace() as place, stage.progress(len(wanted), "backbones") as bar:
         clone = Clone(Path.cwd(), place)
         clone.set("ablations", {})
         clone.settle(given.settings)
         clone.forget()
         for row in wanted:
-            done[title(row)] = run(clone, row, named)
+            done[title(row)], named[row] = run(clone, row, named.get((*row[:-1], "none")))
             write(given.heading, command, done)
             bar.update()
     return f"{len(done)} backbones, {OUT}"

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.verify import Clone
 from landmarks import determinism, features, images, params, stage
 from landmarks.backbone import Trunk
 
@@ -81,15 +82,10 @@ def part(directory: Path, share: int, crop: int) -> int:
     index.to_parquet(directory / "data/augment.parquet", index=False)
     (directory / "models").mkdir()
     (directory / "models/backbone.safetensors").symlink_to(ROOT / "models/backbone.safetensors")
-    settle(directory, crop)
-    return len(index)
-
-
-def settle(directory: Path, crop: int) -> None:
-    """Gives a directory the settings of this repository, but for the pixels."""
     settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     settings["augment"]["crop"] = crop
     (directory / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return len(index)
 
 
 def limit(trunk: Trunk, crop: int) -> float:
@@ -141,17 +137,6 @@ def folders(directory: Path) -> None:
             path.write_bytes(picture.picture)
 
 
-def clone(directory: Path) -> None:
-    """A clone of HEAD in which the pipeline has run, with the outputs of this repository."""
-    for command in (
-        ("git", "clone", "--quiet", str(ROOT), str(directory)),
-        (*DVC, "config", "--quiet", "--local", "cache.dir", str(ROOT / ".dvc/cache")),
-        (*DVC, "checkout", "--quiet"),
-    ):
-        subprocess.run(command, cwd=directory if directory.exists() else ROOT, check=True)
-    (directory / ".venv").symlink_to(Path(sys.prefix))
-
-
 def usual(copy: Path, pictures: Path, row: str, epochs: int, all_epochs: int) -> float:
     """Seconds of the usual way for a row, if it were run for `all_epochs`; so many of them are."""
     command = (sys.executable, "-m", "benchmarks.usual", str(pictures), row, str(epochs))
@@ -162,14 +147,17 @@ def usual(copy: Path, pictures: Path, row: str, epochs: int, all_epochs: int) ->
 def against_the_usual_way(p: params.Params, sizes: dict[int, int]) -> list[list[object]]:
     """Rows of the table: the whole results table and one further ablation, for sizes of the input, for each of which
     so many epochs of the usual way are run."""
-    rows, further = [], "abn.alpha=0.7"  # which nobody has run
+    rows, further = [], "abn.alpha=0.7"
     with tempfile.TemporaryDirectory() as name:
-        copy, pictures = Path(name) / "copy", Path(name) / "pictures"
-        clone(copy)
+        clone = Clone(
+            ROOT, Path(name)
+        )  # with an empty cache: this one's may know that ablation, and spare DVC the work
+        copy, pictures = clone.root, Path(name) / "pictures"
         folders(pictures)
         for crop, epochs in sizes.items():
-            settle(copy, crop)
-            process(*DVC, "repro", "augment-index", cwd=copy)
+            clone.git("checkout", "--quiet", "params.yaml")
+            clone.set("augment.crop", crop)
+            process(*DVC, "repro", "augment-index", "fetch-backbone", cwd=copy)
             table = process(*DVC, "repro", "--force", "--downstream", "extract-features", cwd=copy).seconds
             ablation = process(*DVC, "exp", "run", "-S", further, cwd=copy).seconds
             baseline, abn = (usual(copy, pictures, row, epochs, p.train.epochs) for row in ("baseline", "abn"))
