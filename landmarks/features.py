@@ -4,8 +4,8 @@ import io
 import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import dropwhile, groupby, islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, dropwhile, groupby, islice
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -19,34 +19,40 @@ import numpy as np
 import pandas as pd
 import torch
 
-BATCH = 16  # pictures per forward pass; always as many, for another number may take other code, with other last bits
-AHEAD = 64  # pictures that are decoded while the trunk is at work; more would only cost memory
+BATCH = 8  # pictures per forward pass, more are no faster; always as many, for one alone may take other code, with
+# other last bits
+GROUP = 64  # pictures that are decoded at a time; more would only cost memory
 
 
 def views(picture: images.Picture, rows: list[View], crop: int) -> list[np.ndarray]:
     """The views of one picture, uint8 [crop, crop, 3] each."""
+    assert all(row.id == picture.id for row in rows), "the index is not of these pictures"
     image = images.decode(picture.picture)
     return [np.asarray(augment.apply(image, row, crop)) for row in rows]
 
 
-def inputs(directory: Path, index: pd.DataFrame, crop: int) -> Iterator[np.ndarray]:
+def inputs(directory: Path, index: pd.DataFrame, crop: int, ahead: int = 0) -> Iterator[np.ndarray]:
     """Streams the input of every row of `index` (sorted by id and view, or the end of such a one) from a directory of
-    shards. Each picture is decoded once for all its views, on threads, for Pillow does not hold the GIL.
+    shards. Each picture is decoded once for all its views, on threads, for Pillow does not hold the GIL: a group of
+    pictures at a time, and `ahead` more groups while their inputs are used.
     """
     if index.empty:
         return
-    rows = groupby(augment.views(index), key=lambda row: row.id)
     first = index["id"].iloc[0]  # of the rows that an interrupted run left
-    pictures = (picture for group in images.read_groups(directory) for picture in group)
+    pictures = dropwhile(lambda p: p.id < first, (p for group in images.read_groups(directory) for p in group))
+    pairs = zip(pictures, groupby(augment.views(index), key=lambda row: row.id), strict=True)
+    waiting = deque()
     with ThreadPoolExecutor() as pool:
-        jobs = deque()
-        for picture, (name, of_picture) in zip(dropwhile(lambda p: p.id < first, pictures), rows, strict=True):
-            assert name == picture.id, "the index is not of these pictures"
-            jobs.append(pool.submit(views, picture, list(of_picture), crop))
-            if len(jobs) > AHEAD:
-                yield from jobs.popleft().result()
-        for job in jobs:
-            yield from job.result()
+
+        def groups() -> Iterator[list[Future]]:
+            while group := [(picture, list(rows)) for picture, (_, rows) in islice(pairs, GROUP)]:
+                yield [pool.submit(views, *pair, crop) for pair in group]
+
+        for jobs in chain(groups(), [[]] * ahead):
+            waiting.append(jobs)
+            if len(waiting) > ahead:
+                for found in [job.result() for job in waiting.popleft()]:
+                    yield from found
 
 
 def forward(trunk: Trunk, batch: list[np.ndarray], precision: str = "float32") -> np.ndarray:
@@ -69,8 +75,12 @@ def launch(trunk: Trunk, batch: list[np.ndarray], precision: str) -> torch.Tenso
 def extract(
     trunk: Trunk, directory: Path, index: pd.DataFrame, crop: int, precision: str = "float32"
 ) -> Iterator[np.ndarray]:
-    """Streams the features of every row of `index`, in its order, `BATCH` rows or fewer at a time."""
-    stream, running = inputs(directory, index, crop), None
+    """Streams the features of every row of `index`, in its order, `BATCH` rows or fewer at a time.
+
+    A GPU leaves the processor free to decode the next group meanwhile. Without one, decoding and the trunk take turns:
+    at the same time they wait for each other at every layer (measured: 0.95 of the trunk's own speed, in turns 0.97).
+    """
+    stream, running = inputs(directory, index, crop, ahead=0 if trunk.mean.device.type == "cpu" else 1), None
     while batch := list(islice(stream, BATCH)):
         done, running = running, launch(trunk, batch, precision)
         if done is not None:

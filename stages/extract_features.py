@@ -10,9 +10,8 @@ Holds   each row is a function of its picture, its row of the index and the weig
 import shutil
 from pathlib import Path
 
-from landmarks import features, images, params, stage
+from landmarks import determinism, features, images, params, stage
 from landmarks.backbone import Trunk
-from landmarks.determinism import pick_device
 
 import pandas as pd
 from safetensors.torch import load_file
@@ -24,9 +23,10 @@ OUT = Path("data/features")
 
 
 def main() -> str:
+    determinism.prepare_inference()
     p = params.load()
     index = pd.read_parquet(INDEX)
-    trunk = Trunk(load_file(BACKBONE), p.backbone).to(pick_device(p.compute.device))
+    trunk = Trunk(load_file(BACKBONE), p.backbone).to(determinism.pick_device(p.compute.device))
     shape = features.shape(trunk, len(index), p.augment.crop)
     settings = {"crop": p.augment.crop, "backbone": p.backbone.model_dump(), "precision": p.compute.precision}
     with stage.scratch("extract-features", settings, [INDEX, BACKBONE, *images.shards(PICTURES)]) as scratch:

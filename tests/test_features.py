@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from landmarks import augment, backbone, features, images
+from landmarks import augment, backbone, determinism, features, images
 from landmarks.backbone import Trunk
 from landmarks.params import Backbone
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import BACKBONES, LITE, VGG, pictures, user_error
 
-COUNT = 70  # pictures: more than a group of a shard, and than two batches
+COUNT = 70  # pictures: more than a group of a shard, and than eight batches
 PICTURES = pictures(COUNT)
 SETTINGS = {
     **{"views": 2, "rotation": 45.0, "eval_rotation": 0.0, "scale": (0.7, 1.0), "brightness": 0.25, "flip": True},
@@ -60,7 +60,7 @@ def test_cached_features_equal_those_on_the_fly_to_the_bit(
     tmp_path: Path, block: Backbone, changes: dict[str, str], crop: int
 ) -> None:
     """On the fly: the trunk applied to one input at a time."""
-    trunk, count = trunk_of(block, **changes), 25
+    trunk, count = trunk_of(block, **changes), 15
     index = draw(count)
     assert 2 * features.BATCH < len(index) < 3 * features.BATCH, "whole batches, and one that is not"
     images.write_shards(tmp_path, PICTURES[:count], count)
@@ -85,9 +85,10 @@ def test_features_are_the_trunks_output_in_half_precision(block: Backbone, chann
     assert np.allclose(found, expected.numpy(), rtol=1e-3, atol=1e-6 if block == VGG else 1e-5)
 
 
-def test_inputs_are_in_the_order_of_the_index(shards: Path) -> None:
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_inputs_are_in_the_order_of_the_index(shards: Path, ahead: int) -> None:
     index = draw(COUNT)
-    found = list(features.inputs(shards, index, 64))
+    found = list(features.inputs(shards, index, 64, ahead))
     assert len(found) == len(index) > COUNT
     for one, two in zip(found, inputs(index, 64), strict=True):
         assert one.dtype == np.uint8 and np.array_equal(one, two)
@@ -117,6 +118,20 @@ def test_a_file_that_was_cut_off_goes_on_after_its_last_whole_row(tmp_path: Path
         assert done == min(5, max(0, cut - 128) // 24)
         file.write(rows[done:].tobytes())
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("block", BACKBONES)
+def test_features_do_not_depend_on_the_number_of_threads(block: Backbone) -> None:
+    before, trunk, batch = torch.get_num_threads(), trunk_of(block), inputs(draw(3), 112)
+    found = set()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            determinism.prepare_inference()
+            found.add(features.forward(trunk, batch).tobytes())
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
 
 
 def test_bfloat16_is_near() -> None:
