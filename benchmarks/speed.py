@@ -149,9 +149,7 @@ def against_the_usual_way(p: params.Params, sizes: dict[int, int]) -> list[list[
     so many epochs of the usual way are run."""
     rows, further = [], "abn.alpha=0.7"
     with tempfile.TemporaryDirectory() as name:
-        clone = Clone(
-            ROOT, Path(name)
-        )  # with an empty cache: this one's may know that ablation, and spare DVC the work
+        clone = Clone(ROOT, Path(name))  # its cache is empty: ours may know that ablation, and spare DVC the work
         copy, pictures = clone.root, Path(name) / "pictures"
         folders(pictures)
         for crop, epochs in sizes.items():
@@ -227,6 +225,7 @@ def main() -> str:
     if p.backbone.tail == "trained":
         raise stage.UserError("backbone.tail: the usual way is compared without one; set none")
     trunk = Trunk(load_file("models/backbone.safetensors"), p.backbone)
+    determinism.prepare_inference()  # the limit is the best that we know
     noop = median(lambda: process(*DVC, "repro", cwd=ROOT), 3)
     starts = [[name, f"{median(lambda code=f'import stages.{name}': python(code), 3):.1f}"] for name in STAGES]
     crops = p.augment.crop, 2 * p.augment.crop
