@@ -81,7 +81,7 @@ def send(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
 def keep_memory() -> None:
     """No matter of bits: what is freed stays with the process. glibc would hand a large tensor's memory back to the
     system, which fills it with zeros before the next one. Measured: with it the trunk sees 8 % more pictures a second
-    at 112 pixels and 20 % at 224, and a step of the ABN takes 5 % less time. Elsewhere than with glibc it does nothing.
+    at 112 pixels and 20 % at 224. Elsewhere than with glibc it does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -101,12 +101,13 @@ def prepare_inference() -> None:
 def prepare_training() -> None:
     """Makes training bit-reproducible; call it before the first convolution.
 
-    Measured on an AMD EPYC with AVX-512: an epoch of the ABN gives the same weights on one core and on two, with
-    OMP_NUM_THREADS 1 and 8, and with MKL held to AVX2 or to SSE4.2.
+    Measured on AMD EPYCs with AVX-512: an epoch of the ABN gives the same weights on one core and on two, with
+    OMP_NUM_THREADS 1 and 8, and with MKL held to AVX2 or to SSE4.2; the pipeline gives the same on Zen 4 and Zen 5.
     """
     import torch
 
-    os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"  # the backward pass of convolutions differs between the two
+    # With AVX-512 convolutions have other bits (benchmarks/results.md says which, and what that costs).
+    os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.set_num_threads(TRAINING_THREADS)
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms imports a compiler: two seconds
