@@ -156,6 +156,8 @@ def workers(count: int, jobs: Iterable[tuple]) -> Iterator:
     """
     from joblib import Parallel  # slow to import, and two stages need it
 
+    # A pool that breaks may end between removing a semaphore and saying so: joblib's helper process would warn of it.
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"]))
     parallel = Parallel(count or -1, return_as="generator", initializer=end_with_parent, initargs=(os.getpid(),))
     # Ctrl-C reaches every process of a terminal; what to do about it is the parent's business. Workers inherit what is
     # blocked here, so that they do not hear it from their first moment on. The parent hears it a moment later. The

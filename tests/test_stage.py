@@ -258,3 +258,16 @@ def test_want_of_memory_in_a_worker_is_one_line() -> None:
     _, said = stage.communicate(timeout=30)
     assert stage.returncode == 1 and re.fullmatch(r"my-stage: not enough memory .*compute\.workers.*\n", said), said
     assert all_gone(processes)
+
+
+def test_a_semaphore_that_a_broken_pool_left_adds_no_line() -> None:
+    body = """from joblib import delayed
+from joblib.externals.loky.backend import resource_tracker
+list(stage.workers(2, (delayed(int)(n) for n in range(2))))
+resource_tracker.register("/loky-left-by-a-test", "semlock")
+raise MemoryError
+"""
+    command = [sys.executable, "-c", code(body)]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"my-stage: not enough memory .*\n", done.stderr), done.stderr
