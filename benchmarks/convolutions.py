@@ -34,7 +34,7 @@ WAYS = {
     "any": Way("all that the processor has", "DEFAULT"),
     "ours-last": Way("AVX2, channels_last", "AVX2", torch.channels_last),
     "any-last": Way("all that the processor has, channels_last", "DEFAULT", torch.channels_last),
-    "product": Way("im2col and MKL's matrix product", "AVX2", product=True),
+    "product": Way("im2col and a matrix product, on MKL's path for every machine", "AVX2", product=True),
 }
 
 

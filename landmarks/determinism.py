@@ -70,6 +70,7 @@ def pick_device(name: str) -> "torch.device":
         name = next(device for device, usable in there.items() if usable)
     if not there[name]:
         raise UserError(f"compute.device: this machine has no {name}; set auto or cpu")
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, not its first ten bits, in convolutions as well
     return torch.device(name)
 
 

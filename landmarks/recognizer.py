@@ -96,7 +96,7 @@ class Recognizer:
         pixels = torch.from_numpy(np.stack([view.pixels for view in views])).to(self.device)
         features = self.trunk(pixels.permute(0, 3, 1, 2).float() / 255).half().float()
         output = self.model(features)
-        scores = probabilities(output, self.model.design.abn).double().cpu().numpy()
+        scores = probabilities(output, self.model.design.abn).cpu().double().numpy()  # MPS has no double
         maps = [None] * len(views) if output.map is None else output.map[:, 0].cpu().numpy()
         return [Answer(*row) for row in zip(scores, maps, (view.box for view in views), strict=True)]
 

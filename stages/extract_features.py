@@ -26,9 +26,11 @@ def main() -> str:
     determinism.prepare_inference()
     p = params.load()
     index = pd.read_parquet(INDEX)
-    trunk = Trunk(load_file(BACKBONE), p.backbone).to(determinism.pick_device(p.compute.device))
+    device = determinism.pick_device(p.compute.device)
+    trunk = Trunk(load_file(BACKBONE), p.backbone).to(device)
     shape = features.shape(trunk, len(index), p.augment.crop)
     settings = {"crop": p.augment.crop, "backbone": p.backbone.model_dump(), "precision": p.compute.precision}
+    settings["device"] = device.type  # an interrupted run goes on with bits of the same kind
     with stage.scratch("extract-features", settings, [INDEX, BACKBONE, *images.shards(PICTURES)]) as scratch:
         unfinished = scratch / "features.npy"
         with unfinished.open("a+b") as file, stage.progress(len(index), "views") as bar:

@@ -25,8 +25,10 @@ BACKBONE = Path("models/backbone.safetensors")
 def train(name: str, abn: Abn | None, p: Params) -> str:
     """Trains the model called `name` and writes its outputs; returns the summary line."""
     determinism.prepare_training()
+    device = determinism.pick_device(p.compute.device)
     blocks = {"train": p.train, "abn": abn, "backbone": p.backbone}
-    settings = {"seed": p.seed} | {key: block and block.model_dump() for key, block in blocks.items()}
+    settings = {key: block and block.model_dump() for key, block in blocks.items()}
+    settings |= {"seed": p.seed, "device": device.type}
     with (
         stage.scratch(f"train-{name}", settings, [FEATURES, INDEX, SPLIT, CLASSES, BACKBONE]) as scratch,
         stage.whole(Path("models") / name) as out,
@@ -39,7 +41,7 @@ def train(name: str, abn: Abn | None, p: Params) -> str:
             abn=abn,
             train=p.train,
             seed=p.seed,
-            device=determinism.pick_device(p.compute.device),
+            device=device,
             log=log,
             checkpoint=scratch / "checkpoint.safetensors",
             tail=read_tail(p.backbone, BACKBONE),
