@@ -160,14 +160,32 @@ def workers(count: int, jobs: Iterable[tuple]) -> Iterator:
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"]))
     parallel = Parallel(count or -1, return_as="generator", initializer=end_with_parent, initargs=(os.getpid(),))
     # Ctrl-C reaches every process of a terminal; what to do about it is the parent's business. Workers inherit what is
-    # blocked here, so that they do not hear it from their first moment on. The parent hears it a moment later. The
-    # helper process that Python starts with the first worker would unblock it, so that one is started before.
+    # blocked here, so that they do not hear it from their first moment on. The helper process that Python starts with
+    # the first worker would unblock it, so that one is started before.
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return parallel(jobs)
+        with later():
+            return parallel(jobs)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextmanager
+def later() -> Iterator[None]:
+    """A signal is heard after the block: a worker whose start is broken off would say so with a traceback.
+
+    Blocking it does not do, for another thread may take it, and Python then handles it in the main one.
+    """
+    caught: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in ENDS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if caught:
+            signal.raise_signal(caught[0])
 
 
 def explain(error: Exception) -> str | None:

@@ -271,3 +271,18 @@ raise MemoryError
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert re.fullmatch(r"my-stage: not enough memory .*\n", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_heard_when_the_workers_have_started(number: signal.Signals) -> None:
+    heard: list[str] = []
+    before = {n: signal.signal(n, lambda *_: heard.append("signal")) for n in stage.ENDS}
+    try:
+        with stage.later():
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+            heard.append("started")
+        assert heard == ["started", "signal"]
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
