@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
@@ -99,6 +100,7 @@ def hear(number: int, _: object) -> None:
     heard.append(number)
     for other in ENDS:  # DVC passes Ctrl-C on, so that it comes twice
         signal.signal(other, signal.SIG_IGN)
+    threading.excepthook = lambda _: None  # a pool's thread may stumble over what was taken from it
     raise ENDS[number][0]
 
 
@@ -156,7 +158,9 @@ def workers(count: int, jobs: Iterable[tuple]) -> Iterator:
     """
     from joblib import Parallel  # slow to import, and two stages need it
 
-    # A pool that breaks may end between removing a semaphore and saying so: joblib's helper process would warn of it.
+    # An end is one line. joblib counts what was given up, and where a pool breaks between removing a semaphore and
+    # saying so, its helper process warns of that.
+    warnings.filterwarnings("ignore", r"\d+ tasks which were still being processed")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"]))
     parallel = Parallel(count or -1, return_as="generator", initializer=end_with_parent, initargs=(os.getpid(),))
     # Ctrl-C reaches every process of a terminal; what to do about it is the parent's business. Workers inherit what is
