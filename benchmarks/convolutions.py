@@ -1,18 +1,18 @@
 """One of the attention branch's 3x3 convolutions, forward and backward, in several ways: where ABN's training goes.
 
-    python -m benchmarks.convolutions WAY        WAY is one of `WAYS`; oneDNN chooses its vector code once a process
+    python -m benchmarks.convolutions [WAY]      one of `WAYS`, or each in a process of its own, for oneDNN chooses its
+                                                 vector code once a process
 
-Prints a line for each part: its name, milliseconds, and a hash of the result's bits. `benchmarks.speed` calls it.
+Prints a line for each way: its title, then milliseconds and, in brackets, the first digits of a hash of the result, for
+the forward pass, the gradient of the input and that of the weights; tabs between. `benchmarks.speed` calls it.
 """
 
 import hashlib
 import os
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import NamedTuple
 
+from benchmarks.speed import ROOT, median, process
 from landmarks import determinism
 
 import torch
@@ -44,19 +44,8 @@ def multiplied(pictures: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return (weight.flatten(1) @ columns).view(len(pictures), len(weight), *pictures.shape[2:])
 
 
-def measured(work: Callable[[], torch.Tensor]) -> tuple[float, str]:
-    """Milliseconds, the median, and a hash of the result."""
-    result, seconds = work(), []
-    for _ in range(TIMES):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    bits = hashlib.sha256(result.detach().contiguous().numpy().tobytes()).hexdigest()
-    return 1000 * statistics.median(seconds), bits[:8]
-
-
-def main() -> None:
-    way = WAYS[sys.argv[1]]
+def measured(way: Way) -> list[str]:
+    """Milliseconds and bits of the three parts."""
     determinism.prepare_training()
     os.environ["ONEDNN_MAX_CPU_ISA"] = way.vectors
     rng = determinism.stream(0, "convolutions")
@@ -68,14 +57,22 @@ def main() -> None:
     output = convolve(pictures, weight)
     assert torch.allclose(output, F.conv2d(pictures, weight, padding=1), atol=1e-2)
     pull = torch.from_numpy(rng.standard_normal(output.shape)).float().contiguous(memory_format=way.layout)
-    parts = {
-        "forward": lambda: convolve(pictures, weight),
-        "input": lambda: torch.autograd.grad(output, pictures, pull, retain_graph=True)[0],
-        "weights": lambda: torch.autograd.grad(output, weight, pull, retain_graph=True)[0],
-    }
-    for name, work in parts.items():
-        milliseconds, bits = measured(work)
-        print(name, f"{milliseconds:.0f}", bits)
+    parts = (
+        lambda: convolve(pictures, weight),
+        lambda: torch.autograd.grad(output, pictures, pull, retain_graph=True)[0],
+        lambda: torch.autograd.grad(output, weight, pull, retain_graph=True)[0],
+    )
+    bits = [hashlib.sha256(part().detach().contiguous().numpy().tobytes()).hexdigest()[:4] for part in parts]
+    return [f"{1000 * median(part, TIMES):.0f} ({digits})" for part, digits in zip(parts, bits, strict=True)]
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        way = WAYS[sys.argv[1]]
+        print(way.title, *measured(way), sep="\t")
+    else:
+        for name in WAYS:
+            print(process(sys.executable, "-m", "benchmarks.convolutions", name, cwd=ROOT).said, end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast the pipeline is, against the machine's limit and against the usual way: benchmarks/results.md.
 
-    .venv/bin/python -m benchmarks.speed         after `make reproduce`, on an idle machine; takes about 35 minutes
+    .venv/bin/python -m benchmarks.speed         after `make reproduce`, on an idle machine; takes 20 to 35 minutes
 
 All in one run, on the same pictures and weights, so that ratios count where times are noisy. Works in a temporary
 clone of HEAD and leaves the repository alone but for the table.
@@ -18,7 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import convolutions
 from benchmarks.verify import Clone
 from landmarks import determinism, features, images, params, stage
 from landmarks.backbone import Trunk
@@ -172,15 +171,10 @@ def against_the_usual_way(p: params.Params, sizes: dict[int, int]) -> list[list[
     return rows
 
 
-def convolution_rows() -> list[list[object]]:
-    """Rows of the table: the attention branch's 3x3 convolutions in several ways, each in a process of its own."""
-    rows = []
-    for name, way in convolutions.WAYS.items():
-        said = process(sys.executable, "-m", "benchmarks.convolutions", name, cwd=ROOT).said
-        parts = [line.split() for line in said.splitlines()]
-        rows.append([way.title, *[f"{milliseconds} ({bits[:4]})" for _, milliseconds, bits in parts]])
-        print(*rows[-1], flush=True)
-    return rows
+def convolutions() -> list[list[str]]:
+    """Rows of the table: the attention branch's 3x3 convolutions in several ways."""
+    said = process(sys.executable, "-m", "benchmarks.convolutions", cwd=ROOT).said
+    return [line.split("\t") for line in said.splitlines()]
 
 
 def operations(trunk: Trunk, crop: int) -> list[list[object]]:
@@ -266,7 +260,7 @@ brackets the first digits of a hash of the result: where they differ, so do the 
 AVX-512 the forward pass and the gradient of the input have other bits (in channels_last, that of the weights has), and
 on a processor that is twice as fast with it, half of its speed is what equal bits on every machine cost.
 
-{table(["", "forward", "gradient of the input", "of the weights"], convolution_rows())}
+{table(["", "forward", "gradient of the input", "of the weights"], convolutions())}
 """
     with stage.whole(OUT) as out:
         out.write_text(text, encoding="utf-8")
