@@ -19,18 +19,18 @@ benchmark: .venv/installed
 
 # The committed results again, from nothing, in a clone of HEAD; then under other circumstances.
 verify: .venv/installed
-	$(BIN)/python -m benchmarks.verify
+	$(BIN)/python -m tools.verify
 
 verify-matrix: .venv/installed
-	$(BIN)/python -m benchmarks.verify --matrix
+	$(BIN)/python -m tools.verify --matrix
 
 # Whether what DVC keeps is still what it was; what is not is thrown away.
 check-cache: .venv/installed
-	$(BIN)/python -m benchmarks.check_cache
+	$(BIN)/python -m tools.check_cache
 
 # kill -9 at 50 moments of the pipeline, in a clone; and many more odd inputs than the tests try.
 torture: .venv/installed
-	$(BIN)/python -m benchmarks.torture
+	$(BIN)/python -m tools.torture
 
 fuzz: .venv/installed
 	FUZZ=5000 $(BIN)/python -m pytest -q -s tests/test_fuzz.py
@@ -39,17 +39,17 @@ AS_PHOTOGRAPHS = -S data.source=gldv2 -S data.root=$(PHOTOGRAPHS) -S filter.skip
 
 # docs/ablations.md; PHOTOGRAPHS is the top directory or URL of a data set in the layout of Google Landmarks v2.
 ablations: .venv/installed
-	$(BIN)/python -m benchmarks.ablations Sample
+	$(BIN)/python -m studies.ablations Sample
 ifdef PHOTOGRAPHS
-	$(BIN)/python -m benchmarks.ablations Photographs $(AS_PHOTOGRAPHS) -S augment.crop=224
+	$(BIN)/python -m studies.ablations Photographs $(AS_PHOTOGRAPHS) -S augment.crop=224
 endif
 
 # docs/backbones.md, likewise.
 backbones: .venv/installed
-	$(BIN)/python -m benchmarks.backbones Sample
+	$(BIN)/python -m studies.backbones Sample
 ifdef PHOTOGRAPHS
-	$(BIN)/python -m benchmarks.backbones Photographs $(AS_PHOTOGRAPHS) -S augment.crop=224
-	$(BIN)/python -m benchmarks.backbones "Photographs, 112 pixels, 15 epochs" $(AS_PHOTOGRAPHS) -S train.epochs=15 \
+	$(BIN)/python -m studies.backbones Photographs $(AS_PHOTOGRAPHS) -S augment.crop=224
+	$(BIN)/python -m studies.backbones "Photographs, 112 pixels, 15 epochs" $(AS_PHOTOGRAPHS) -S train.epochs=15 \
 		--only "vgg16 conv4"
 endif
 

@@ -18,9 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.verify import Clone
 from landmarks import determinism, features, images, params, stage
 from landmarks.backbone import Trunk
+from tools.clone import Clone
 
 import numpy as np
 import pandas as pd

@@ -161,7 +161,7 @@ def card(content: dict, classes: int, sizes: dict[str, int]) -> str:
         f"that a new one like them is called so by mistake with a probability of at most {percent(rate)}.{surer} It "
         f"happened to {tried['alarms']} of {tried['pictures']} test pictures, which had no say in it (95 % interval of "
         f"the rate: {percent(*tried['rate_ci95'])}). How often a photo of something else is called so is not promised, "
-        "and may be seldom: that depends on what it shows. `python -m benchmarks.unknown` measures it.",
+        "and may be seldom: that depends on what it shows. `python -m studies.unknown` measures it.",
         "## Limits",
         "- It sees the centre of a photo. A landmark at its edge, or lying on its side, may be missed.\n"
         "- The recipe was chosen on validation pictures, which therefore flatter. Test pictures chose nothing.\n"

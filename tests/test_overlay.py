@@ -1,6 +1,6 @@
 """The attention map over the photo."""
 
-from landmarks import overlay
+from landmarks.serving import overlay
 
 import numpy as np
 import pytest

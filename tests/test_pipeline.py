@@ -196,8 +196,9 @@ def test_a_released_model_gives_the_same_answers_elsewhere(project: Project, tmp
         if picture.id in expected.index:
             (tmp_path / f"photos/{picture.id}.jpg").write_bytes(picture.picture)
 
-    command = [sys.executable, "code/landmarks", "predict", "photos", "--model", "model", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "landmarks", "predict", "photos", "--model", "model", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "code")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [Path(answer["file"]).stem for answer in answers] == list(expected.index)
@@ -426,12 +427,12 @@ def test_a_damaged_cache_object_is_found_and_made_again(project: Project, cut: b
         out.truncate(len(content) - 9 * cut)
     kept.chmod(before.st_mode)
     os.utime(kept, ns=(before.st_atime_ns, before.st_mtime_ns))
-    found = project.run(sys.executable, "-m", "benchmarks.check_cache")
+    found = project.run(sys.executable, "-m", "tools.check_cache")
     assert found.returncode == 1 and re.fullmatch(r"check-cache: 1 of \d+ cache objects were damaged.*\n", found.stderr)
     done = project.dvc("repro")
     assert done.returncode == 0 and stages_run(done) == ["split"]
     assert project.git("status", "--porcelain") == "" and project.outs() == project.first_outs
-    found = project.run(sys.executable, "-m", "benchmarks.check_cache")
+    found = project.run(sys.executable, "-m", "tools.check_cache")
     assert found.returncode == 0 and "cache objects are what they were" in found.stdout
 
 

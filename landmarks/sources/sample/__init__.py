@@ -1,6 +1,7 @@
 """The embedded sample: about 2,000 synthetic pictures of 60 invented landmarks, drawn when they are asked for.
 
-Needs no file and no network. The pictures are drawn by `sample_drawing.py`, of buildings from `sample_buildings.py`.
+Needs no file and no network. `raster.py` draws the scenes that `scene.py` composes of the meshes in
+`buildings.py`.
 """
 
 import hashlib
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 
 from landmarks import stage
 from landmarks.images import Picture
-from landmarks.sources.sample_buildings import FAMILIES
-from landmarks.sources.sample_drawing import render
+from landmarks.sources.sample.buildings import FAMILIES
+from landmarks.sources.sample.raster import render
 
 import pandas as pd
 from joblib import delayed

@@ -1,6 +1,6 @@
 """kill -9 at random moments of the pipeline: whether the results are the same in the end.
 
-    .venv/bin/python -m benchmarks.torture [--kills 50] [--seed 0] [-S KEY=VALUE ...]
+    .venv/bin/python -m tools.torture [--kills 50] [--seed 0] [-S KEY=VALUE ...]
 
 Runs the pipeline of HEAD once in a clone, to know how long each stage takes. In another clone `dvc repro` is killed,
 with all that it has started, at moments spread over that time, each further on; after every kill the same command goes
@@ -9,75 +9,16 @@ stage; fails if a process survives, or if dvc.lock, metrics/ or plots/ differ fr
 """
 
 import argparse
-import os
-import re
-import signal
-import subprocess
-import threading
 import time
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.verify import Clone, pair, workplace
 from landmarks import stage
 from landmarks.determinism import stream
 from landmarks.stage import UserError
+from tools.clone import Clone, Repro, pair, workplace
 
 import numpy as np
-import psutil
-
-STARTING = "dvc itself"
-
-
-class Repro:
-    """A `dvc repro` that runs in a clone. `begun` has each stage that it has begun, with the second when."""
-
-    def __init__(self, clone: Clone) -> None:
-        self.root, self.begun, self.said = clone.root, [(STARTING, time.monotonic())], []
-        self.process = subprocess.Popen(
-            [*clone.command, "-m", "dvc", "repro"],
-            cwd=clone.root,
-            env=clone.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.reader = threading.Thread(target=self.read)
-        self.reader.start()
-
-    def read(self) -> None:
-        for line in self.process.stdout:
-            self.said.append(line.rsplit("\r", 1)[-1])
-            if found := re.match(r"Running stage '(.+)':", line):
-                self.begun.append((found[1], time.monotonic()))
-
-    def is_at(self, order: list[str], number: int, second: float) -> bool:
-        """Whether it has come to that second of stage `number` of `order`, or is just past that stage."""
-        name, start = self.begun[-1]
-        past = order.index(name) - number
-        return past >= 0 and time.monotonic() - start >= (min(second, 1.0) if past else second)
-
-    def wait(self) -> int:
-        self.process.wait()
-        self.reader.join()
-        return self.process.returncode
-
-    def kill(self) -> str:
-        """Kills it and all it has started; returns the stage that was running. Raises `UserError` if one survives."""
-        running = self.begun[-1][0]
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.wait()
-        time.sleep(1)
-        for process in psutil.process_iter(["cwd", "cmdline"]):
-            if process.info["cwd"] == str(self.root):
-                raise UserError(f"{running} was killed, and this one lives: {' '.join(process.info['cmdline'])}")
-        return running
-
-    def seconds(self) -> dict[str, float]:
-        """How long each stage took, with what DVC had to do for it, in order."""
-        ends = [*(start for _, start in self.begun[1:]), time.monotonic()]
-        return {name: end - start for (name, start), end in zip(self.begun, ends, strict=True)}
 
 
 def remedy(clone: Clone, said: list[str]) -> str:

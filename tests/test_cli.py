@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from landmarks.__main__ import VERSION, main
+from landmarks.serving.cli import VERSION, main
 
 import pytest
 from conftest import ROOT, abn, drawing, jpeg, model_folder
@@ -121,8 +121,8 @@ def test_help_has_examples(command: list[str], capsys: Captured) -> None:
 
 def test_from_any_directory_with_the_folder_and_the_code_alone(model: str, photos: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        command = [sys.executable, str(ROOT / "landmarks"), *arguments]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "landmarks", *arguments]
         return subprocess.run(command, cwd=photos, env=environment, capture_output=True, text=True, check=False)
 
     assert run("--version").stdout == f"landmarks {VERSION}\n"

@@ -1,11 +1,9 @@
-"""How a picture of the sample is taken: a scene around a landmark, a camera, light, and a small software renderer.
+"""The renderer of the sample: `render` draws a picture of a landmark, with a mask of where the landmark is visible.
 
-`render` is a pure function: the bytes of a picture depend on the seed, its id and its landmark alone. Every random
-number comes from a named stream, and what sine, cosine and the like have touched is rounded before it is compared or
-drawn; from there on there are only operations whose results IEEE 754 fixes to the bit.
+`render` is a pure function: the bytes of a picture depend only on the seed, its id and its landmark. Every random
+number comes from a named stream. Where IEEE 754 does not fix a result to the bit (sine, cosine), it is rounded first.
 
-A picture adds other buildings of the same family, trees, people, ground, sky, light and a camera. It is drawn at twice
-its size with a depth buffer, a shadow map and procedural masonry, and then shrunk.
+A picture is drawn at twice its size with a depth buffer, a shadow map and procedural masonry, and then reduced.
 """
 
 import io
@@ -14,178 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from landmarks.determinism import stream
-from landmarks.sources.sample_buildings import FAMILIES, Array, Colour, Family, Mesh, Paint, Traits
+from landmarks.sources.sample.buildings import FAMILIES, Array, Colour, Family, Paint, Traits
+from landmarks.sources.sample.scene import (
+    RIVER,
+    Camera,
+    Scene,
+    build_scene,
+    dot,
+    dot_components,
+    place_camera,
+    surroundings,
+    unit,
+)
 
 import numpy as np
 from PIL import Image, ImageFilter
-
-# The dials of difficulty, with VARIETY of the buildings.
-CLUTTER = 2  # other buildings of the family that a picture tries to find room for, on average
-IN_FRONT = 0.1  # share of the pictures in which one of them may stand before the landmark
-SIDE = 18  # degrees to the left and right of a landmark's front from which most pictures are taken
-FRONTAL = 0.9  # their share; the others are taken from anywhere else
-OFF_CENTRE = 0.04  # standard deviation of the landmark's place in the picture, as a share of the picture
-FILL = (0.8, 0.95)  # how much of the picture's width or height the landmark takes, least and most
-NEAR = 1.0  # metres; nothing closer to the camera is drawn
-
-
-# --- Scenes --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Camera:
-    """A pinhole whose rays are forward + x * right + y * up, with x and y in units of the focal length."""
-
-    place: Array  # metres
-    forward: Array
-    right: Array
-    up: Array
-    focal: float  # pixels
-    size: tuple[int, int]  # width, height in pixels
-
-    def project(self, corners: Array) -> Array:
-        """Columns, rows and inverse depths (not positive if too near or behind) of points in metres."""
-        x, y, z = (_dot(corners - self.place, axis) for axis in (self.right, self.up, self.forward))
-        inverse = 1 / np.where(z > NEAR, z, -1.0)
-        columns, rows = self.size[0] / 2 + self.focal * x * inverse, self.size[1] / 2 - self.focal * y * inverse
-        return np.stack([columns, rows, inverse], -1)
-
-    def rays(self) -> Array:
-        """(3, rows, columns) directions through the pixels, of unit depth."""
-        x = (np.arange(self.size[0]) + 0.5 - self.size[0] / 2) / self.focal
-        y = (self.size[1] / 2 - 0.5 - np.arange(self.size[1]))[:, None] / self.focal
-        axes = zip(self.forward, self.right, self.up, strict=True)
-        return np.stack([(f + y * u + x * r).astype(np.float32) for f, r, u in axes])
-
-
-def _dot(a: Array, b: Array) -> Array:
-    """Inner products along the last axis in a fixed order of summation, which BLAS does not promise."""
-    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
-
-
-def _along(axis: Array, places: Sequence[Array]) -> Array:
-    """The same for places given as separate x, y and z, in their own precision."""
-    x, y, z = axis.tolist()
-    return places[0] * x + places[1] * y + places[2] * z
-
-
-def _unit(x: float, y: float, z: float) -> Array:
-    return np.round(np.array((x, y, z)) / math.sqrt(x * x + y * y + z * z), 9)
-
-
-def _camera(rng: np.random.Generator, family: Family, landmark: Mesh, size: tuple[int, int]) -> Camera:
-    """A photographer who has most of the landmark in the frame, off the centre."""
-    corners, (radius, height) = landmark.corners(), landmark.extent()
-    azimuth = rng.uniform(-SIDE, SIDE) if family.river or rng.random() < FRONTAL else rng.uniform(SIDE, 360 - SIDE)
-    azimuth = math.radians(azimuth + (180 if family.river and rng.random() > FRONTAL else 0))
-    focal = round(min(size) / 2 / math.tan(math.radians(rng.uniform(38, 62)) / 2), 6)
-    eye = rng.uniform(1.6, 3.0) if rng.random() < 0.65 else rng.uniform(0.1, 0.7) * height
-    off = np.clip(rng.normal(0, OFF_CENTRE, 2), -0.2, 0.2) * size / focal
-    roll = math.radians(np.clip(rng.normal(0, 1.5), -4, 4))
-    share, closest, away = rng.uniform(*FILL), (0.6 if family.river else 1.1) * radius, 3 * radius + 2 * height
-    for _ in range(4):  # what is closer grows faster than its distance shrinks, so approach the wanted size in steps
-        x, y = away * math.sin(azimuth), -away * math.cos(azimuth)
-        aim = off[0] * away * math.cos(azimuth), off[0] * away * math.sin(azimuth), 0.48 * height + 0.5 * off[1] * away
-        forward = _unit(aim[0] - x, aim[1] - y, aim[2] - eye)
-        right = _unit(forward[1], -forward[0], 0)
-        up = np.cross(right, forward)
-        right, up = right * math.cos(roll) + up * math.sin(roll), up * math.cos(roll) - right * math.sin(roll)
-        camera = Camera(np.round((x, y, eye), 3), forward, np.round(right, 9), np.round(up, 9), focal, size)
-        spread = np.ptp(camera.project(corners)[:, :2], axis=0) / size
-        away = max(away * ((0.8 * spread.max() + 0.2 * spread.min()) / share) ** 0.9, closest)
-    return camera
-
-
-def _tree(rng: np.random.Generator) -> Mesh:
-    """A broad-leaved tree, a conifer or a poplar, some 8 metres tall."""
-    m, kind = Mesh(), rng.integers(3)
-    leaves = Paint(tuple(np.array((78, 100, 46)) * rng.uniform(0.75, 1.2, 3)), 0.4, 0.8)
-    m.turned(Paint((92, 72, 56)), [(0.25, 0), (0.16, 4)], 6)
-    if kind == 0:
-        ball = np.array([(0.5, -0.85), (0.9, -0.4), (1, 0.1), (0.75, 0.65), (0.3, 0.95)])
-        for x, y, z, size in rng.uniform((-1.4, -1.4, 4.2, 1.3), (1.4, 1.4, 6.4, 2.2), (5, 4)):
-            m.turned(leaves, ball * size, 10, (x, y, z))
-    elif kind == 1:
-        for tier in range(4):
-            m.turned(leaves, [(2.3 - 0.5 * tier, 1.4 + 1.7 * tier), (0.1, 4.2 + 1.8 * tier)], 8 + 2 * (tier % 2))
-    else:
-        m.turned(leaves, [(0.4, 1.2), (1.1, 2.6), (1.2, 5), (0.8, 8), (0.1, 10)], 10)
-    return m
-
-
-def _person(rng: np.random.Generator) -> Mesh:
-    """Somebody 1.5 to 1.9 metres tall."""
-    m, tall = Mesh(), rng.uniform(1.5, 1.9)
-    legs, coat, skin = (Paint(tuple(rng.uniform(low, high, 3))) for low, high in ((30, 90), (50, 190), (120, 210)))
-    m.turned(legs, [(0.13, 0), (0.17, 0.5 * tall)], 6, stretch=(1, 0.7))
-    m.turned(coat, [(0.19, 0.45 * tall), (0.25, 0.8 * tall), (0.1, 0.86 * tall)], 6, stretch=(1, 0.65))
-    m.turned(skin, [(0.06, 0.84 * tall), (0.11, 0.92 * tall), (0.07, tall)], 6)
-    return m
-
-
-def _surroundings(rng: np.random.Generator, family: Family, landmark: Mesh, camera: Camera) -> list[Mesh]:
-    """Other buildings of the family, trees and people, all on free dry ground."""
-    radius, height = landmark.extent()
-    away = math.hypot(camera.place[0], camera.place[1])
-    ahead, across = -camera.place[:2] / away, np.array((-camera.place[1], camera.place[0])) / away
-    taken = [(0.0, 0.0, 0.8 * radius), (camera.place[0], camera.place[1], 0.08 * away)]
-
-    def place(mesh: Mesh, nearest: float, farthest: float, room: float, size: float = 1.0) -> list[Mesh]:
-        """The mesh somewhere between two distances from the camera, in units of the landmark's, if there is room."""
-        for _ in range(8):
-            depth = rng.uniform(nearest, farthest) * away
-            aside = rng.uniform(-0.55, 0.55) * depth * camera.size[0] / camera.focal
-            x, y = camera.place[:2] + depth * ahead + aside * across
-            dry = y < family.shore - room and not (family.river and abs(x) < RIVER * radius)
-            if dry and all((x - a) ** 2 + (y - b) ** 2 > (room + r) ** 2 for a, b, r in taken):
-                taken.append((x, y, room))
-                return [mesh.moved(x, y, rng.uniform(0, 2 * math.pi), size)]
-        return []
-
-    meshes = []
-    for number in range(rng.integers(CLUTTER - 2, CLUTTER + 3)):
-        other = family.build(Traits(rng, int(rng.integers(6))))
-        if family.river:  # other bridges cross the same river, one behind the other
-            y = math.copysign((number + 1) * rng.uniform(40, 80), ahead[1])
-            meshes.append(other.moved(rng.uniform(-8, 8), y))
-            continue
-        wide, tall = other.extent()
-        size = rng.uniform(0.6, 1.0) * height / tall
-        front = number == 0 and rng.random() < IN_FRONT
-        meshes += place(other, *((0.55, 0.85) if front else (0.95, 2.6)), 0.8 * wide * size, size)
-    trees = [_tree(rng) for _ in range(2)]
-    for number in range(rng.integers(4, 16)):
-        meshes += place(trees[number % 2], *((0.35, 0.8) if number < 2 else (0.9, 2.5)), 2.5, rng.uniform(0.6, 1.5))
-    for _ in range(rng.integers(0, 12)):
-        meshes += place(_person(rng), 0.2, 1.0, 0.5)
-    return meshes
-
-
-@dataclass(frozen=True)
-class Scene:
-    """The quadrilaterals around a landmark; number 0 stands for the ground."""
-
-    corners: Array  # (n, 4, 3) metres
-    normals: Array  # (n, 3)
-    paints: Array  # (6, n): red, green and blue in linear light, course, grain, joint
-    landmark: Array  # (n,) whether it belongs to the landmark
-
-
-def _scene(landmark: Mesh, others: Sequence[Mesh], ground: Paint) -> Scene:
-    """One list of the quadrilaterals of all meshes."""
-    parts = [(np.zeros((1, 4, 3)), ground), *landmark.parts, *(part for mesh in others for part in mesh.parts)]
-    sizes = [len(quads) for quads, _ in parts]
-    corners = np.round(np.concatenate([quads for quads, _ in parts]), 3)
-    normals = np.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
-    normals /= np.maximum(np.sqrt(_dot(normals, normals)), 1e-9)[:, None]
-    normals[0] = 0, 0, 1
-    rows = [(*(np.round(paint.colour) / 255) ** 2, paint.course, paint.grain, paint.joint) for _, paint in parts]
-    paints = np.repeat(np.array(rows, np.float32).T, sizes, axis=1)
-    part = np.repeat(np.arange(len(parts)), sizes)
-    return Scene(corners, normals, paints, (part > 0) & (part <= len(landmark.parts)))
-
-
-# --- Drawing -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -211,7 +52,6 @@ LIGHTS = (
 )
 GROUNDS = (Paint((176, 166, 150), 1.6, 0.1, 0.16), Paint((150, 148, 146), 0.9, 0.12, 0.16), Paint((196, 178, 144)))
 GRASSES = ((96, 124, 58), (118, 132, 70), (150, 138, 92))
-RIVER = 0.75  # half the width of a river, in radii of its bridge
 FAR = 1e-4  # inverse of the metres to the end of the ground
 NAME_BITS, NEARNESS_ONE = 20, 2.0**42  # a depth buffer holds nearness and name as one integer, so the largest is seen
 
@@ -309,18 +149,20 @@ def _masonry(paints: Array, u: Array, v: Array, pixel: Array, noise: Array) -> A
 
 def _sunlit(scene: Scene, sun: Array, reach: float, places: Sequence[Array], size: int = 512) -> Array:
     """1 where the sun reaches a place and 0 where something within `reach` metres of the landmark stands in its way."""
-    right = _unit(-sun[1], sun[0], 0)
+    right = unit(-sun[1], sun[0], 0)
     up = np.cross(sun, right)
     scale, sight = size / (2 * reach), 4000.0
-    facing = np.flatnonzero(_dot(scene.normals, sun) > 0)[1:]  # without the ground
+    facing = np.flatnonzero(dot(scene.normals, sun) > 0)[1:]  # without the ground
     corners = scene.corners[facing]
-    plane = [_dot(corners, axis) * scale + size / 2 for axis in (right, up)]
+    plane = [dot(corners, axis) * scale + size / 2 for axis in (right, up)]
     buffer = np.zeros((size, size), int)
-    _rasterize(np.stack([*plane, _dot(corners, sun) / sight + 0.5], -1), facing, buffer)
+    _rasterize(np.stack([*plane, dot(corners, sun) / sight + 0.5], -1), facing, buffer)
     nearest = ((buffer >> NAME_BITS) / NEARNESS_ONE - 0.5) * sight
-    column, row = (_along(axis, places) * scale + size / 2 for axis in (right, up))
+    column, row = (dot_components(axis, places) * scale + size / 2 for axis in (right, up))
     column, row = (np.clip(position, 0, size - 1).astype(np.int32) for position in (column, row))
-    return nearest.astype(np.float32).reshape(-1).take(row * size + column) < _along(sun, places) + (0.3 + 0.5 / scale)
+    return nearest.astype(np.float32).reshape(-1).take(row * size + column) < dot_components(sun, places) + (
+        0.3 + 0.5 / scale
+    )
 
 
 def _water(light: Light, noise: Array, x: Array, y: Array, slope: Array, lit: Array) -> Array:
@@ -338,7 +180,7 @@ def _shade(
     light = LIGHTS[rng.choice(len(LIGHTS), p=[light.odds for light in LIGHTS])]
     behind = math.atan2(-camera.forward[1], -camera.forward[0])
     elevation, turn = math.radians(rng.uniform(*light.elevation)), behind + math.radians(rng.uniform(-130, 130))
-    sun = _unit(math.cos(turn) * math.cos(elevation), math.sin(turn) * math.cos(elevation), math.sin(elevation))
+    sun = unit(math.cos(turn) * math.cos(elevation), math.sin(turn) * math.cos(elevation), math.sin(elevation))
     noise = _noise(rng)
     picture = _sky(rng, rays, light, noise).reshape(3, -1)
 
@@ -353,7 +195,7 @@ def _shade(
     u, v = np.where(level, x, normal[0] * y - normal[1] * x), np.where(level, y, z)
     albedo = paints[:3] * _masonry(paints, u, v, depth / camera.focal, noise)
     sunlit = _sunlit(scene, sun, 2.2 * radius + 10, [c + n * 0.3 for c, n in zip(place, normal, strict=True)])
-    lit = np.maximum(_along(sun, normal), 0) * sunlit
+    lit = np.maximum(dot_components(sun, normal), 0) * sunlit
     ground = name == 0
     open_sky = np.where(ground, 1, (0.7 + 0.3 * np.minimum(z / 6, 1)) * (0.62 + 0.38 * normal[2]))
 
@@ -391,15 +233,15 @@ def render(seed: int, picture_id: str, landmark_id: str) -> tuple[bytes, bytes]:
     width, height = SIZES[rng.integers(len(SIZES))]
     if width < height and 2 * radius > 1.5 * tall:  # nobody takes an upright picture of something wide
         width, height = height, width
-    camera = _camera(rng, family, landmark, (2 * width, 2 * height))
-    others = _surroundings(rng, family, landmark, camera)
-    scene = _scene(landmark, others, GROUNDS[rng.integers(len(GROUNDS))])
+    camera = place_camera(rng, family, landmark, (2 * width, 2 * height))
+    others = surroundings(rng, family, landmark, camera)
+    scene = build_scene(landmark, others, GROUNDS[rng.integers(len(GROUNDS))])
 
     rays = camera.rays()
     ground = np.minimum(-rays[2].astype(float) / camera.place[2], 1)
     buffer = np.where(ground > FAR, ground * NEARNESS_ONE, 0).astype(int) << NAME_BITS
     points = camera.project(scene.corners)
-    facing = _dot(scene.normals, camera.place - scene.corners[:, 0]) > 0
+    facing = dot(scene.normals, camera.place - scene.corners[:, 0]) > 0
     facing[0] = False  # the ground is in the buffer already
     seen = np.flatnonzero(facing & (points[..., 2] > 0).all(axis=1))
     _rasterize(points[seen], seen, buffer)

@@ -1,6 +1,6 @@
 """The attention map over the photo."""
 
-from landmarks.recognizer import Box
+from landmarks.serving.recognizer import Box
 
 import numpy as np
 from matplotlib import colormaps

@@ -1,6 +1,6 @@
 """Deletion and insertion on pixels, as papers report them (Petsiuk et al., arXiv 1806.07421, sec. 3.2).
 
-    .venv/bin/python -m benchmarks.pixels [MODEL]      after `make reproduce`; MODEL is abn unless given
+    .venv/bin/python -m studies.pixels [MODEL]      after `make reproduce`; MODEL is abn unless given
 
 Takes 100 test pictures. In the order of the map's cells, pixels are taken away (deletion: grey, the mean of the trunk's
 training) or brought back to a blurred picture (insertion), a seventh of them at a time, and the whole network, trunk

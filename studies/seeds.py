@@ -1,6 +1,6 @@
 """How much of the results is luck: other first weights, order and dropout, on the same pictures and views.
 
-    .venv/bin/python -m benchmarks.seeds [SEED...]      after `make reproduce`; seeds 0 1 2 unless given
+    .venv/bin/python -m studies.seeds [SEED...]      after `make reproduce`; seeds 0 1 2 unless given
 
 Trains the baseline, abn and every ablation of params.yaml with each seed, prints test accuracy (mean and standard
 deviation over seeds, in percent), the last epoch's training loss, and the difference from the baseline with a 95 %

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from landmarks import stage
 from landmarks.objectives import probabilities
-from landmarks.recognizer import Recognizer
+from landmarks.serving.recognizer import Recognizer
 
 import onnx
 import torch

@@ -1,6 +1,6 @@
 """Backbones x levels x tail, with and without attention, in one table: docs/backbones.md.
 
-    .venv/bin/python -m benchmarks.backbones HEADING [-S KEY=VALUE ...] [--only TEXT]
+    .venv/bin/python -m studies.backbones HEADING [-S KEY=VALUE ...] [--only TEXT]
 
 Runs the pipeline of HEAD, without ablations, for each row of `ROWS` in one clone, and writes or replaces the section
 HEADING of docs/backbones.md after each, so that a run that is stopped leaves what it has. `--only` takes the rows
@@ -13,12 +13,11 @@ import shlex
 import shutil
 from pathlib import Path
 
-from benchmarks.ablations import with_section
-from benchmarks.torture import Repro
-from benchmarks.verify import Clone, pair, workplace
 from landmarks import metrics, stage
 from landmarks.determinism import stream
 from landmarks.stage import UserError
+from studies.ablations import with_section
+from tools.clone import Clone, Repro, pair, workplace
 
 import numpy as np
 import pandas as pd
@@ -129,7 +128,7 @@ def main() -> str:
     if not wanted:
         parser.error(f"--only {given.only}: no such row; there are {', '.join(map(title, ROWS))}")
     settings = [word for key, value in given.settings for word in ("-S", f"{key}={value}")]
-    command = f"`{shlex.join(['python', '-m', 'benchmarks.backbones', given.heading, *settings])}`"
+    command = f"`{shlex.join(['python', '-m', 'studies.backbones', given.heading, *settings])}`"
     done: dict[str, list[str]] = {}
     named: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
     with workplace() as place, stage.progress(len(wanted), "backbones") as bar:

@@ -17,9 +17,10 @@ import re
 from itertools import islice, pairwise
 from pathlib import Path
 
-from landmarks import recognizer, stage
+from landmarks import stage
 from landmarks.images import Unfit
-from landmarks.recognizer import Recognizer
+from landmarks.serving import recognizer
+from landmarks.serving.recognizer import Recognizer
 from landmarks.stage import UserError
 
 HEADER = ["id", "landmarks"]

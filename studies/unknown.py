@@ -1,6 +1,6 @@
 """Is a photo of an unknown landmark told apart from known ones? Measured on landmarks that the filter left out.
 
-    .venv/bin/python -m benchmarks.unknown        after `make reproduce`, with the same params.yaml
+    .venv/bin/python -m studies.unknown        after `make reproduce`, with the same params.yaml
 
 Takes 200 pictures of landmarks that `data.source` has and that are no classes, evenly spread over them, and the test
 pictures of the classes. Prints for every model in release/ how many of either are called none of the known landmarks,
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from landmarks import classes, images, params, sources, stage
-from landmarks.recognizer import BATCH, Answer, Recognizer
+from landmarks.serving.recognizer import BATCH, Answer, Recognizer
 
 import numpy as np
 import pandas as pd

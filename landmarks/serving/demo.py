@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from landmarks import images, overlay, recognizer
+from landmarks import images
 from landmarks.images import Unfit
-from landmarks.recognizer import Answer, Recognizer
+from landmarks.serving import overlay, recognizer
+from landmarks.serving.recognizer import Answer, Recognizer
 from landmarks.stage import UserError
 
 from PIL import Image

@@ -1,20 +1,15 @@
-"""Whether the pipeline gives the committed results again, here or under other circumstances.
-
-    .venv/bin/python -m benchmarks.verify [FACTOR=VALUE ...]     one run; `make verify` is the one without a factor
-    .venv/bin/python -m benchmarks.verify --matrix               every value of every factor; `make verify-matrix`
-
-Runs the whole pipeline anew in a clone of HEAD, without any cache, and compares dvc.lock, metrics/ and plots/ with what
-is committed there. Says which outs differ, and which files in them if DVC's cache knows; then the clone stays, and the
-exit status is 1. `-S KEY=VALUE` tries other settings, for which the results of a first run without factors are taken.
-"""
+"""A clone of the repository to run the pipeline in, without DVC's cache and under stated circumstances."""
 
 import argparse
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +18,7 @@ from pathlib import Path
 from landmarks import stage
 from landmarks.stage import UserError
 
+import psutil
 import yaml
 
 RESULTS = ("metrics", "plots")  # what git keeps of the outs
@@ -45,11 +41,7 @@ FACTORS: dict[str, dict[str, dict[str, str]]] = {
     "LC_ALL": {name: {"LC_ALL": name} for name in ("C", "tr_TR.UTF-8")},
     "PYTHONHASHSEED": {seed: {"PYTHONHASHSEED": seed} for seed in ("0", "random")},
 }
-# Every value of every factor.
-MATRIX = (
-    ("1", "1", "avx2", "copy", "UTC0", "C", "0"),
-    ("2", "4", "avx512", ELSEWHERE, "XXX-13:45", "tr_TR.UTF-8", "random"),
-)
+STARTING = "dvc itself"
 
 
 class Clone:
@@ -145,31 +137,55 @@ def workplace() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-def verify(source: Path, **factors: str) -> None:
-    """Raises `UserError` if a run under these circumstances differs from HEAD of `source`, after printing where."""
-    with workplace() as place:
-        clone = Clone(source, place, **factors)
-        clone.run()
-        lines = clone.differences()
-        if lines:
-            print(*lines, sep="\n", flush=True)
-            raise UserError(f"{len(lines)} differences, listed above; the run stays in {clone.root}")
+class Repro:
+    """A `dvc repro` that runs in a clone. `begun` has each stage that it has begun, with the second when."""
 
+    def __init__(self, clone: Clone) -> None:
+        self.root, self.begun, self.said = clone.root, [(STARTING, time.monotonic())], []
+        self.process = subprocess.Popen(
+            [*clone.command, "-m", "dvc", "repro"],
+            cwd=clone.root,
+            env=clone.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.reader = threading.Thread(target=self.read)
+        self.reader.start()
 
-def matrix(source: Path) -> str:
-    """Runs `MATRIX`; returns a table of it, and raises `UserError` with that if any run differed."""
-    rows, wrong = [f"| {' | '.join(FACTORS)} | result |", "|---" * (len(FACTORS) + 1) + "|"], 0
-    for values in MATRIX:
-        result = "identical"
-        try:
-            verify(source, **dict(zip(FACTORS, values, strict=True)))
-        except UserError as error:
-            result, wrong = str(error), wrong + 1
-        rows.append(f"| {' | '.join(values)} | {result} |")
-    print(*rows, sep="\n", flush=True)
-    if wrong:
-        raise UserError(f"{wrong} of {len(MATRIX)} runs differ; try python -m benchmarks.verify FACTOR=VALUE")
-    return f"{len(MATRIX)} runs identical"
+    def read(self) -> None:
+        for line in self.process.stdout:
+            self.said.append(line.rsplit("\r", 1)[-1])
+            if found := re.match(r"Running stage '(.+)':", line):
+                self.begun.append((found[1], time.monotonic()))
+
+    def is_at(self, order: list[str], number: int, second: float) -> bool:
+        """Whether it has come to that second of stage `number` of `order`, or is just past that stage."""
+        name, start = self.begun[-1]
+        past = order.index(name) - number
+        return past >= 0 and time.monotonic() - start >= (min(second, 1.0) if past else second)
+
+    def wait(self) -> int:
+        self.process.wait()
+        self.reader.join()
+        return self.process.returncode
+
+    def kill(self) -> str:
+        """Kills it and all it has started; returns the stage that was running. Raises `UserError` if one survives."""
+        running = self.begun[-1][0]
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.wait()
+        time.sleep(1)
+        for process in psutil.process_iter(["cwd", "cmdline"]):
+            if process.info["cwd"] == str(self.root):
+                raise UserError(f"{running} was killed, and this one lives: {' '.join(process.info['cmdline'])}")
+        return running
+
+    def seconds(self) -> dict[str, float]:
+        """How long each stage took, with what DVC had to do for it, in order."""
+        ends = [*(start for _, start in self.begun[1:]), time.monotonic()]
+        return {name: end - start for (name, start), end in zip(self.begun, ends, strict=True)}
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -178,29 +194,3 @@ def pair(text: str) -> tuple[str, str]:
     if not equals:
         raise argparse.ArgumentTypeError(f"{text} is not KEY=VALUE")
     return key, value
-
-
-def main() -> str:
-    known = "; ".join(f"{factor}: {', '.join(values)}" for factor, values in FACTORS.items())
-    parser = argparse.ArgumentParser(prog="verify", description=__doc__.split("\n")[0])
-    parser.add_argument("factors", nargs="*", type=pair, metavar="FACTOR=VALUE", help=known)
-    parser.add_argument("--matrix", action="store_true", help="every value of every factor, in a few runs")
-    parser.add_argument("-S", dest="settings", action="append", default=[], type=pair, metavar="KEY=VALUE")
-    given = parser.parse_args()
-    for factor, value in given.factors:
-        if value not in FACTORS.get(factor, {}):
-            parser.error(f"{factor}={value} is not known; {known}")
-    start, source = time.monotonic(), Path.cwd()
-    with workplace() as place:
-        if given.settings:
-            first = Clone(source, place)
-            first.settle(given.settings)
-            first.run()
-            first.commit()
-            source = first.root
-        text = matrix(source) if given.matrix else verify(source, **dict(given.factors)) or "identical"
-    return f"{text}, in {(time.monotonic() - start) / 60:.1f} minutes"
-
-
-if __name__ == "__main__":
-    stage.run(main)

@@ -1,6 +1,6 @@
 """alpha x attention x layer, each by `dvc exp run`, in one table of `dvc exp show`: docs/ablations.md.
 
-    .venv/bin/python -m benchmarks.ablations HEADING [-S KEY=VALUE ...]
+    .venv/bin/python -m studies.ablations HEADING [-S KEY=VALUE ...]
 
 Writes or replaces the section HEADING of docs/ablations.md; settings after it hold for all its experiments. Wants a
 clean working tree, and leaves it so but for the table. The experiments stay: `dvc exp show`, `dvc exp remove`.
@@ -67,7 +67,7 @@ def with_section(text: str, heading: str, body: str) -> str:
 
 def main() -> str:
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        raise stage.UserError("HEADING is missing: python -m benchmarks.ablations HEADING [-S KEY=VALUE ...]")
+        raise stage.UserError("HEADING is missing: python -m studies.ablations HEADING [-S KEY=VALUE ...]")
     heading, *settings = sys.argv[1:]
     if run("git", "status", "--porcelain", "--", *ELSEWHERE, capture=True):
         raise stage.UserError("the working tree has changes; commit or stash them, for experiments overwrite files")
@@ -84,7 +84,7 @@ def main() -> str:
     run(*DVC, "checkout", "--quiet")
     OUT.parent.mkdir(exist_ok=True)
     text = OUT.read_text(encoding="utf-8") if OUT.exists() else INTRODUCTION
-    command = f"`python -m benchmarks.ablations {' '.join(sys.argv[1:])}`"
+    command = f"`python -m studies.ablations {' '.join(sys.argv[1:])}`"
     OUT.write_text(with_section(text, heading, f"{command}\n\n{rows}"), encoding="utf-8")
     return f"{len(names)} experiments, {OUT}"
 
