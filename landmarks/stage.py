@@ -54,7 +54,7 @@ def run(main: Callable[[], str]) -> None:
     A `UserError`, a full or read-only disk, and want of memory become one line on stderr and exit status 1, Ctrl-C one
     with status 130, SIGTERM one with 143. Anything else is our bug and keeps its traceback.
     """
-    name = Path(sys.argv[0]).stem.replace("_", "-")
+    name = os.environ.get("DVC_STAGE") or Path(sys.argv[0]).stem.replace("_", "-")
     for number in ENDS:
         signal.signal(number, hear)
     if os.environ.get("DVC_STAGE"):

@@ -1,11 +1,14 @@
-"""train-baseline: VGG-16's classifier on the frozen features.
+"""train-baseline, train-abn and train-ablation@NAME: one model on the frozen features.
 
-Reads   data/features/, data/augment.parquet, data/split.parquet, data/filtered/classes.csv; for a tail that is trained
+Call    python -m stages.train MODEL: `baseline` is VGG-16's classifier, `abn` the Attention Branch Network with `abn` of
+        params.yaml, an ablation's NAME (or DVC's train-ablation@NAME) the one with `ablations.NAME`.
+Reads   data/features/, data/augment.parquet, data/split.parquet, data/filtered/classes.csv; with a trained tail also
         models/backbone.safetensors.
-Writes  models/baseline/ (weights and design), metrics/train/baseline/ (DVCLive: loss and accuracy per epoch).
-Holds   on the CPU, the same weights on any x86-64 machine; an interrupted run goes on after its last checkpoint.
+Writes  models/MODEL/ (weights and design), metrics/train/MODEL/ (DVCLive: loss and accuracy per epoch).
+Holds   on the CPU, the same weights on any x86-64 machine; an interrupted run continues from its last checkpoint.
 """
 
+import sys
 from pathlib import Path
 
 from landmarks import determinism, models, params, stage
@@ -51,7 +54,13 @@ def train(name: str, abn: Abn | None, p: Params) -> str:
 
 
 def main() -> str:
-    return train("baseline", None, params.load())
+    if len(sys.argv) != 2:
+        raise stage.UserError("MODEL is missing: python -m stages.train MODEL")
+    name, p = sys.argv[1].rpartition("@")[2], params.load()
+    blocks = {"baseline": None, "abn": p.abn, **p.ablations}
+    if name not in blocks:
+        raise stage.UserError(f"ablations.{name}: not in params.yaml; it has {', '.join(sorted(p.ablations))}")
+    return train(name, blocks[name], p)
 
 
 if __name__ == "__main__":
