@@ -1,7 +1,7 @@
 """train-baseline, train-abn and train-ablation@NAME: one model on the frozen features.
 
-Call    python -m stages.train MODEL: `baseline` is VGG-16's classifier, `abn` the Attention Branch Network with `abn` of
-        params.yaml, an ablation's NAME (or DVC's train-ablation@NAME) the one with `ablations.NAME`.
+Call    python -m stages.train MODEL: baseline (VGG-16's classifier), abn (the Attention Branch Network with the block
+        `abn`), or NAME or train-ablation@NAME (the same with the block `ablations.NAME`).
 Reads   data/features/, data/augment.parquet, data/split.parquet, data/filtered/classes.csv; with a trained tail also
         models/backbone.safetensors.
 Writes  models/MODEL/ (weights and design), metrics/train/MODEL/ (DVCLive: loss and accuracy per epoch).

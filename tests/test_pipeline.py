@@ -398,7 +398,7 @@ def test_the_name_of_an_ablation_is_no_command(project: Project, name: str) -> N
     project.set("ablations", **{name: values})
     done = project.dvc("repro", "--single-item", f"train-ablation@{name}")
     assert done.returncode != 0 and "Traceback" not in done.stdout + done.stderr
-    assert re.search(r"^train-ablation@.*: params\.yaml: ablations\..* is wrong", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(r"^train-abl.*: params\.yaml: ablations\..* is wrong", done.stderr, re.MULTILINE), done.stderr
     assert not (project.root / "owned").exists()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from landmarks import stage
-from landmarks.stage import UserError
+from landmarks.stage import UserError, signals
 
 import psutil
 import pytest
@@ -276,9 +276,9 @@ raise MemoryError
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_heard_when_the_workers_have_started(number: signal.Signals) -> None:
     heard: list[str] = []
-    before = {n: signal.signal(n, lambda *_: heard.append("signal")) for n in stage.ENDS}
+    before = {n: signal.signal(n, lambda *_: heard.append("signal")) for n in signals.ENDS}
     try:
-        with stage.later():
+        with signals.later():
             os.kill(os.getpid(), number)
             time.sleep(0.1)
             heard.append("started")
