@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from landmarks import determinism, features, images, params, stage
-from landmarks.backbone import Trunk
+from landmarks.networks import Trunk
 from tools.clone import Clone
 
 import numpy as np

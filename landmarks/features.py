@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from landmarks import augment, determinism, images
 from landmarks.augment import View
-from landmarks.backbone import Trunk
+from landmarks.networks import Trunk
 from landmarks.stage import UserError
 
 import numpy as np

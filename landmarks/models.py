@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-from landmarks import backbone
+from landmarks import networks
 from landmarks.determinism import seed_torch
 from landmarks.params import Abn, Backbone
 
@@ -71,7 +71,7 @@ class Baseline(nn.Module):
         self.design = design
         self.tail, shape = None, design.shape
         if design.tail:
-            _, rest = backbone.split(design.tail)
+            _, rest = networks.split(design.tail)
             shape = output_shape(rest, shape)
             self.tail = nn.Sequential(rest, nn.BatchNorm2d(shape[0], affine=False))  # standardised, as it changes
         seed_torch(design.seed, "classifier")  # the same first weights with and without attention

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from landmarks import backbone
+from landmarks import networks
 from landmarks.determinism import seed_torch, send, stream
 from landmarks.models import Baseline, Design, Output, build
 from landmarks.objectives import loss, probabilities
@@ -88,14 +88,14 @@ def train_model(
     `index` is the augmentation index with each row's `label` and `split`, `array` has the features of its rows. Metrics
     of every epoch go to the directory `log`, as DVCLive writes them, and the loss of every step to `steps.csv` there
     (epoch, with a fraction; loss). Where the file `checkpoint` is there, training goes on from it. `tail` is the
-    backbone whose rest is trained along, if there is one, with its weights as `backbone.fetch` returns them.
+    backbone whose rest is trained along, if there is one, with its weights as `weight_files.fetch` returns them.
     """
     training = index[index["split"] == "train"]
     views = [Features(array, rows) for _, rows in training.groupby("view")]
     val = Features(array, index[index["split"] == "val"])
     model = build(Design(landmarks, array.shape[1:], train.hidden, train.dropout, abn, seed, tail and tail[0]))
     if tail:
-        backbone.load(model.tail[0], tail[1])
+        networks.load(model.tail[0], tail[1])
     model.mean, model.std = views[0].statistics()
     model.to(device)
     steps = train.epochs * views[0].steps(train.batch_size)

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from landmarks import determinism, features, images, params, stage
-from landmarks.backbone import Trunk
+from landmarks.networks import Trunk
 
 import pandas as pd
 from safetensors.torch import load_file

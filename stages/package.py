@@ -10,7 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
-from landmarks import backbone, images, params, release, stage
+from landmarks import images, networks, params, release, stage
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ def main() -> str:
     known = classes[["label", "landmark_id"]].merge(names, on="landmark_id", how="left", validate="one_to_one")
     predictions = pd.read_parquet(PREDICTIONS)
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    state = backbone.trimmed(load_file(MODELS / "backbone.safetensors"), p.backbone)
+    state = networks.trimmed(load_file(MODELS / "backbone.safetensors"), p.backbone)
     settings = {
         "seed": p.seed,
         "data": {"source": p.data.source},  # not the root, a place on one machine

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from landmarks import attention, augment, features, images, models, params, stage
-from landmarks.backbone import Trunk
 from landmarks.determinism import stream
+from landmarks.networks import Trunk
 from landmarks.objectives import probabilities
 from landmarks.training import labelled
 

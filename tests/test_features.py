@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from landmarks import augment, backbone, determinism, features, images
-from landmarks.backbone import Trunk
+from landmarks import augment, determinism, features, images, weight_files
+from landmarks.networks import Trunk
 from landmarks.params import Backbone
 
 import numpy as np
@@ -35,7 +35,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trunk_of(block: Backbone, **changes: str) -> Trunk:
-    return Trunk(backbone.fetch(block.name, "random", 1), block.model_copy(update=changes))
+    return Trunk(weight_files.fetch(block.name, "random", 1), block.model_copy(update=changes))
 
 
 def inputs(index: pd.DataFrame, crop: int) -> list[np.ndarray]:

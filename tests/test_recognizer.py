@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from landmarks import augment, features, images
-from landmarks.backbone import Trunk
 from landmarks.images import Picture, Unfit
+from landmarks.networks import Trunk
 from landmarks.objectives import probabilities
 from landmarks.params import Backbone
 from landmarks.serving import recognizer

@@ -54,20 +54,6 @@ def test_another_format(tmp_path: Path) -> None:
         release.read(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "weights", "said"),
-    [
-        ("vgg16", "hed-bsds500", "MIT licence"),
-        ("vgg16", "imagenet", "torchvision"),
-        ("resnet50", "imagenet", "timm's of resnet50"),
-        ("tf_efficientnet_lite0", "efficientnet-lite0", "Apache 2.0"),
-        ("resnet50", "own.safetensors", "the file own.safetensors"),
-    ],
-)
-def test_the_licence_is_that_of_the_weights(name: str, weights: str, said: str) -> None:
-    assert said in release.licence({"name": name, "weights": weights})
-
-
 @pytest.mark.parametrize("source", ["sample", "gldv2"])
 @pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
 def test_the_card(tmp_path: Path, source: str, block: object) -> None:

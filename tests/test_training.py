@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from landmarks import backbone, determinism, models
+from landmarks import determinism, models, weight_files
 from landmarks.models import Baseline
 from landmarks.objectives import loss
 from landmarks.params import Abn, Backbone, Train
@@ -197,7 +197,7 @@ def test_a_tail_is_tuned_from_the_weights_it_is_given(tmp_path: Path, base: Back
     _, index = data(views=1)
     channels = 256 if base.name == "vgg16" else 112
     array = np.random.default_rng(0).random((len(index), channels, 4, 4)).astype(np.float16)
-    state = backbone.fetch(base.name, "random", 5)
+    state = weight_files.fetch(base.name, "random", 5)
 
     def tuned(log: str, **changes: float) -> Baseline:
         train = SETTINGS.model_copy(update={"optimizer": "sgd", "learning_rate": 1e-3, "hidden": 8} | changes)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from landmarks import augment, determinism, images, models, release
-from landmarks.backbone import Trunk
 from landmarks.images import Picture, Unfit
+from landmarks.networks import Trunk
 from landmarks.objectives import probabilities
 from landmarks.params import Backbone
 from landmarks.stage import UserError
