@@ -14,7 +14,7 @@ from pathlib import Path
 
 from landmarks.stage.errors import UserError, explain
 from landmarks.stage.outputs import remove, scratch, whole
-from landmarks.stage.pipeline import check_unchanged, restore_outs, sources
+from landmarks.stage.pipeline import check_unchanged, current_inputs, restore_outs
 from landmarks.stage.pool import workers
 from landmarks.stage.progress import progress, tally
 from landmarks.stage.signals import ENDS, Terminated, end_with_parent, hear, heard, interrupted
@@ -36,7 +36,7 @@ def run(main: Callable[[], str]) -> None:
         signal.signal(number, hear)
     if os.environ.get("DVC_STAGE"):
         end_with_parent(os.getppid())
-    before = sources()
+    before = current_inputs()
     try:
         summary = main()
         check_unchanged(before)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from landmarks.stage.imports import running_code
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -26,11 +28,11 @@ def whole(path: Path) -> Iterator[Path]:
 def scratch(name: str, settings: dict, inputs: Iterable[Path]) -> Iterator[Path]:
     """Yields a directory for work in progress of the stage `name`, with what an interrupted run has left there.
 
-    It is that of a run with the same settings (what JSON can hold), input files and code of this package; those of
-    other runs of the stage are removed. So is this one, when the block succeeds.
+    Runs share it if they have the same settings (what JSON can hold), input files and code (`running_code`). The
+    directories of other runs of the stage are removed, and so is this one when the block succeeds.
     """
     key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
-    for path in [*inputs, *sorted(Path(__file__).parents[1].glob("*.py"))]:
+    for path in [*inputs, *running_code()]:
         with path.open("rb") as file:
             key.update(hashlib.file_digest(file, "blake2b").digest())
     directory = Path(".scratch", name, key.hexdigest())

@@ -1,27 +1,24 @@
 """Everything that touches DVC: the outs it removes before a run, and the inputs it records after one."""
 
 import os
-import re
 import signal
 import sys
 from pathlib import Path
 
 from landmarks.stage.errors import UserError
+from landmarks.stage.imports import running_code
 
 
-def sources() -> dict[Path, bytes]:
-    """What decides what a stage makes, besides its inputs: params.yaml, and our modules as far as they are loaded."""
-    ours = re.compile(r"(landmarks|stages|__main__)\b")
-    loaded = {getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if ours.match(name)}
-    paths = [Path("params.yaml"), *sorted(Path(os.path.relpath(file)) for file in loaded if file)]
-    return {path: path.read_bytes() for path in paths if path.is_file()}
+def current_inputs() -> dict[Path, bytes]:
+    """The contents of params.yaml and of the code that the running stage imports."""
+    return {path: path.read_bytes() for path in (Path("params.yaml"), *running_code()) if path.is_file()}
 
 
 def check_unchanged(before: dict[Path, bytes]) -> None:
-    """Raises `UserError` if `sources` were edited while a stage ran: it would be recorded with what it did not use.
+    """Raises `UserError` if parameters or code differ from `before`, the `current_inputs` at the start of the stage.
 
-    For DVC reads parameters and code again when a stage has ended, and writes them into dvc.lock and its run cache. Of
-    params.yaml only the keys matter that dvc.yaml lists for the stage. No-op outside DVC.
+    DVC reads both again when a stage has ended and records them in dvc.lock and its run cache: it would record what the
+    stage did not use. In params.yaml only the keys matter that dvc.yaml lists for the stage. No-op outside DVC.
     """
     address = os.environ.get("DVC_STAGE")
     for path in [path for path, content in before.items() if address and path.read_bytes() != content]:
@@ -36,7 +33,7 @@ def check_unchanged(before: dict[Path, bytes]) -> None:
         else:
             changed = [path.name]
         if changed:
-            raise UserError(f"{path}: {changed[0]} was changed while the stage ran; run it again")
+            raise UserError(f"{os.path.relpath(path)}: {changed[0]} was changed while the stage ran; run it again")
 
 
 def dig(values: object, key: str) -> object:
