@@ -14,7 +14,8 @@ from landmarks import images, stage
 from landmarks.determinism import stream
 from landmarks.images import Picture
 from landmarks.params import Download
-from landmarks.sources import read_index, remote
+from landmarks.sources import remote, retry
+from landmarks.sources.index import read_index
 from landmarks.sources.store import Store
 
 import aiohttp
@@ -107,10 +108,10 @@ class Gldv1:
             except images.Unfit as error:
                 return self.store.fail(name, url, str(error), last)
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                reason, seconds = remote.reason(error), remote.wait(error, attempt, rng)
-                if remote.lasting(error):
+                reason, seconds = retry.reason(error), retry.wait(error, attempt, rng)
+                if retry.lasting(error):
                     return self.store.fail(name, url, reason, None)
-                if attempt + 1 == last or not remote.may_pass(error) or seconds > remote.LONGEST_WAIT:
+                if attempt + 1 == last or not retry.may_pass(error) or seconds > retry.LONGEST_WAIT:
                     return self.store.fail(name, url, reason, last)
                 self.store.fail(name, url, reason, attempt + 1)
                 await asyncio.sleep(seconds)
@@ -125,11 +126,11 @@ class Gldv1:
                     try:
                         return await self.body(session, url)
                     except aiohttp.ClientResponseError as answer:
-                        until = time.monotonic() + remote.retry_after(answer.headers or {})
+                        until = time.monotonic() + retry.retry_after(answer.headers or {})
                         if until > self.rest.get(host(url), (time.monotonic(), None))[0]:
                             self.rest[host(url)] = until, answer
                         raise
-            if seconds > remote.LONGEST_WAIT:
+            if seconds > retry.LONGEST_WAIT:
                 raise error
             await asyncio.sleep(seconds)
 
@@ -139,7 +140,7 @@ class Gldv1:
         async with session.get(url, max_redirects=5) as response:
             if response.url.scheme not in ("http", "https"):
                 raise aiohttp.NonHttpUrlClientError(url)
-            limit, body, pace = self.download.max_bytes, bytearray(), remote.Pace(self.download.timeout)
+            limit, body, pace = self.download.max_bytes, bytearray(), retry.Pace(self.download.timeout)
             if (response.content_length or 0) > limit:
                 raise images.Unfit(remote.too_large(self.download))
             async for data in response.content.iter_any():
