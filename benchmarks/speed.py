@@ -262,7 +262,7 @@ on a processor that is twice as fast with it, half of its speed is what equal bi
 
 {table(["", "forward", "gradient of the input", "of the weights"], convolutions())}
 """
-    with stage.whole(OUT) as out:
+    with stage.atomic_output(OUT) as out:
         out.write_text(text, encoding="utf-8")
     return str(OUT)
 

@@ -39,7 +39,7 @@ def main() -> str:
             for batch in features.extract(trunk, PICTURES, left, p.augment.crop, p.compute.precision):
                 file.write(batch.tobytes())
                 bar.update(len(batch))
-        with stage.whole(OUT) as out:
+        with stage.atomic_output(OUT) as out:
             out.mkdir()
             size = shutil.move(unfinished, out / "features.npy").stat().st_size
     return f"{len(index)} views -> {' x '.join(map(str, shape[1:]))} of float16, {size / 1e6:.0f} MB"

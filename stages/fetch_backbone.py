@@ -18,7 +18,7 @@ OUT = Path("models/backbone.safetensors")
 def main() -> str:
     p = params.load()
     state = weight_files.fetch(p.backbone.name, p.backbone.weights, p.seed)
-    with stage.whole(OUT) as out:
+    with stage.atomic_output(OUT) as out:
         save_file(state, out)
     return f"{p.backbone.name} {p.backbone.weights}, {sum(t.numel() for t in state.values()):,} numbers"
 

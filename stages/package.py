@@ -53,7 +53,7 @@ def main() -> str:
     }
     blocks = {"baseline": None, "abn": p.abn, **dict(sorted(p.ablations.items()))}
     shown = None
-    with stage.whole(OUT) as out, stage.progress(len(blocks), "models") as bar:
+    with stage.atomic_output(OUT) as out, stage.progress(len(blocks), "models") as bar:
         for name, abn in blocks.items():
             answers = {split: rows for split, rows in predictions[predictions["model"] == name].groupby("split")}
             confidence = {split: rows["confidence"].to_numpy() for split, rows in answers.items()}

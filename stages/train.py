@@ -34,8 +34,8 @@ def train(name: str, abn: Abn | None, p: Params) -> str:
     settings |= {"seed": p.seed, "device": device.type}
     with (
         stage.scratch(f"train-{name}", settings, [FEATURES, INDEX, SPLIT, CLASSES, BACKBONE]) as scratch,
-        stage.whole(Path("models") / name) as out,
-        stage.whole(Path("metrics/train") / name) as log,
+        stage.atomic_output(Path("models") / name) as out,
+        stage.atomic_output(Path("metrics/train") / name) as log,
     ):
         model, metrics = train_model(
             np.load(FEATURES, mmap_mode="r"),

@@ -52,7 +52,7 @@ def main() -> str:
         return "dvc.yaml lists the code of every stage"
     if "--write" not in sys.argv:
         raise UserError("dvc.yaml: deps differ from the imports; run python -m tools.dependencies --write")
-    with stage.whole(PIPELINE) as part:
+    with stage.atomic_output(PIPELINE) as part:
         part.write_text(after, encoding="utf-8")
     return "dvc.yaml corrected"
 

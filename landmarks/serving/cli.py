@@ -215,7 +215,7 @@ def draw(path: Path, answer: "Answer", out: Path) -> None:
     from landmarks.serving import overlay
 
     image = images.decode(path.read_bytes(), overlay.SHORT_SIDE)
-    with stage.whole(out) as part:
+    with stage.atomic_output(out) as part:
         overlay.draw(image, answer.map, answer.box).save(part, "PNG")
 
 

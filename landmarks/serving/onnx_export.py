@@ -72,5 +72,5 @@ def write(recognizer: Recognizer, path: Path) -> None:
     onnx.helper.set_model_props(model, metadata(recognizer))
     model.doc_string = __doc__
     onnx.checker.check_model(model)
-    with stage.whole(path) as part:
+    with stage.atomic_output(path) as part:
         onnx.save(model, part)

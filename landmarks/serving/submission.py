@@ -134,4 +134,4 @@ def append(part: Path, model: Recognizer, photos: dict[str, Path | None], done: 
                 file.flush()  # so that a run that is killed loses no more than a batch
         file.flush()
         os.fsync(file.fileno())
-    return stage.tally(reasons)
+    return stage.count_reasons(reasons)

@@ -137,7 +137,7 @@ class Root:
 
     def fetch(self, path: str, copy: Path) -> bool:
         """Streams a file to `copy`. Raises `UserError` if that cannot be written."""
-        with stage.whole(copy) as part, part.open("wb") as out:
+        with stage.atomic_output(copy) as part, part.open("wb") as out:
             pace = Pace(self.timeout)
             with self.open(path) as file, stage.progress(self.size(file), "B", copy.name) as bar:
                 while data := file.read(CHUNK):

@@ -13,25 +13,22 @@ MORE_MEMORY = "close other programs, or set compute.workers to 1"
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; its text names the key or file, and the way out.
-
-    In one line, whatever a library or a file says in it.
-    """
+    """A mistake that the user can correct. Its text names the key or file and the fix, in one line."""
 
     def __str__(self) -> str:
         return " ".join(super().__str__().split())
 
 
 def explain(error: Exception) -> str | None:
-    """What went wrong and what to do, in one line, if it is the user's or the machine's fault; None if it is ours."""
+    """What went wrong and what to do, in one line, for a failure of the user or the machine; None for a bug."""
     text = " ".join(str(error).split())
-    rust = re.search(r"\(os error (\d+)\)", text)  # safetensors wraps the system's error in one of its own
+    rust = re.search(r"\(os error (\d+)\)", text)  # safetensors hides the system's error in its own
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, BrokenExecutor):
-        return f"a worker process was killed, most likely for want of memory; {MORE_MEMORY}"
+        return f"a worker process was killed, most likely because memory ran out; {MORE_MEMORY}"
     if isinstance(error, MemoryError) or re.search("allocate memory|out of memory", text):
-        return f"not enough memory ({text or 'no more was to be had'}); {MORE_MEMORY}"
+        return f"not enough memory ({text or 'none left'}); {MORE_MEMORY}"
     if isinstance(error, OSError) or rust:
         number = int(rust[1]) if rust else getattr(error, "errno", None)
         where = getattr(error, "filename", None)

@@ -11,8 +11,8 @@ from landmarks.stage.imports import running_code
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which takes its place only if the block succeeds (file or directory)."""
+def atomic_output(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` (file or directory); it replaces `path` only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     remove(part)
@@ -26,7 +26,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch(name: str, settings: dict, inputs: Iterable[Path]) -> Iterator[Path]:
-    """Yields a directory for work in progress of the stage `name`, with what an interrupted run has left there.
+    """Yields a directory for work in progress of the stage `name`, with whatever an interrupted run has left there.
 
     Runs share it if they have the same settings (what JSON can hold), input files and code (`running_code`). The
     directories of other runs of the stage are removed, and so is this one when the block succeeds.

@@ -29,14 +29,14 @@ def check_unchanged(before: dict[Path, bytes]) -> None:
             entry = yaml.safe_load(Path("dvc.yaml").read_bytes())["stages"][name]
             keys = [listed.replace("${key}", key) for listed in entry.get("do", entry).get("params", [])]
             old, new = (yaml.safe_load(content) for content in (before[path], path.read_bytes()))
-            changed = [listed for listed in keys if dig(old, listed) != dig(new, listed)]
+            changed = [listed for listed in keys if value_of(old, listed) != value_of(new, listed)]
         else:
             changed = [path.name]
         if changed:
             raise UserError(f"{os.path.relpath(path)}: {changed[0]} was changed while the stage ran; run it again")
 
 
-def dig(values: object, key: str) -> object:
+def value_of(values: object, key: str) -> object:
     """The value of a dotted key, None if there is none."""
     for name in key.split("."):
         values = values.get(name) if isinstance(values, dict) else None
@@ -46,7 +46,7 @@ def dig(values: object, key: str) -> object:
 def restore_outs() -> None:
     """Puts back the outs that `dvc repro` removes before it runs a stage, from the cache. No-op outside DVC.
 
-    A second Ctrl-C is not heard meanwhile. What cannot be put back is made again by the next run.
+    Ignores a second Ctrl-C meanwhile. The next run makes again what cannot be put back.
     """
     address = os.environ.get("DVC_STAGE")
     if not address:

@@ -13,6 +13,6 @@ def progress(total: int | None, unit: str, name: str = "") -> tqdm:
     return tqdm(desc=name or None, total=total, unit=unit, unit_scale=scale, dynamic_ncols=True, mininterval=1)
 
 
-def tally(reasons: Iterable[str]) -> str:
+def count_reasons(reasons: Iterable[str]) -> str:
     """How many of each there are, for a summary line: "2 broken, 1 small"."""
     return ", ".join(f"{number} {reason}" for reason, number in sorted(Counter(reasons).items()))

@@ -16,31 +16,34 @@ class Terminated(SystemExit):
     """SIGTERM."""
 
 
-# What a signal raises, the exit status, and what is said.
-ENDS = {signal.SIGINT: (KeyboardInterrupt, 130, "interrupted"), signal.SIGTERM: (Terminated, 143, "terminated")}
-heard: list[int] = []
+# The exception that a signal raises, the exit status and the message.
+SIGNAL_OUTCOMES = {
+    signal.SIGINT: (KeyboardInterrupt, 130, "interrupted"),
+    signal.SIGTERM: (Terminated, 143, "terminated"),
+}
+received_signals: list[int] = []
 
 
-def hear(number: int, _: object) -> None:
-    """Makes of a signal an exception, so that pools end their processes and half-written outs are removed.
+def on_signal(number: int, _: object) -> None:
+    """Turns a signal into an exception, so that pools end their processes and half-written outs are removed.
 
-    It is kept in `heard`, for a pool whose workers die of the same signal may raise another exception in its place.
+    `received_signals` records it, because a pool whose workers die of the same signal may raise another exception.
     """
-    heard.append(number)
-    for other in ENDS:  # DVC passes Ctrl-C on, so that it comes twice
+    received_signals.append(number)
+    for other in SIGNAL_OUTCOMES:  # DVC passes Ctrl-C on, so it arrives twice
         signal.signal(other, signal.SIG_IGN)
-    threading.excepthook = lambda _: None  # a pool's thread may stumble over what was taken from it
-    raise ENDS[number][0]
+    threading.excepthook = lambda _: None  # threads of a pool may fail when their workers end
+    raise SIGNAL_OUTCOMES[number][0]
 
 
 @contextmanager
-def later() -> Iterator[None]:
-    """A signal is heard after the block: a worker whose start is broken off would say so with a traceback.
+def deferred_signals() -> Iterator[None]:
+    """Delays signals until the block ends: a worker that is interrupted while it starts prints a traceback.
 
-    Blocking it does not do, for another thread may take it, and Python then handles it in the main one.
+    Blocking the signals is not enough: another thread may receive them, and Python handles them in the main thread.
     """
     caught: list[int] = []
-    handlers = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in ENDS}
+    handlers = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in SIGNAL_OUTCOMES}
     try:
         yield
     finally:
@@ -50,8 +53,8 @@ def later() -> Iterator[None]:
             signal.raise_signal(caught[0])
 
 
-def end_with_parent(parent: int) -> None:
-    """Ends this process soon after `parent`: a DVC that was killed must not leave a stage that goes on writing outs."""
+def exit_with_parent(parent: int) -> None:
+    """Ends this process soon after `parent` ends, so that no stage keeps writing outs after its DVC was killed."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -61,9 +64,9 @@ def end_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The excepthook of a stage: Ctrl-C while its modules are being loaded, before `run`, is one line as well."""
-    if not issubclass(kind, KeyboardInterrupt):
-        return sys.__excepthook__(kind, error, trace)
+def on_early_interrupt(cls: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The excepthook of a stage: one line also for Ctrl-C while modules are being imported, before `run`."""
+    if not issubclass(cls, KeyboardInterrupt):
+        return sys.__excepthook__(cls, error, trace)
     restore_outs()
     print("interrupted", file=sys.stderr)

@@ -47,7 +47,7 @@ class Sample:
 
     def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
         jobs = (delayed(draw)(self.seed, row.id, row.landmark_id) for row in wanted.itertuples())
-        yield from stage.workers(self.workers, jobs)
+        yield from stage.run_in_processes(self.workers, jobs)
 
     def names(self) -> dict[str, str]:
         return {}
