@@ -179,7 +179,8 @@ LIMITED = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, write: str) -> None:
     """A limit of the size of files stands for a disk that has no more room."""
     done = run(
-        f"{LIMITED}from pathlib import Path\nwith stage.atomic_output(Path({str(tmp_path / 'out')!r})) as out:\n    {write}"
+        f"{LIMITED}from pathlib import Path\n"
+        f"with stage.atomic_output(Path({str(tmp_path / 'out')!r})) as out:\n    {write}"
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch("my-stage: .*\n", done.stderr), done.stderr

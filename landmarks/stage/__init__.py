@@ -1,8 +1,8 @@
 """The frame around every stage: one-line errors, outputs that are complete or absent, progress bars.
 
 Guarantees: a user's mistake or a failure of the machine prints one line and ends with a status above 0. The outs that
-DVC removed before the failed run are put back as dvc.lock records them. An output appears under its name only when it is
-complete. A stage does not outlive the DVC that runs it.
+DVC removed before the failed run are put back as dvc.lock records them. An output appears under its name only when it
+is complete. A stage does not outlive the DVC that runs it.
 """
 
 import gc
@@ -60,5 +60,10 @@ def run(main: Callable[[], str]) -> None:
         gc.freeze()  # otherwise Python scans all of torch's objects again when it exits: half a second
         return print(f"{name}: {summary}")
     except (Exception, KeyboardInterrupt, Terminated) as error:
-        number = next(iter(received_signals), signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
-        _, status, text = SIGNAL_OUTCOMES[number] if number else (None, 1, explain(error))
+        received = next(iter(received_signals), signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
+        _, status, text = SIGNAL_OUTCOMES[received] if received else (None, 1, explain(error))
+        restore_outs()
+        if text is None:
+            raise
+    print(f"{name}: {text}", file=sys.stderr)
+    sys.exit(status)
