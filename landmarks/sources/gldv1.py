@@ -43,7 +43,7 @@ class Gldv1:
         rows = list(zip(wanted["id"], wanted["url"], strict=True))
         too_large = remote.too_large(self.download)
         stored, failures = self.store.pictures(), self.store.failures()
-        tried = {row: n for row, (reason, n) in failures.items() if not remote.outdated(reason, self.download)}
+        tried = {row: n for row, (reason, n) in failures.items() if not remote.limit_changed(reason, self.download)}
         attempts = {row: tried.get(row, 0) for row in rows if row not in stored}
         attempts = {row: n for row, n in attempts.items() if n <= self.download.retries}
         try:
@@ -74,7 +74,9 @@ class Gldv1:
         for row in attempts:
             queues.setdefault(host(row[1]), []).append(row)
         slots = asyncio.Semaphore(REQUESTS)
-        settings = remote.client(self.download.timeout) | {"auto_decompress": False}  # a picture gains nothing by it
+        settings = remote.client_settings(self.download.timeout) | {
+            "auto_decompress": False
+        }  # a picture gains nothing by it
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -108,10 +110,10 @@ class Gldv1:
             except images.Unfit as error:
                 return self.store.fail(name, url, str(error), last)
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                reason, seconds = retry.reason(error), retry.wait(error, attempt, rng)
-                if retry.lasting(error):
+                reason, seconds = retry.reason(error), retry.seconds_before_retry(error, attempt, rng)
+                if retry.is_permanent(error):
                     return self.store.fail(name, url, reason, None)
-                if attempt + 1 == last or not retry.may_pass(error) or seconds > retry.LONGEST_WAIT:
+                if attempt + 1 == last or not retry.is_transient(error) or seconds > retry.LONGEST_WAIT:
                     return self.store.fail(name, url, reason, last)
                 self.store.fail(name, url, reason, attempt + 1)
                 await asyncio.sleep(seconds)

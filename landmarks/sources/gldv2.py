@@ -19,7 +19,7 @@ from landmarks import stage
 from landmarks.images import Picture
 from landmarks.params import Download
 from landmarks.sources.index import read_index
-from landmarks.sources.remote import HttpFile, Root, outdated, too_large
+from landmarks.sources.remote import HttpFile, Root, limit_changed, too_large
 from landmarks.sources.retry import Pace, Stopped
 from landmarks.sources.store import Store, Tar
 from landmarks.stage import UserError
@@ -35,7 +35,7 @@ BATCH = 16  # files asked for at once to find out which tars there are
 CREDITS = ["author", "license", "title"]  # columns of train_attribution.csv
 
 
-class Damaged(OSError):
+class DamagedTar(OSError):
     """A tar whose bytes are not those that its MD5 is of, or that is no tar."""
 
 
@@ -163,7 +163,7 @@ class Gldv2:
         """The tars of which something is to be read, in order."""
         failures = self.store.failures().items()
         settled = self.store.pictures().keys() | {
-            row for row, (reason, _) in failures if not outdated(reason, self.download)
+            row for row, (reason, _) in failures if not limit_changed(reason, self.download)
         }
         return [
             tar
@@ -188,20 +188,20 @@ class Gldv2:
         with self.root.open(path) as file:
             tar.md5 = tar.md5 or self.expected_md5(tar.name)
             bar.total = tars * (self.root.size(file) or 0) or None  # they are all about as large
-            reader = HashingReader(file, self.root, bar)
+            reader = Md5Reader(file, self.root, bar)
             try:
                 members = self.read_members(reader, tar, ids)
                 reader.finish(tar.md5)
             except BaseException as error:
                 bar.update(-reader.position)
-                if not isinstance(error, tarfile.TarError | ValueError | Damaged):
+                if not isinstance(error, tarfile.TarError | ValueError | DamagedTar):
                     raise
                 self.store.restart(tar)
-                raise Damaged(f"truncated or damaged tar ({error})") from None
+                raise DamagedTar(f"truncated or damaged tar ({error})") from None
             self.store.finish(tar, members)
         return True
 
-    def read_members(self, reader: "HashingReader", tar: Tar, ids: set[str]) -> list[str]:
+    def read_members(self, reader: "Md5Reader", tar: Tar, ids: set[str]) -> list[str]:
         """Stores the pictures of `ids`; returns all ids in the tar."""
         pictures: list[tuple[str, bytes]] = []
         failures: list[tuple[str, str]] = []
@@ -226,7 +226,7 @@ class Gldv2:
         return members
 
 
-class HashingReader:
+class Md5Reader:
     """A readable stream that computes the MD5 of what passes through it."""
 
     def __init__(self, file: BinaryIO | HttpFile, root: Root, bar: tqdm) -> None:
@@ -247,9 +247,9 @@ class HashingReader:
         return data
 
     def finish(self, expected: str) -> None:
-        """Reads the rest, since the sum is of the whole file. Raises `Damaged` if the sum is not `expected`."""
+        """Reads the rest, since the sum is of the whole file. Raises `DamagedTar` if the sum is not `expected`."""
         while self.read(BUFFER):
             pass
         found = self.md5.hexdigest()
         if found != expected:
-            raise Damaged(f"MD5 is {found}, not {expected}")
+            raise DamagedTar(f"MD5 is {found}, not {expected}")

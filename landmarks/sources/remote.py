@@ -25,7 +25,7 @@ CHUNK = 1 << 20  # bytes
 T = TypeVar("T")
 
 
-def client(timeout: float) -> dict:
+def client_settings(timeout: float) -> dict:
     """Settings of an aiohttp session: how long to wait for a connection and for bytes, and who asks."""
     return {
         # No limit for a whole request (aiohttp's is five minutes): a tar takes as long as it takes.
@@ -43,7 +43,9 @@ class Root:
 
     def __init__(self, url: str, download: Download, seed: int) -> None:
         self.url, self.timeout, self.seed = url.rstrip("/"), download.timeout, seed
-        options = {"client_kwargs": client(download.timeout)} if url.startswith(("http://", "https://")) else {}
+        options = (
+            {"client_kwargs": client_settings(download.timeout)} if url.startswith(("http://", "https://")) else {}
+        )
         try:
             self.fs, self.path = fsspec.url_to_fs(self.url, **options)
         except Exception as error:  # every scheme has a package and errors of its own
@@ -187,6 +189,6 @@ def too_large(download: Download) -> str:
     return f"over {download.max_megabytes:g} MB"
 
 
-def outdated(reason: str, download: Download) -> bool:
+def limit_changed(reason: str, download: Download) -> bool:
     """Whether a picture was too large for another limit."""
     return reason.startswith("over ") and reason != too_large(download)

@@ -15,8 +15,8 @@ import numpy as np
 
 FIRST_WAIT = 1.0  # seconds; each further one is twice as long
 LONGEST_WAIT = 600.0  # seconds; a server that asks for more is given up
-SLOWEST = 1024  # bytes per second; what comes slower than this is as good as broken off
-LATER = (408, 425, 429)  # besides 5xx, the statuses that mean: later
+MIN_BYTES_PER_SECOND = 1024  # bytes per second; what comes slower than this is as good as broken off
+TRANSIENT_STATUSES = (408, 425, 429)  # besides 5xx, the statuses that mean: later
 
 T = TypeVar("T")
 
@@ -52,14 +52,14 @@ def retry(
         except Exception as error:
             if not foreign and not isinstance(error, OSError | aiohttp.ClientError | ValueError):
                 raise
-            if absent(error):
+            if is_missing(error):
                 return None
-            if denied and forbidden(error):
+            if denied and is_forbidden(error):
                 return False
-            seconds = wait(error, attempt, rng)
-            if attempt == retries or not may_pass(error) or seconds > LONGEST_WAIT:
+            seconds = seconds_before_retry(error, attempt, rng)
+            if attempt == retries or not is_transient(error) or seconds > LONGEST_WAIT:
                 times = f" after {attempt + 1} attempts" if attempt else ""
-                permanent = local or not may_pass(error)
+                permanent = local or not is_transient(error)
                 advice = "correct data.root or the file" if permanent else "run it again to go on"
                 raise UserError(f"{name}: {reason(error)}{times}; {advice}") from None
             if stop.wait(seconds):
@@ -67,29 +67,31 @@ def retry(
     raise AssertionError
 
 
-def absent(error: Exception) -> bool:
+def is_missing(error: Exception) -> bool:
     """Whether there is no such file."""
     return isinstance(error, FileNotFoundError) or getattr(error, "status", None) in (404, 410)
 
 
-def forbidden(error: Exception) -> bool:
+def is_forbidden(error: Exception) -> bool:
     return isinstance(error, PermissionError) or getattr(error, "status", None) == 403
 
 
-def lasting(error: Exception) -> bool:
+def is_permanent(error: Exception) -> bool:
     """Whether this address will never lead anywhere, however good the network."""
-    return absent(error) or (isinstance(error, aiohttp.NonHttpUrlClientError | ValueError) and not certificate(error))
+    return is_missing(error) or (
+        isinstance(error, aiohttp.NonHttpUrlClientError | ValueError) and not is_bad_certificate(error)
+    )
 
 
-def certificate(error: Exception) -> bool:
+def is_bad_certificate(error: Exception) -> bool:
     return isinstance(error, aiohttp.ClientConnectorCertificateError)  # which is a ValueError, too
 
 
-def may_pass(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether the same request may succeed in a moment."""
     if isinstance(error, aiohttp.ClientResponseError):
-        return error.status in LATER or error.status >= 500
-    if lasting(error) or forbidden(error) or certificate(error) or isinstance(error, IsADirectoryError):
+        return error.status in TRANSIENT_STATUSES or error.status >= 500
+    if is_permanent(error) or is_forbidden(error) or is_bad_certificate(error) or isinstance(error, IsADirectoryError):
         return False
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return error.os_error.errno == socket.EAI_AGAIN
@@ -125,7 +127,7 @@ def reason(error: Exception) -> str:
             return str(error) or type(error).__name__
 
 
-def wait(error: Exception, attempt: int, rng: np.random.Generator) -> float:
+def seconds_before_retry(error: Exception, attempt: int, rng: np.random.Generator) -> float:
     """Seconds before the next attempt: about 1, 2, 4, ..., with jitter, or more if the server asks for it."""
     backoff = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * rng.uniform(0.5, 1.5)
     return max(backoff, retry_after(getattr(error, "headers", None) or {}))
@@ -154,6 +156,6 @@ class Pace:
         self.bytes += size
         passed = time.monotonic() - self.since
         if passed >= self.timeout:
-            if self.bytes < SLOWEST * passed:
+            if self.bytes < MIN_BYTES_PER_SECOND * passed:
                 raise TimeoutError
             self.since, self.bytes = time.monotonic(), 0
