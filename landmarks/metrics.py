@@ -35,8 +35,8 @@ def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
     For an accuracy the values are right (1) or wrong (0); for the paired difference of two models
     they are 1, 0 or -1. There being so few, N pictures are drawn by drawing how many have each of them.
     """
-    kinds, counts = np.unique(values, return_counts=True)
-    means = rng.multinomial(len(values), counts / len(values), DRAWS) @ kinds / len(values)
+    distinct, counts = np.unique(values, return_counts=True)
+    means = rng.multinomial(len(values), counts / len(values), DRAWS) @ distinct / len(values)
     return np.quantile(means, [0.025, 0.975]).tolist()
 
 
@@ -69,11 +69,9 @@ def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int) -> tuple
 
     Returns it, and per non-empty bin: mean confidence, accuracy, number of pictures [bins, 3].
     """
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    rows = np.array(
-        [(confidence[place == b].mean(), correct[place == b].mean(), (place == b).sum()) for b in np.unique(place)]
-    )
-    return float((np.abs(rows[:, 0] - rows[:, 1]) * rows[:, 2]).sum() / len(place)), rows
+    row = np.minimum((confidence * bins).astype(int), bins - 1)
+    rows = np.array([(confidence[row == b].mean(), correct[row == b].mean(), (row == b).sum()) for b in np.unique(row)])
+    return float((np.abs(rows[:, 0] - rows[:, 1]) * rows[:, 2]).sum() / len(row)), rows
 
 
 def rounded(value: object) -> object:

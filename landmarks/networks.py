@@ -36,10 +36,10 @@ class Network(NamedTuple):
 
 def network(name: str) -> Network:
     """The backbone called `name`. Raises `UserError` if there is none, or it is no chain of convolutional layers."""
-    return vgg() if name == VGG else by_timm(name)
+    return vgg16_network() if name == VGG else timm_network(name)
 
 
-def vgg() -> Network:
+def vgg16_network() -> Network:
     """VGG-16's convolutions; torchvision's, by its names. Importing that would take longer than importing torch."""
     layers, inputs = [], 3
     for channels, convolutions in VGG_BLOCKS:
@@ -51,7 +51,7 @@ def vgg() -> Network:
     return Network(nn.Sequential(OrderedDict(features=chain)), chain, VGG_LEVELS, IMAGENET_MEAN, IMAGENET_STD)
 
 
-def by_timm(name: str) -> Network:
+def timm_network(name: str) -> Network:
     """A convolutional network of timm; its levels are its feature maps, from 1, and the last one before pooling."""
     import timm  # slow to import, and the default does without
 
@@ -61,10 +61,10 @@ def by_timm(name: str) -> Network:
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"backbone.name: timm has no {name} ({reason}); see timm.list_models()") from None
     try:
-        steps = list(chained(model))
+        steps = list(flatten_layers(model))
         ends = [f"{level['module']}." for level in model.feature_info]
         lengths = [max(n for n, (step, _) in enumerate(steps, 1) if f"{step}.".startswith(end)) for end in ends]
-        last = whole_length(model)
+        last = count_feature_layers(model)
         if max(lengths) > last:
             raise ValueError("a level lies beyond its last map")
     except MemoryError:
@@ -77,23 +77,23 @@ def by_timm(name: str) -> Network:
     return Network(model, nn.Sequential(*[layer for _, layer in steps[:last]]), levels, config["mean"], config["std"])
 
 
-def chained(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+def flatten_layers(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The layers of a network one by one, with their names; an `nn.Sequential` is taken apart."""
     for name, child in module.named_children():
         if isinstance(child, nn.Sequential):
-            yield from chained(child, f"{prefix}{name}.")
+            yield from flatten_layers(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", child
 
 
 @torch.inference_mode()
-def whole_length(model: nn.Module) -> int:
+def count_feature_layers(model: nn.Module) -> int:
     """How many layers, one after the other, give what timm's `forward_features` gives. Raises ValueError if none do."""
     model = copy.deepcopy(model)
     for weights in model.parameters():
         if not weights.any():  # a residual block's last normalisation begins as 0, and would hide the block
             nn.init.constant_(weights, 0.5)
-    layers = [layer for _, layer in chained(model)]
+    layers = [layer for _, layer in flatten_layers(model)]
     maps = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     wanted = model.forward_features(maps)
     if wanted.ndim != 4:
@@ -147,7 +147,7 @@ class Trunk(nn.Module):
         return self.pool(self.features((pictures - self.mean) / self.std))
 
 
-def trimmed(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+def trunk_weights(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
     """Of the weights of the whole chain those that a `Trunk` reads."""
     kept = {"mean", "std"} | {f"features.{name}" for name in split(backbone)[0].state_dict()}
     return {name: tensor for name, tensor in sorted(state.items()) if name in kept}

@@ -31,11 +31,11 @@ def threshold(confidence: np.ndarray, rate: float) -> float:
     the new one is below the j-th smallest of the others with probability at most j / (N + 1) (split conformal
     prediction: Angelopoulos & Bates, arXiv 2107.07511, sec. 1). Without pictures enough for the rate it is 0: no alarm.
     """
-    place = math.floor(rate * (len(confidence) + 1) + 1e-9)
-    return round(float(np.sort(confidence)[place - 1]), DIGITS) if place else 0.0
+    rank = math.floor(rate * (len(confidence) + 1) + 1e-9)
+    return round(float(np.sort(confidence)[rank - 1]), DIGITS) if rank else 0.0
 
 
-def unknown(val: np.ndarray, test: np.ndarray, rate: float) -> dict:
+def calibrate_rejection(val: np.ndarray, test: np.ndarray, rate: float) -> dict:
     """The threshold for a stated rate of false alarms, and what it does on pictures that did not choose it.
 
     `val` and `test` are confidences of pictures of known landmarks.

@@ -46,9 +46,9 @@ class Features:
         """How many batches they make; the last one may be smaller."""
         return math.ceil(len(self) / batch_size)
 
-    def batch(self, places: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Features float32 [N, C, H, W] and labels int64 [N] at `places` of this selection."""
-        return torch.from_numpy(self.array[self.rows[places]]).float(), torch.from_numpy(self.labels[places])
+    def batch(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Features float32 [N, C, H, W] and labels int64 [N] at `positions` of this selection."""
+        return torch.from_numpy(self.array[self.rows[positions]]).float(), torch.from_numpy(self.labels[positions])
 
     def statistics(self, sample: int = 1024) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over about `sample` of the rows, [C, 1, 1].
@@ -239,8 +239,9 @@ def predict(model: Baseline, data: Features, batch_size: int = 64) -> Output:
     """The model's output for all of `data`, in order, on the CPU."""
     device = next(model.parameters()).device
     model.eval()
-    places = np.arange(len(data))
+    positions = np.arange(len(data))
     outputs = [
-        model(data.batch(places[start : start + batch_size])[0].to(device)) for start in range(0, len(data), batch_size)
+        model(data.batch(positions[start : start + batch_size])[0].to(device))
+        for start in range(0, len(data), batch_size)
     ]
     return Output(*(None if parts[0] is None else torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)))

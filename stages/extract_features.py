@@ -34,7 +34,7 @@ def main() -> str:
     with stage.scratch("extract-features", settings, [INDEX, BACKBONE, *images.shards(PICTURES)]) as scratch:
         unfinished = scratch / "features.npy"
         with unfinished.open("a+b") as file, stage.progress(len(index), "views") as bar:
-            bar.update(features.continued(file, shape))
+            bar.update(features.resume_npy(file, shape))
             left = index.iloc[bar.n :]
             for batch in features.extract(trunk, PICTURES, left, p.augment.crop, p.compute.precision):
                 file.write(batch.tobytes())

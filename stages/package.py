@@ -41,7 +41,7 @@ def main() -> str:
     known = classes[["label", "landmark_id"]].merge(names, on="landmark_id", how="left", validate="one_to_one")
     predictions = pd.read_parquet(PREDICTIONS)
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    state = networks.trimmed(load_file(MODELS / "backbone.safetensors"), p.backbone)
+    state = networks.trunk_weights(load_file(MODELS / "backbone.safetensors"), p.backbone)
     settings = {
         "seed": p.seed,
         "data": {"source": p.data.source},  # not the root, a place on one machine
@@ -59,7 +59,7 @@ def main() -> str:
             confidence = {split: rows["confidence"].to_numpy() for split, rows in answers.items()}
             sizes = {split: len(rows) for split, rows in answers.items()}
             sizes["train"] = int(classes["pictures"].sum()) - sum(sizes.values())
-            unknown = release.unknown(confidence["val"], confidence["test"], p.package.false_alarm_rate)
+            unknown = release.calibrate_rejection(confidence["val"], confidence["test"], p.package.false_alarm_rate)
             content = release.facts(
                 name, settings | {"abn": abn and abn.model_dump(mode="json")}, unknown, results[name]
             )

@@ -71,12 +71,12 @@ def main() -> str:
     heading, *settings = sys.argv[1:]
     if run("git", "status", "--porcelain", "--", *ELSEWHERE, capture=True):
         raise stage.UserError("the working tree has changes; commit or stash them, for experiments overwrite files")
-    names, there = [], run(*DVC, "exp", "list", "--name-only", capture=True).split()
+    names, existing = [], run(*DVC, "exp", "list", "--name-only", capture=True).split()
     for layer, attention, alpha in itertools.product(LAYERS, ATTENTIONS, ALPHAS):
         names.append(f"{heading.lower().replace(' ', '-')}-{layer}-{attention}-alpha-{alpha:g}")
         values = {"backbone.layer": layer, "abn.attention": attention, "abn.alpha": alpha}
         changes = [part for key, value in values.items() for part in ("-S", f"{key}={value}")]
-        if names[-1] in there:
+        if names[-1] in existing:
             run(*DVC, "exp", "remove", names[-1])
         run(*DVC, "exp", "run", "--name", names[-1], *settings, *changes)
     rows = table(names)

@@ -17,7 +17,7 @@ from landmarks import metrics, stage
 from landmarks.determinism import stream
 from landmarks.stage import UserError
 from studies.ablations import with_section
-from tools.clone import Clone, Repro, pair, workplace
+from tools.clone import Clone, Repro, pair, temporary_folder
 
 import numpy as np
 import pandas as pd
@@ -131,8 +131,8 @@ def main() -> str:
     command = f"`{shlex.join(['python', '-m', 'studies.backbones', given.heading, *settings])}`"
     done: dict[str, list[str]] = {}
     named: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
-    with workplace() as place, stage.progress(len(wanted), "backbones") as bar:
-        clone = Clone(Path.cwd(), place)
+    with temporary_folder() as folder, stage.progress(len(wanted), "backbones") as bar:
+        clone = Clone(Path.cwd(), folder)
         clone.set("ablations", {})
         clone.settle(given.settings)
         clone.forget()

@@ -41,8 +41,8 @@ def versions(image: Image.Image, grey: np.ndarray, order: np.ndarray, grid: tupl
     """The picture after 0, 1... `STEPS` steps of deletion, then of insertion: uint8 [crop, crop, 3] each."""
     pixels, blurred = np.asarray(image), np.asarray(image.filter(ImageFilter.GaussianBlur(BLUR * image.width)))
     counts = np.linspace(0, len(order), STEPS + 1).astype(int)
-    taken = [present(order, count, grid, image.width) for count in counts]
-    return [np.where(there, grey, pixels) for there in taken] + [np.where(there, pixels, blurred) for there in taken]
+    masks = [present(order, count, grid, image.width) for count in counts]
+    return [np.where(mask, grey, pixels) for mask in masks] + [np.where(mask, pixels, blurred) for mask in masks]
 
 
 def main() -> str:
@@ -70,10 +70,14 @@ def main() -> str:
             if picture.id not in views:
                 continue
             image = augment.apply(images.decode(picture.picture), views[picture.id], p.augment.crop)
-            heed = answers([np.asarray(image)]).map[0].numpy()
-            grid = heed.shape[1:]
-            random = stream(p.seed, "pixels", picture.id).permutation(heed.size)
-            orders = (attention.ranked(heed)[0], attention.ranked(attention.nearness(*grid)[None])[0], random)
+            attention_map = answers([np.asarray(image)]).map[0].numpy()
+            grid = attention_map.shape[1:]
+            random = stream(p.seed, "pixels", picture.id).permutation(attention_map.size)
+            orders = (
+                attention.rank_cells(attention_map)[0],
+                attention.rank_cells(attention.centre_prior(*grid)[None])[0],
+                random,
+            )
             altered = [version for order in orders for version in versions(image, grey, order, grid)]
             truth = probabilities(answers(altered), model.design.abn)[:, labels[picture.id]].numpy()
             areas.append(np.trapezoid(truth.reshape(len(orders), 2, STEPS + 1), dx=1 / STEPS))

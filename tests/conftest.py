@@ -104,13 +104,13 @@ def model_folder(
     model.mean, model.std = features.mean((0, 2, 3)).view(-1, 1, 1), features.std((0, 2, 3)).view(-1, 1, 1) + 1e-6
     folder.parent.mkdir(parents=True, exist_ok=True)
     models.save(model, folder)
-    save_file(networks.trimmed(full, base), folder / "backbone.safetensors")
+    save_file(networks.trunk_weights(full, base), folder / "backbone.safetensors")
     (folder / "classes.csv").write_text("label,landmark_id,name\n0,a-1,\n1,b-2,Bridge\n2,c-3,\n", encoding="utf-8")
     confidence = np.linspace(0.3, 1, 40)
     content = release.facts(
         folder.name,
         settings,
-        release.unknown(confidence, confidence, 0.05) | {"threshold": 0.0} | unknown,
+        release.calibrate_rejection(confidence, confidence, 0.05) | {"threshold": 0.0} | unknown,
         {"val": RESULTS, "test": RESULTS},
     )
     release.write(folder, content, release.card(content, 3, {"train": 30, "val": 40, "test": 40}))

@@ -694,7 +694,7 @@ def test_a_v2_download_that_is_killed_again_and_again(
         server.pause = 0.008
         kills = kill_again_and_again(places[1], server, seconds=1.5)
         again = sum(server.sent.values()) - 2 * once
-    assert kills >= KILLS // 2
+    assert kills >= 2
     assert places[1].raw() == places[0].raw()
     assert again < kills * size
 

@@ -114,7 +114,7 @@ def test_a_file_that_was_cut_off_goes_on_after_its_last_whole_row(tmp_path: Path
     whole = path.read_bytes()
     path.write_bytes(whole[:cut])
     with path.open("a+b") as file:
-        done = features.continued(file, rows.shape)
+        done = features.resume_npy(file, rows.shape)
         assert done == min(5, max(0, cut - 128) // 24)
         file.write(rows[done:].tobytes())
     assert path.read_bytes() == whole

@@ -165,7 +165,7 @@ def test_the_trunk_is_frozen(block: Backbone) -> None:
 @pytest.mark.parametrize("block", [*map(vgg, ("conv3", "conv4", "conv5")), LITE], ids=lambda block: block.layer)
 def test_of_the_weights_only_what_is_needed(block: Backbone) -> None:
     full = weight_files.fetch(block.name, "random", 1)
-    state = networks.trimmed(full, block)
+    state = networks.trunk_weights(full, block)
     kept = Trunk(state, block).features.state_dict()
     assert len(state) == len(kept) + 2 and (len(state) < len(full) or block.layer == "conv5")
     assert all(torch.equal(full[f"features.{name}"], tensor) for name, tensor in kept.items())

@@ -237,7 +237,11 @@ def test_another_backbone_is_one_line(project: Project) -> None:
     assert set(stages_run(done)) == trained | {"fetch-backbone", "extract-features", "evaluate", "package", "plot"}
     features = np.load(project.root / "data/features/features.npy", mmap_mode="r")
     predictions = pd.read_parquet(project.root / "data/predictions.parquet")
-    assert {len(heed) for heed in predictions["map"].dropna()} == {features.shape[2] * features.shape[3]} == {16}
+    assert (
+        {len(attention_map) for attention_map in predictions["map"].dropna()}
+        == {features.shape[2] * features.shape[3]}
+        == {16}
+    )
     assert "mobilenetv3_small_050" in (project.root / "release/abn/README.md").read_text(encoding="utf-8")
     command = [sys.executable, "-m", "landmarks", "predict", "release/abn/examples", "--json"]
     assert project.run(*command).returncode == 0

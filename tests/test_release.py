@@ -32,7 +32,7 @@ def test_the_threshold_is_the_jth_smallest() -> None:
 
 
 def test_it_is_tried_on_pictures_that_did_not_choose_it() -> None:
-    found = release.unknown(np.linspace(0.3, 1, 39), np.array([0.1, 0.2, 0.9, 1.0]), 0.05)
+    found = release.calibrate_rejection(np.linspace(0.3, 1, 39), np.array([0.1, 0.2, 0.9, 1.0]), 0.05)
     assert found["validation"] == {"pictures": 39, "alarms": 1}
     assert found["test"]["pictures"] == 4 and found["test"]["alarms"] == 2
     low, high = found["test"]["rate_ci95"]

@@ -57,12 +57,12 @@ class Recorded(Features):
         self.array, self.rows, self.labels = source.array, source.rows, source.labels
         self.name, self.log = name, log
 
-    def batch(self, places: np.ndarray) -> tuple[Tensor, Tensor]:
-        self.log.append((self.name, places.tolist()))
-        return super().batch(places)
+    def batch(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        self.log.append((self.name, positions.tolist()))
+        return super().batch(positions)
 
 
-def test_a_batch_has_the_features_and_labels_of_its_places() -> None:
+def test_a_batch_has_the_features_and_labels_of_its_positions() -> None:
     array, index = data()
     rows = index[index["split"] == "train"]
     features, labels = Features(array, rows).batch(np.array([3, 0]))
@@ -112,7 +112,7 @@ def test_epoch_e_reads_view_e_mod_views() -> None:
     assert len(list(fit(models.build(design()), views, eight(), settings, 0, lambda _: None))) == 3
     assert [name for name, _ in log] == ["first"] * 2 + ["second"] * 2 + ["first"] * 2
     epochs = [log[n][1] + log[n + 1][1] for n in (0, 2, 4)]
-    assert all(sorted(places) == list(range(8)) for places in epochs), "every picture once"
+    assert all(sorted(positions) == list(range(8)) for positions in epochs), "every picture once"
     assert epochs[0] != epochs[1] != epochs[2] != list(range(8)), "in another order each time"
 
 

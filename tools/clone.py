@@ -45,13 +45,13 @@ STARTING = "dvc itself"
 
 
 class Clone:
-    """HEAD of a repository in the folder `place`, with the packages of this Python and no cache or setting of DVC."""
+    """HEAD of a repository below `parent`, with the packages of this Python and no cache or setting of DVC."""
 
-    def __init__(self, source: Path, place: Path, **factors: str) -> None:
-        self.source, self.root, self.command = source, place / factors.get("folder", "copy"), [sys.executable]
+    def __init__(self, source: Path, parent: Path, **factors: str) -> None:
+        self.source, self.root, self.command = source, parent / factors.get("folder", "copy"), [sys.executable]
         self.environment = {name: os.environ[name] for name in os.environ if not name.startswith(("DVC_", "GIT_"))}
         for name in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG"):
-            self.environment[f"DVC_{name}_DIR"] = str(place / name)
+            self.environment[f"DVC_{name}_DIR"] = str(parent / name)
         for factor, value in factors.items():
             self.environment |= FACTORS[factor][value]
         if factors.get("threads") == "1" and shutil.which("taskset"):
@@ -73,8 +73,8 @@ class Clone:
     def settle(self, settings: list[tuple[str, str]]) -> None:
         """Changes params.yaml as `-S KEY=VALUE` says; a relative data.root is one of the source's."""
         for key, value in settings:
-            place = self.source / value
-            self.set(key, str(place.resolve()) if key == "data.root" and place.exists() else yaml.safe_load(value))
+            path = self.source / value
+            self.set(key, str(path.resolve()) if key == "data.root" and path.exists() else yaml.safe_load(value))
 
     def forget(self) -> None:
         """Removes the committed results, for what is there already, and right, would not be made again."""
@@ -102,7 +102,9 @@ class Clone:
         before = yaml.safe_load(self.git("show", "HEAD:dvc.lock"))["stages"]
         after = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
         for name in sorted(before.keys() | after.keys()):
-            old, new = ({out["path"]: out for out in of.get(name, {}).get("outs", [])} for of in (before, after))
+            old, new = (
+                {out["path"]: out for out in stages.get(name, {}).get("outs", [])} for stages in (before, after)
+            )
             found = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
             lines += [f"{name}: {path} differs{self.members(old.get(path), new.get(path))}" for path in found]
             if not found and before.get(name) != after.get(name):
@@ -124,17 +126,17 @@ class Clone:
 
 
 @contextmanager
-def workplace() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     """A temporary folder, which stays, to be looked at, when a run fails or differs."""
-    place = Path(tempfile.mkdtemp(prefix="verify-"))
+    folder = Path(tempfile.mkdtemp(prefix="verify-"))
     try:
-        yield place
+        yield folder
     except UserError:
         raise
     except BaseException:
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
         raise
-    shutil.rmtree(place)
+    shutil.rmtree(folder)
 
 
 class Repro:

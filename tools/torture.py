@@ -16,7 +16,7 @@ from pathlib import Path
 from landmarks import stage
 from landmarks.determinism import stream
 from landmarks.stage import UserError
-from tools.clone import Clone, Repro, pair, workplace
+from tools.clone import Clone, Repro, pair, temporary_folder
 
 import numpy as np
 
@@ -69,8 +69,8 @@ def main() -> str:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-S", dest="settings", action="append", default=[], type=pair, metavar="KEY=VALUE")
     given = parser.parse_args()
-    with workplace() as place:
-        first = Clone(Path.cwd(), place / "first")
+    with temporary_folder() as folder:
+        first = Clone(Path.cwd(), folder / "first")
         first.settle(given.settings)
         first.forget()
         repro = Repro(first)
@@ -79,7 +79,7 @@ def main() -> str:
         seconds = repro.seconds()
         first.commit()
 
-        second = Clone(first.root, place / "second")
+        second = Clone(first.root, folder / "second")
         second.forget()
         killed, remedies = torture(second, seconds, given.kills, given.seed)
         print("| stage | seconds | kills |", "|---|---:|---:|", sep="\n")

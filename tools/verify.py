@@ -14,7 +14,7 @@ from pathlib import Path
 
 from landmarks import stage
 from landmarks.stage import UserError
-from tools.clone import ELSEWHERE, FACTORS, Clone, pair, workplace
+from tools.clone import ELSEWHERE, FACTORS, Clone, pair, temporary_folder
 
 # Every value of every factor.
 MATRIX = (
@@ -25,8 +25,8 @@ MATRIX = (
 
 def verify(source: Path, **factors: str) -> None:
     """Raises `UserError` if a run under these circumstances differs from HEAD of `source`, after printing where."""
-    with workplace() as place:
-        clone = Clone(source, place, **factors)
+    with temporary_folder() as folder:
+        clone = Clone(source, folder, **factors)
         clone.run()
         lines = clone.differences()
         if lines:
@@ -61,9 +61,9 @@ def main() -> str:
         if value not in FACTORS.get(factor, {}):
             parser.error(f"{factor}={value} is not known; {known}")
     start, source = time.monotonic(), Path.cwd()
-    with workplace() as place:
+    with temporary_folder() as folder:
         if given.settings:
-            first = Clone(source, place)
+            first = Clone(source, folder)
             first.settle(given.settings)
             first.run()
             first.commit()

@@ -191,8 +191,8 @@ def as_dict(model: "Recognizer", answer: "Answer | Exception", top: int) -> dict
     if isinstance(answer, Exception):
         return {"error": str(answer)}
     guesses = [guess._asdict() | {"confidence": round(guess.confidence, 6)} for guess in model.best(answer, top)]
-    heed = None if answer.map is None else [[round(float(value), 4) for value in row] for row in answer.map]
-    return {"guesses": guesses, "known": model.known(answer), "box": answer.box, "map": heed}
+    attention_map = None if answer.map is None else [[round(float(value), 4) for value in row] for row in answer.map]
+    return {"guesses": guesses, "known": model.known(answer), "box": answer.box, "map": attention_map}
 
 
 def as_table(model: "Recognizer", path: Path, answer: "Answer", top: int) -> str:

@@ -55,9 +55,9 @@ def apology(name: str, unfit: Unfit) -> str:
     return f"Sorry, **{plain}** {REASONS[str(unfit)]}. What works: {', '.join(images.FORMATS)}."
 
 
-def picture(seen: Seen, place: int, opacity: float) -> Image.Image:
-    """The photo with the map of the model at `place`; without one, with a frame around what the network saw."""
-    answer = seen.answers[place]
+def picture(seen: Seen, column: int, opacity: float) -> Image.Image:
+    """The photo with the map of the model at `column`; without one, with a frame around what the network saw."""
+    answer = seen.answers[column]
     return overlay.draw(seen.image, answer.map, answer.box, opacity)
 
 
@@ -85,9 +85,9 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
         except Unfit as unfit:
             return [apology(path.name, unfit), None, *nothing]
         cells: list = ["", seen]
-        for place, (model, answer) in enumerate(zip(models, seen.answers, strict=True)):
+        for column, (model, answer) in enumerate(zip(models, seen.answers, strict=True)):
             bars = {title(guess): guess.confidence for guess in model.best(answer, TOP)}
-            cells += [verdict(model, answer), picture(seen, place, opacity), bars]
+            cells += [verdict(model, answer), picture(seen, column, opacity), bars]
         return cells
 
     def upload(path: str | None, opacity: float) -> list:
@@ -97,7 +97,7 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
         return show(examples[event.index], opacity)
 
     def slide(seen: Seen | None, opacity: float) -> list:
-        return [None if seen is None else picture(seen, place, opacity) for place in range(len(models))]
+        return [None if seen is None else picture(seen, column, opacity) for column in range(len(models))]
 
     with gr.Blocks(title="Landmarks", analytics_enabled=False) as blocks:
         synthetic = any(model.facts["params"]["data"]["source"] == "sample" for model in models)
@@ -120,13 +120,13 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
                         elem_id="examples",
                     )
             cells = []
-            for place, model in enumerate(models):
+            for column, model in enumerate(models):
                 with gr.Column(scale=2, min_width=260):
                     gr.Markdown(f"### {model.facts['name']}")
                     cells += [
-                        gr.Markdown(min_height=50, elem_id=f"verdict-{place}"),
-                        gr.Image(label="where it looks", format="png", buttons=["fullscreen"], elem_id=f"map-{place}"),
-                        gr.Label(label="confidence", num_top_classes=TOP, elem_id=f"bars-{place}"),
+                        gr.Markdown(min_height=50, elem_id=f"verdict-{column}"),
+                        gr.Image(label="where it looks", format="png", buttons=["fullscreen"], elem_id=f"map-{column}"),
+                        gr.Label(label="confidence", num_top_classes=TOP, elem_id=f"bars-{column}"),
                     ]
         file.change(upload, [file, slider], [message, remembered, *cells], api_visibility="private")
         slider.change(slide, [remembered, slider], cells[1::3], api_visibility="private", show_progress="hidden")

@@ -81,9 +81,9 @@ class Recognizer:
         image = images.decode(shrunk.picture)
         width, height = image.size
         rng = np.random.default_rng(0)  # an upright view draws nothing of consequence
-        place = augment.centre_view(rng, picture=("", width, height), rotation=0)
-        box = (place.left, place.top, place.left + place.side, place.top + place.side)
-        pixels = np.asarray(augment.apply(image, place, prepared["crop"]))
+        centre = augment.centre_view(rng, picture=("", width, height), rotation=0)
+        box = (centre.left, centre.top, centre.left + centre.side, centre.top + centre.side)
+        pixels = np.asarray(augment.apply(image, centre, prepared["crop"]))
         return View(pixels, tuple(edge / side for edge, side in zip(box, (width, height) * 2, strict=True)))
 
     @torch.inference_mode()

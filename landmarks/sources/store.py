@@ -58,7 +58,7 @@ class Store:
     def __enter__(self) -> "Store":
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, cls: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if isinstance(error, UserError):
             with self.transaction() as sql:
                 sql.execute("delete from failures where attempts is not null")

@@ -107,11 +107,13 @@ class Mesh:
         quads = np.stack([ring[:-1], after[:-1], after[1:], ring[1:]], 2).reshape(-1, 4, 3)
         self.parts.append((quads, paint))
 
-    def many(self, paint: Paint, places: Sequence[Point], profile: Profile, sides: int, stretch: Size = (1, 1)) -> None:
-        """Add equal turned bodies, such as columns, at many places."""
+    def many(
+        self, paint: Paint, positions: Sequence[Point], profile: Profile, sides: int, stretch: Size = (1, 1)
+    ) -> None:
+        """Add equal turned bodies, such as columns, at many positions."""
         one = Mesh()
         one.turned(paint, profile, sides, stretch=stretch)
-        self.parts.append(((one.parts[0][0] + np.array(places)[:, None, None]).reshape(-1, 4, 3), paint))
+        self.parts.append(((one.parts[0][0] + np.array(positions)[:, None, None]).reshape(-1, 4, 3), paint))
 
     def storey(
         self, paint: Paint, at: Point, size: Size, panes: Panes | None = None, sides: int = 4, taper: float = 1
@@ -162,9 +164,9 @@ class Mesh:
         """Add merlons, `merlon` metres wide, around the top of a box."""
         half = [(s - merlon) / 2 for s in size[:2]]
         xs, ys = (np.linspace(-h, h, max(2, round(h / merlon) + 1)) for h in half)
-        places = [(x, y, 0) for x in xs for y in (-half[1], half[1])]
-        places += [(x, y, 0) for y in ys for x in (-half[0], half[0])]
-        self.many(paint, np.array(places) + at, [(merlon / 2, 0), (merlon / 2, 1.3 * merlon)], 4)
+        positions = [(x, y, 0) for x in xs for y in (-half[1], half[1])]
+        positions += [(x, y, 0) for y in ys for x in (-half[0], half[0])]
+        self.many(paint, np.array(positions) + at, [(merlon / 2, 0), (merlon / 2, 1.3 * merlon)], 4)
 
     def cable(self, paint: Paint, start: tuple[float, float], end: tuple[float, float], aside: float) -> None:
         """Add two cables between points (x, z), one on each side of the plane of x and z."""
@@ -294,8 +296,8 @@ def _dome_church(t: Traits) -> Mesh:
         m.turned(roof, _dome(0.55 * small, 0.65 * small, bulge), 12, (*at[:2], base - rise * 0.2))
     porch, columns, high, y = t.span(0.35, 0.7) * wide, t.count(2, 4) * 2, tall * t.span(0.65, 0.95), -deep / 2 - 3
     m.storey(trim, (0, y, 0), (porch + 2, 8, 0.8))
-    places = [(x, y - 2, 0.8) for x in np.linspace(-0.5, 0.5, columns) * (porch - 2)]
-    m.many(trim, places, [(0.75, 0), (0.6, high - 0.8)], 8)
+    positions = [(x, y - 2, 0.8) for x in np.linspace(-0.5, 0.5, columns) * (porch - 2)]
+    m.many(trim, positions, [(0.75, 0), (0.6, high - 0.8)], 8)
     m.storey(trim, (0, y, high), (porch, 6, 1.2))
     m.gable(roof, stone, (0, y + 0.2, high + 1.2), (porch + 0.6, 6.6, porch * t.span(0.12, 0.24)))
     bell, thick = t.span(0.9, 1.5) * (base + 2), t.span(4.8, 7.2)
@@ -319,8 +321,8 @@ def _arch(t: Traits) -> Mesh:
     signs = Panes(accent, t.count(1, 5), 1, 0.75, 0.5, RECTANGLE)
     m.storey(stone, (0, 0, top + 1), (inset, deep * 0.9, attic), signs)
     xs = [wide / 2 - 0.9, middle + 1.1][: t.count(1, 2)]
-    places = [(s * x, y, 0) for x in xs for s in (-1, 1) for y in (-deep / 2 - 0.9, deep / 2 + 0.9)]
-    m.many(trim, places, [(0.8, 0), (0.8, 2), (0.55, 2), (0.5, top - 1), (0.8, top)], 8)
+    positions = [(s * x, y, 0) for x in xs for s in (-1, 1) for y in (-deep / 2 - 0.9, deep / 2 + 0.9)]
+    m.many(trim, positions, [(0.8, 0), (0.8, 2), (0.55, 2), (0.5, top - 1), (0.8, top)], 8)
     crown, top = t.count(0, 3), top + 1 + attic
     if crown == 0:
         m.battlements(trim, (0, 0, top), (inset, deep * 0.9), 1.2)
@@ -348,11 +350,13 @@ def _temple(t: Traits) -> Mesh:
         m.storey(stone, (0, 0, step * 0.6), (wide + 2 * (steps - step), deep + 2 * (steps - step), 0.6))
     thick, slim = t.span(0.3, 0.42) * wide / across, t.span(0.7, 0.95)
     xs, ys = np.linspace(-0.5, 0.5, across) * (wide - 2), np.linspace(-0.5, 0.5, along) * (deep - 2)
-    places = [(x, y, floor) for x in xs for y in (ys[0], ys[-1])] + [(x, y, floor) for y in ys for x in (xs[0], xs[-1])]
+    positions = [(x, y, floor) for x in xs for y in (ys[0], ys[-1])] + [
+        (x, y, floor) for y in ys for x in (xs[0], xs[-1])
+    ]
     ruined, whole = state == 2, 0.55 if state == 2 else 1.0
-    standing = [p for p in places if not (ruined and p[0] > 0 and p[1] > 0.1 * deep)]
+    standing = [p for p in positions if not (ruined and p[0] > 0 and p[1] > 0.1 * deep)]
     m.many(stone, standing, [(thick, 0), (thick * slim, high - 1), (thick * 1.3, high - 0.5), (thick * 1.3, high)], 10)
-    m.many(stone, places, [(thick, 0), (thick * 0.95, high * 0.3)], 10)
+    m.many(stone, positions, [(thick, 0), (thick * 0.95, high * 0.3)], 10)
     door = Panes(DARK, 1, 1, 0.3, 0.8, RECTANGLE, (1, 2))
     m.storey(cella, (0, 0, floor), (wide * 0.6, deep * 0.66, high), door)
     y, top, long = -(1 - whole) * deep / 2, floor + high, deep * whole
@@ -465,8 +469,8 @@ def _monument(t: Traits) -> Mesh:
     m.storey(trim, at, (3, 3, 2.4))
     m.figure(t.bright(), (*at[:2], 2.4), t.span(3, 5))
     posts, ring = t.count(4, 9) * 2, plinth / 2 + t.span(1.5, 4)
-    places = [(ring * x, ring * y, 0) for x, y in zip(*_section(posts), strict=True)]
-    m.many(accent, places, [(0.3, 0), (0.25, 1.4), (0.4, 1.7)], 6)
+    positions = [(ring * x, ring * y, 0) for x, y in zip(*_section(posts), strict=True)]
+    m.many(accent, positions, [(0.3, 0), (0.25, 1.4), (0.4, 1.7)], 6)
     return m
 
 

@@ -147,7 +147,7 @@ def _masonry(paints: Array, u: Array, v: Array, pixel: Array, noise: Array) -> A
     return 1 + fade * (block * paints[4] - joint * paints[5]) + 0.22 * (_lookup(noise, u * 9, v * 9 + u) - 0.5)
 
 
-def _sunlit(scene: Scene, sun: Array, reach: float, places: Sequence[Array], size: int = 512) -> Array:
+def _sunlit(scene: Scene, sun: Array, reach: float, points: Sequence[Array], size: int = 512) -> Array:
     """1 where the sun reaches a place and 0 where something within `reach` metres of the landmark stands in its way."""
     right = unit(-sun[1], sun[0], 0)
     up = np.cross(sun, right)
@@ -158,9 +158,9 @@ def _sunlit(scene: Scene, sun: Array, reach: float, places: Sequence[Array], siz
     buffer = np.zeros((size, size), int)
     _rasterize(np.stack([*plane, dot(corners, sun) / sight + 0.5], -1), facing, buffer)
     nearest = ((buffer >> NAME_BITS) / NEARNESS_ONE - 0.5) * sight
-    column, row = (dot_components(axis, places) * scale + size / 2 for axis in (right, up))
+    column, row = (dot_components(axis, points) * scale + size / 2 for axis in (right, up))
     column, row = (np.clip(position, 0, size - 1).astype(np.int32) for position in (column, row))
-    return nearest.astype(np.float32).reshape(-1).take(row * size + column) < dot_components(sun, places) + (
+    return nearest.astype(np.float32).reshape(-1).take(row * size + column) < dot_components(sun, points) + (
         0.3 + 0.5 / scale
     )
 
@@ -188,13 +188,13 @@ def _shade(
     keys = buffer.reshape(-1)[hits]
     name, depth = keys & (2**NAME_BITS - 1), (NEARNESS_ONE / (keys >> NAME_BITS)).astype(np.float32)
     ray = rays.reshape(3, -1)[:, hits]
-    x, y, z = place = [r * depth + c for r, c in zip(ray, camera.place.tolist(), strict=True)]
+    x, y, z = point = [r * depth + c for r, c in zip(ray, camera.position.tolist(), strict=True)]
     normal = [component.astype(np.float32).take(name) for component in scene.normals.T]
     paints = scene.paints.take(name, axis=1)
     level = np.abs(normal[2]) > 0.8
     u, v = np.where(level, x, normal[0] * y - normal[1] * x), np.where(level, y, z)
     albedo = paints[:3] * _masonry(paints, u, v, depth / camera.focal, noise)
-    sunlit = _sunlit(scene, sun, 2.2 * radius + 10, [c + n * 0.3 for c, n in zip(place, normal, strict=True)])
+    sunlit = _sunlit(scene, sun, 2.2 * radius + 10, [c + n * 0.3 for c, n in zip(point, normal, strict=True)])
     lit = np.maximum(dot_components(sun, normal), 0) * sunlit
     ground = name == 0
     open_sky = np.where(ground, 1, (0.7 + 0.3 * np.minimum(z / 6, 1)) * (0.62 + 0.38 * normal[2]))
@@ -238,10 +238,10 @@ def render(seed: int, picture_id: str, landmark_id: str) -> tuple[bytes, bytes]:
     scene = build_scene(landmark, others, GROUNDS[rng.integers(len(GROUNDS))])
 
     rays = camera.rays()
-    ground = np.minimum(-rays[2].astype(float) / camera.place[2], 1)
+    ground = np.minimum(-rays[2].astype(float) / camera.position[2], 1)
     buffer = np.where(ground > FAR, ground * NEARNESS_ONE, 0).astype(int) << NAME_BITS
     points = camera.project(scene.corners)
-    facing = dot(scene.normals, camera.place - scene.corners[:, 0]) > 0
+    facing = dot(scene.normals, camera.position - scene.corners[:, 0]) > 0
     facing[0] = False  # the ground is in the buffer already
     seen = np.flatnonzero(facing & (points[..., 2] > 0).all(axis=1))
     _rasterize(points[seen], seen, buffer)

@@ -27,7 +27,7 @@ RIVER = 0.75  # half the width of a river, in radii of its bridge
 class Camera:
     """A pinhole whose rays are forward + x * right + y * up, with x and y in units of the focal length."""
 
-    place: Array  # metres
+    position: Array  # metres
     forward: Array
     right: Array
     up: Array
@@ -36,7 +36,7 @@ class Camera:
 
     def project(self, corners: Array) -> Array:
         """Columns, rows and inverse depths (not positive if too near or behind) of points in metres."""
-        x, y, z = (dot(corners - self.place, axis) for axis in (self.right, self.up, self.forward))
+        x, y, z = (dot(corners - self.position, axis) for axis in (self.right, self.up, self.forward))
         inverse = 1 / np.where(z > NEAR, z, -1.0)
         columns, rows = self.size[0] / 2 + self.focal * x * inverse, self.size[1] / 2 - self.focal * y * inverse
         return np.stack([columns, rows, inverse], -1)
@@ -54,10 +54,10 @@ def dot(a: Array, b: Array) -> Array:
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
-def dot_components(axis: Array, places: Sequence[Array]) -> Array:
-    """The same for places given as separate x, y and z, in their own precision."""
+def dot_components(axis: Array, points: Sequence[Array]) -> Array:
+    """The same for points given as separate x, y and z, in their own precision."""
     x, y, z = axis.tolist()
-    return places[0] * x + places[1] * y + places[2] * z
+    return points[0] * x + points[1] * y + points[2] * z
 
 
 def unit(x: float, y: float, z: float) -> Array:
@@ -89,14 +89,14 @@ def place_camera(rng: np.random.Generator, family: Family, landmark: Mesh, size:
 
 def _tree(rng: np.random.Generator) -> Mesh:
     """A broad-leaved tree, a conifer or a poplar, some 8 metres tall."""
-    m, kind = Mesh(), rng.integers(3)
+    m, shape = Mesh(), rng.integers(3)
     leaves = Paint(tuple(np.array((78, 100, 46)) * rng.uniform(0.75, 1.2, 3)), 0.4, 0.8)
     m.turned(Paint((92, 72, 56)), [(0.25, 0), (0.16, 4)], 6)
-    if kind == 0:
+    if shape == 0:
         ball = np.array([(0.5, -0.85), (0.9, -0.4), (1, 0.1), (0.75, 0.65), (0.3, 0.95)])
         for x, y, z, size in rng.uniform((-1.4, -1.4, 4.2, 1.3), (1.4, 1.4, 6.4, 2.2), (5, 4)):
             m.turned(leaves, ball * size, 10, (x, y, z))
-    elif kind == 1:
+    elif shape == 1:
         for tier in range(4):
             m.turned(leaves, [(2.3 - 0.5 * tier, 1.4 + 1.7 * tier), (0.1, 4.2 + 1.8 * tier)], 8 + 2 * (tier % 2))
     else:
@@ -117,16 +117,16 @@ def _person(rng: np.random.Generator) -> Mesh:
 def surroundings(rng: np.random.Generator, family: Family, landmark: Mesh, camera: Camera) -> list[Mesh]:
     """Other buildings of the family, trees and people, all on free dry ground."""
     radius, height = landmark.extent()
-    away = math.hypot(camera.place[0], camera.place[1])
-    ahead, across = -camera.place[:2] / away, np.array((-camera.place[1], camera.place[0])) / away
-    taken = [(0.0, 0.0, 0.8 * radius), (camera.place[0], camera.place[1], 0.08 * away)]
+    away = math.hypot(camera.position[0], camera.position[1])
+    ahead, across = -camera.position[:2] / away, np.array((-camera.position[1], camera.position[0])) / away
+    taken = [(0.0, 0.0, 0.8 * radius), (camera.position[0], camera.position[1], 0.08 * away)]
 
-    def place(mesh: Mesh, nearest: float, farthest: float, room: float, size: float = 1.0) -> list[Mesh]:
+    def place_mesh(mesh: Mesh, nearest: float, farthest: float, room: float, size: float = 1.0) -> list[Mesh]:
         """The mesh somewhere between two distances from the camera, in units of the landmark's, if there is room."""
         for _ in range(8):
             depth = rng.uniform(nearest, farthest) * away
             aside = rng.uniform(-0.55, 0.55) * depth * camera.size[0] / camera.focal
-            x, y = camera.place[:2] + depth * ahead + aside * across
+            x, y = camera.position[:2] + depth * ahead + aside * across
             dry = y < family.shore - room and not (family.river and abs(x) < RIVER * radius)
             if dry and all((x - a) ** 2 + (y - b) ** 2 > (room + r) ** 2 for a, b, r in taken):
                 taken.append((x, y, room))
@@ -143,12 +143,14 @@ def surroundings(rng: np.random.Generator, family: Family, landmark: Mesh, camer
         wide, tall = other.extent()
         size = rng.uniform(0.6, 1.0) * height / tall
         front = number == 0 and rng.random() < IN_FRONT
-        meshes += place(other, *((0.55, 0.85) if front else (0.95, 2.6)), 0.8 * wide * size, size)
+        meshes += place_mesh(other, *((0.55, 0.85) if front else (0.95, 2.6)), 0.8 * wide * size, size)
     trees = [_tree(rng) for _ in range(2)]
     for number in range(rng.integers(4, 16)):
-        meshes += place(trees[number % 2], *((0.35, 0.8) if number < 2 else (0.9, 2.5)), 2.5, rng.uniform(0.6, 1.5))
+        meshes += place_mesh(
+            trees[number % 2], *((0.35, 0.8) if number < 2 else (0.9, 2.5)), 2.5, rng.uniform(0.6, 1.5)
+        )
     for _ in range(rng.integers(0, 12)):
-        meshes += place(_person(rng), 0.2, 1.0, 0.5)
+        meshes += place_mesh(_person(rng), 0.2, 1.0, 0.5)
     return meshes
 
 
