@@ -2,16 +2,24 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test verify verify-matrix check-cache torture fuzz benchmark ablations backbones
+.PHONY: reproduce quick test lint verify verify-matrix check-cache torture fuzz benchmark ablations backbones
 
 reproduce: .venv/installed
 	$(BIN)/python -m landmarks.params
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
-test: .venv/installed
+# Lint, types and the fast tests: under a minute on two cores.
+quick: lint
+	$(BIN)/python -m pytest -q -m "not slow"
+
+# Everything, as in continuous integration.
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/mypy
 
 # benchmarks/results.md; after `make reproduce`, on a machine that does nothing else.
 benchmark: .venv/installed
@@ -53,8 +61,9 @@ ifdef PHOTOGRAPHS
 		--only "vgg16 conv4"
 endif
 
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
 	touch $@

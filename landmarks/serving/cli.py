@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from landmarks.serving.recognizer import Answer, Recognizer
 
 ROOT = Path(__file__).resolve().parents[2]  # release/ is there
-VERSION = "1.0"
+VERSION = "1.1.0"  # of the package, too
 EXAMPLES = """examples:
   python -m landmarks predict photo.jpg                    the five most probable landmarks
   python -m landmarks predict holiday/ --overlay maps/     a folder, with the attention map over each photo
