@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,7 @@ def process(*command: str, cwd: Path, path: Path | None = None) -> Cost:
         environment.pop(name, None)  # which importing landmarks has set here; who wants them sets them anew
     start = time.perf_counter()
     running = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True)
+    assert running.stdout
     said = running.stdout.read()  # until it ends
     _, status, used = os.wait4(running.pid, 0)
     seconds = time.perf_counter() - start
@@ -192,7 +194,8 @@ def machine() -> str:
     name, memory = platform.processor(), ""
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-        facts = dict(map(str.strip, line.split(":", 1)) for line in lines)
+        pairs = (line.partition(":") for line in lines)
+        facts = {key.strip(): value.strip() for key, _, value in pairs}
         if "model name" in facts:  # which clouds keep short: AMD EPYC may be one of five generations
             name = f"{facts['model name']} (family {facts.get('cpu family')}, model {facts.get('model')})"
         memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB"
@@ -201,9 +204,9 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {name}{memory}, no GPU used, {system}, {packages}"
 
 
-def table(columns: list[str], rows: list[list[object]]) -> str:
+def table(columns: list[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; all columns but the first are numbers."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    lines: list[Sequence[object]] = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
@@ -216,7 +219,7 @@ def main() -> str:
     trunk = Trunk(load_file("models/backbone.safetensors"), p.backbone)
     determinism.prepare_inference()  # the limit is the best that we know
     noop = median(lambda: process(*DVC, "repro", cwd=ROOT), 3)
-    starts = [[name, f"{median(lambda code=f'import stages.{name}': python(code), 3):.1f}"] for name in STAGES]
+    starts = [[name, f"{median(partial(python, f'import stages.{name}'), 3):.1f}"] for name in STAGES]
     crops = p.augment.crop, 2 * p.augment.crop
     growth = extraction(trunk, crops[0], SHARES) + extraction(trunk, crops[1], SHARES[:2])
     compared = against_the_usual_way(p, {crops[0]: p.train.epochs, crops[1]: 1})

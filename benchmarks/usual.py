@@ -11,14 +11,18 @@ calls it.
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+if TYPE_CHECKING:
+    from landmarks.params import Params
 
-def data(folder: str, split: str, p: "Params", mean: torch.Tensor, std: torch.Tensor) -> DataLoader:  # noqa: F821
+
+def data(folder: str, split: str, p: "Params", mean: torch.Tensor, std: torch.Tensor) -> DataLoader:
     """Batches of a split: random views for train, the centre for the others."""
     from landmarks.augment import CENTRE_SCALE
 
@@ -31,7 +35,7 @@ def data(folder: str, split: str, p: "Params", mean: torch.Tensor, std: torch.Te
         geometry = [v2.Resize(round(a.crop / CENTRE_SCALE)), v2.CenterCrop(a.crop)]
     arrays = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean.tolist(), std.tolist())]
     pictures = ImageFolder(os.path.join(folder, split), v2.Compose([*geometry, *arrays]))
-    workers = os.cpu_count()
+    workers = os.cpu_count() or 1
     return DataLoader(pictures, p.train.batch_size, shuffle=split == "train", num_workers=workers, prefetch_factor=4)
 
 
@@ -49,7 +53,7 @@ def main() -> None:
     trunk = Trunk(state, p.backbone).eval()
     loaders = {split: data(folder, split, p, state["mean"], state["std"]) for split in ("train", "val", "test")}
     trunk.mean.zero_(), trunk.std.fill_(1)  # the transforms normalise already
-    landmarks = loaders["train"].dataset.classes
+    landmarks = loaders["train"].dataset.classes  # type: ignore[attr-defined]
     shape = features.shape(trunk, 1, p.augment.crop)[1:]
     design = models.Design(landmarks, shape, p.train.hidden, p.train.dropout, abn, p.seed)
     model = models.build(design)

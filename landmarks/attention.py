@@ -85,7 +85,7 @@ def curves_linear(
 ) -> Pairs:
     """A step for every cell: the classifier's first layer is linear, so that one pass over the cells has every sum."""
     first, *rest = model.classifier[1:]  # after the flattening
-    seen = model.classifier_input(features, attention_map).flatten(2)  # [N, C, P]; a mean is 0 here
+    seen = model.weighted_input(features, attention_map).flatten(2)  # [N, C, P]; a mean is 0 here
     shares = torch.einsum("ncp,hcp->nph", seen, first.weight.view(first.out_features, *seen.shape[1:]))
     found = {}
     for name, order in orders.items():
@@ -109,7 +109,7 @@ def curves_through_tail(
         for count in step_sizes(model, order.shape[1]):
             changed = rank < count
             pair = (torch.where(changed, mean, features), torch.where(changed, features, mean))
-            steps.append([model.classify(model.classifier_input(cells, attention_map)) for cells in pair])
+            steps.append([model.classify(model.weighted_input(cells, attention_map)) for cells in pair])
         found[name] = tuple(torch.stack(logits, 1) for logits in zip(*steps, strict=True))
     return found
 

@@ -112,6 +112,6 @@ def prepare_training() -> None:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.set_num_threads(TRAINING_THREADS)
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms imports a compiler: two seconds
-    torch.utils.deterministic.fill_uninitialized_memory = False  # which we never read
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it is never read
     torch.backends.cudnn.benchmark = False
     keep_memory()

@@ -64,11 +64,12 @@ def shard_rows(total: int) -> int:
 def write_shards(directory: Path, pictures: Iterable[Picture], total: int) -> None:
     """Writes `pictures`, which come in id order, as `pictures-NNN.parquet` in `directory`, of `shard_rows(total)`."""
     directory.mkdir(parents=True, exist_ok=True)
-    size, writer = shard_rows(total), None
+    size = shard_rows(total)
+    writer: pq.ParquetWriter | None = None
     group: list[Picture] = []
 
     def flush() -> None:
-        if group:
+        if writer and group:
             writer.write_table(pa.Table.from_pylist([p._asdict() for p in group], SCHEMA))
             group.clear()
 
@@ -140,7 +141,7 @@ def decode(data: bytes, short_side: int | None = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own, lower limit, and broken EXIF blocks, which do no harm
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise Unfit("huge")
             if short_side:
@@ -169,12 +170,12 @@ def shrink(picture: Picture, short_side: int) -> tuple[Picture, Image.Image]:
     original = Image.open(io.BytesIO(picture.picture), formats=FORMATS)
     if scale >= 1 and original.mode == "RGB" and original.size == image.size and not original.getexif().get(0x0112):
         return picture, image
-    size = image.size if scale >= 1 else tuple(round(side * scale) for side in image.size)
+    size = image.size if scale >= 1 else (round(image.width * scale), round(image.height * scale))
     if size != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS)
-    mask = picture.mask
-    if mask is not None:
-        mask = encode(decode_mask(mask).resize(size, Image.Resampling.NEAREST), "PNG")
+    mask, mask_image = picture.mask, decode_mask(picture.mask)
+    if mask_image is not None:
+        mask = encode(mask_image.resize(size, Image.Resampling.NEAREST), "PNG")
     return picture._replace(picture=encode(image, "JPEG", quality=95), mask=mask), image
 
 

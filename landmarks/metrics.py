@@ -1,5 +1,7 @@
 """How good answers are: every number is 0..1, computed from probabilities [N, K] and labels [N]."""
 
+from typing import SupportsFloat
+
 import numpy as np
 import pandas as pd
 
@@ -9,7 +11,7 @@ DIGITS = 6  # in files; more would only show the last bits of float32
 
 def summary(
     probabilities: np.ndarray, labels: np.ndarray, ids: np.ndarray, calibration_bins: int, rng: np.random.Generator
-) -> dict[str, float | list[float]]:
+) -> dict:
     """All metrics of one model on one split; `ids` [N] are the pictures'.
 
     accuracy, with its 95 % interval, see `interval`; top5; macro_recall, the mean of the classes' recalls; gap, see
@@ -40,7 +42,7 @@ def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
     return np.quantile(means, [0.025, 0.975]).tolist()
 
 
-def difference(right: np.ndarray, baseline: np.ndarray, rng: np.random.Generator) -> dict[str, float | list[float]]:
+def difference(right: np.ndarray, baseline: np.ndarray, rng: np.random.Generator) -> dict:
     """How much more often a model is right (1; wrong: 0) than the baseline on N pictures, with the paired interval."""
     better = right - baseline
     return {"above_baseline": better.mean(), "above_baseline_ci95": interval(better, rng)}
@@ -80,7 +82,10 @@ def rounded(value: object) -> object:
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list):
         return [rounded(item) for item in value]
-    return None if value is None else round(float(value), DIGITS)
+    if value is None:
+        return None
+    assert isinstance(value, SupportsFloat)
+    return round(float(value), DIGITS)
 
 
 def confused(named: pd.DataFrame) -> pd.DataFrame:

@@ -62,7 +62,7 @@ def timm_network(name: str) -> Network:
         raise UserError(f"backbone.name: timm has no {name} ({reason}); see timm.list_models()") from None
     try:
         steps = list(flatten_layers(model))
-        ends = [f"{level['module']}." for level in model.feature_info]
+        ends = [f"{level['module']}." for level in model.feature_info]  # type: ignore[union-attr]
         lengths = [max(n for n, (step, _) in enumerate(steps, 1) if f"{step}.".startswith(end)) for end in ends]
         last = count_feature_layers(model)
         if max(lengths) > last:
@@ -95,7 +95,7 @@ def count_feature_layers(model: nn.Module) -> int:
             nn.init.constant_(weights, 0.5)
     layers = [layer for _, layer in flatten_layers(model)]
     maps = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-    wanted = model.forward_features(maps)
+    wanted = model.forward_features(maps)  # type: ignore[operator]
     if wanted.ndim != 4:
         raise ValueError("it gives no map")
     for length, layer in enumerate(layers, 1):
@@ -134,6 +134,9 @@ class Trunk(nn.Module):
 
     Those are [N, C, 7, 7], averages of the map; or the map as it is, where `backbone.tail` is to read it.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, state: dict[str, Tensor], backbone: Backbone) -> None:
         super().__init__()

@@ -23,8 +23,10 @@ def loss(output: Output, labels: Tensor, abn: Abn | None) -> Tensor:
     if abn.objective == "summed_softmax":
         return F.cross_entropy(weighted_sum(output, abn), labels)
     # A branch of weight 0 is left out, so that a loss of infinity there cannot turn the sum into NaN.
+    assert output.attention is not None
     branches = ((abn.alpha, output.attention), (abn.beta, output.perception))
-    return sum(weight * F.cross_entropy(logits, labels) for weight, logits in branches if weight)
+    losses = [weight * F.cross_entropy(logits, labels) for weight, logits in branches if weight]
+    return sum(losses[1:], losses[0])
 
 
 def probabilities(output: Output, abn: Abn | None) -> Tensor:
@@ -36,6 +38,7 @@ def probabilities(output: Output, abn: Abn | None) -> Tensor:
 
 def weighted_sum(output: Output, abn: Abn) -> Tensor:
     """alpha * softmax(attention) + beta * softmax(perception), [N, K]."""
+    assert output.attention is not None
     return abn.alpha * output.attention.softmax(1) + abn.beta * output.perception.softmax(1)
 
 

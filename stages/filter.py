@@ -24,7 +24,7 @@ def check(group: list[images.Picture], short_side: int) -> list[tuple[images.Pic
     """Shrinks and hashes pictures. Each comes back with what is known of it: its `reason` if it is unfit."""
     checked = []
     for picture in group:
-        facts = {"id": picture.id, "landmark_id": picture.landmark_id}
+        facts: dict[str, str | int] = {"id": picture.id, "landmark_id": picture.landmark_id}
         try:
             picture, image = images.shrink(picture, short_side)
             facts |= {"width": image.width, "height": image.height, "hash": images.perceptual_hash(image)}

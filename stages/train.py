@@ -30,7 +30,7 @@ def train(name: str, abn: Abn | None, p: Params) -> str:
     determinism.prepare_training()
     device = determinism.pick_device(p.compute.device)
     blocks = {"train": p.train, "abn": abn, "backbone": p.backbone}
-    settings = {key: block and block.model_dump() for key, block in blocks.items()}
+    settings: dict[str, object] = {key: block and block.model_dump() for key, block in blocks.items()}
     settings |= {"seed": p.seed, "device": device.type}
     with (
         stage.scratch(f"train-{name}", settings, [FEATURES, INDEX, SPLIT, CLASSES, BACKBONE]) as scratch,

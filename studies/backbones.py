@@ -67,10 +67,11 @@ def gained(trained: dict[str, np.ndarray], none: dict[str, np.ndarray] | None) -
     """What a trained tail adds to the baseline and to abn, each with its interval; empty if nothing was run without."""
     if none is None:
         return [""] * 4
-    pairs = [
-        metrics.difference(trained[name], none[name], stream(0, "bootstrap")).values() for name in ("baseline", "abn")
-    ]
-    return [text for added, interval in pairs for text in (percent(added), percent(*interval))]
+    texts = []
+    for name in ("baseline", "abn"):
+        found = metrics.difference(trained[name], none[name], stream(0, "bootstrap"))
+        texts += [percent(found["above_baseline"]), percent(*found["above_baseline_ci95"])]
+    return texts
 
 
 def cells(results: dict, tail: list[str], seconds: dict[str, float], views: int, megabytes: float) -> list[str]:

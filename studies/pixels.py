@@ -70,7 +70,9 @@ def main() -> str:
             if picture.id not in views:
                 continue
             image = augment.apply(images.decode(picture.picture), views[picture.id], p.augment.crop)
-            attention_map = answers([np.asarray(image)]).map[0].numpy()
+            output = answers([np.asarray(image)])
+            assert output.map is not None
+            attention_map = output.map[0].numpy()
             grid = attention_map.shape[1:]
             random = stream(p.seed, "pixels", picture.id).permutation(attention_map.size)
             orders = (

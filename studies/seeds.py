@@ -35,8 +35,17 @@ def main() -> str:
         hits, losses = [], []
         for seed in seeds:
             with tempfile.TemporaryDirectory() as log:
-                settings = {"landmarks": landmarks, "abn": abn, "train": p.train, "seed": seed, "device": device}
-                model, last = train_model(array, index, **settings, tail=tail, log=Path(log) / "log")
+                model, last = train_model(
+                    array,
+                    index,
+                    landmarks=landmarks,
+                    abn=abn,
+                    train=p.train,
+                    seed=seed,
+                    device=device,
+                    tail=tail,
+                    log=Path(log) / "log",
+                )
             scores = probabilities(predict(model, test), abn)
             hits.append(scores.argmax(1).numpy() == test.labels)
             losses.append(last["train/loss"])

@@ -143,7 +143,8 @@ class Repro:
     """A `dvc repro` that runs in a clone. `begun` has each stage that it has begun, with the second when."""
 
     def __init__(self, clone: Clone) -> None:
-        self.root, self.begun, self.said = clone.root, [(STARTING, time.monotonic())], []
+        self.root, self.begun = clone.root, [(STARTING, time.monotonic())]
+        self.said: list[str] = []
         self.process = subprocess.Popen(
             [*clone.command, "-m", "dvc", "repro"],
             cwd=clone.root,
@@ -157,6 +158,7 @@ class Repro:
         self.reader.start()
 
     def read(self) -> None:
+        assert self.process.stdout
         for line in self.process.stdout:
             self.said.append(line.rsplit("\r", 1)[-1])
             if found := re.match(r"Running stage '(.+)':", line):

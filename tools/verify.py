@@ -68,7 +68,11 @@ def main() -> str:
             first.run()
             first.commit()
             source = first.root
-        text = matrix(source) if given.matrix else verify(source, **dict(given.factors)) or "identical"
+        if given.matrix:
+            text = matrix(source)
+        else:
+            verify(source, **dict(given.factors))
+            text = "identical"
     return f"{text}, in {(time.monotonic() - start) / 60:.1f} minutes"
 
 

@@ -171,7 +171,8 @@ def predict(args: argparse.Namespace) -> int:
         if not model.has_map:
             raise UserError(f"--overlay: {args.model} has no attention map; take another --model")
         make_folder(args.overlay)
-    status, taken = 0, set()
+    status = 0
+    taken: set[str] = set()
     for path, answer in model.recognise(recognizer.find(args.photos)):
         if isinstance(answer, Unfit):
             print(f"landmarks: {path}: {answer}", file=sys.stderr)

@@ -91,7 +91,7 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
         return cells
 
     def upload(path: str | None, opacity: float) -> list:
-        return show(path and Path(path), opacity)
+        return show(Path(path) if path else None, opacity)
 
     def click(event: gr.SelectData, opacity: float) -> list:
         return show(examples[event.index], opacity)

@@ -68,6 +68,7 @@ def write(recognizer: Recognizer, path: Path) -> None:
         dynamo=True,
         verbose=False,
     )
+    assert program
     model = program.model_proto
     onnx.helper.set_model_props(model, metadata(recognizer))
     model.doc_string = __doc__

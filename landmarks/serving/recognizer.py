@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from landmarks import augment, determinism, images, models, release
 from landmarks.images import Picture, Unfit
@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 BATCH = 16  # photos per forward pass
 ENDINGS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images.FORMATS
 
+P = TypeVar("P", bound=Path | None)
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the photo's width and height
 
 
@@ -82,9 +83,10 @@ class Recognizer:
         width, height = image.size
         rng = np.random.default_rng(0)  # an upright view draws nothing of consequence
         centre = augment.centre_view(rng, picture=("", width, height), rotation=0)
-        box = (centre.left, centre.top, centre.left + centre.side, centre.top + centre.side)
         pixels = np.asarray(augment.apply(image, centre, prepared["crop"]))
-        return View(pixels, tuple(edge / side for edge, side in zip(box, (width, height) * 2, strict=True)))
+        left, top = centre.left, centre.top
+        right, bottom = left + centre.side, top + centre.side
+        return View(pixels, (left / width, top / height, right / width, bottom / height))
 
     @torch.inference_mode()
     def answer(self, views: list[View]) -> list[Answer]:
@@ -100,7 +102,7 @@ class Recognizer:
         maps = [None] * len(views) if output.map is None else output.map[:, 0].cpu().numpy()
         return [Answer(*row) for row in zip(scores, maps, (view.box for view in views), strict=True)]
 
-    def recognise(self, photos: Iterable[Path | None]) -> Iterator[tuple[Path | None, Answer | Unfit]]:
+    def recognise(self, photos: Iterable[P]) -> Iterator[tuple[P, Answer | Unfit]]:
         """Streams the answer for each photo, in order, or why there is none; None is a photo that is missing.
 
         Decodes photos while the trunk is at work on earlier ones.
@@ -117,7 +119,7 @@ class Recognizer:
 
         with ThreadPoolExecutor() as pool:
 
-            def submit() -> list[tuple[Path | None, Future[View]]]:
+            def submit() -> list[tuple[P, Future[View]]]:
                 return [(path, pool.submit(read, path)) for path in islice(photos, BATCH)]
 
             ahead = submit()

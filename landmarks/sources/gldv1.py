@@ -44,8 +44,8 @@ class Gldv1:
         too_large = remote.too_large(self.download)
         stored, failures = self.store.pictures(), self.store.failures()
         tried = {row: n for row, (reason, n) in failures.items() if not remote.limit_changed(reason, self.download)}
-        attempts = {row: tried.get(row, 0) for row in rows if row not in stored}
-        attempts = {row: n for row, n in attempts.items() if n <= self.download.retries}
+        failed = {row: tried.get(row, 0) for row in rows if row not in stored}
+        attempts = {row: int(n) for row, n in failed.items() if n <= self.download.retries}
         try:
             asyncio.run(self.fetch_all(attempts, len(rows)))
         except asyncio.CancelledError:
@@ -69,7 +69,9 @@ class Gldv1:
         Each host has its own queue, so that one that is slow or wants rest keeps no other waiting.
         """
         # asyncio.run's own handler would cancel between any two instructions, even amid the setting of a result.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, asyncio.current_task().cancel)
+        task = asyncio.current_task()
+        assert task
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
         queues: dict[str, list[Row]] = {}
         for row in attempts:
             queues.setdefault(host(row[1]), []).append(row)
@@ -133,6 +135,7 @@ class Gldv1:
                             self.rest[host(url)] = until, answer
                         raise
             if seconds > retry.LONGEST_WAIT:
+                assert error
                 raise error
             await asyncio.sleep(seconds)
 

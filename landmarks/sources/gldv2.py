@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import count
 from pathlib import PurePosixPath
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal, cast
 from urllib.parse import unquote
 
 from landmarks import stage
@@ -122,7 +122,8 @@ class Gldv2:
                 sums = self.probe_tars(pool)
             else:
                 names = self.root.retry("train", lambda: self.root.names("train", ".tar")) or []
-                sums = dict(zip(names, pool.map(self.expected_md5, names), strict=True))
+                found = zip(names, pool.map(self.expected_md5, names), strict=True)
+                sums = {name: md5 for name, md5 in found if md5}
         if not sums:
             raise UserError(f"{self.root.name('train')}: no tars; data.root must be the data set's top directory")
         return sums
@@ -186,7 +187,7 @@ class Gldv2:
     def read_tar(self, path: str, tar: Tar, ids: set[str], bar: tqdm, tars: int) -> bool:
         """Reads a tar, and stores the pictures of `ids` that it holds."""
         with self.root.open(path) as file:
-            tar.md5 = tar.md5 or self.expected_md5(tar.name)
+            tar.md5 = tar.md5 or self.expected_md5(tar.name) or ""
             bar.total = tars * (self.root.size(file) or 0) or None  # they are all about as large
             reader = Md5Reader(file, self.root, bar)
             try:
@@ -206,7 +207,7 @@ class Gldv2:
         pictures: list[tuple[str, bytes]] = []
         failures: list[tuple[str, str]] = []
         members = []
-        with tarfile.open(fileobj=reader, mode="r|", bufsize=BUFFER) as archive:
+        with tarfile.open(fileobj=cast(IO[bytes], reader), mode="r|", bufsize=BUFFER) as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
                 if not member.isreg() or ".." in name.parts or not name.stem.isprintable():
@@ -216,8 +217,8 @@ class Gldv2:
                     continue
                 if member.size > self.download.max_bytes:
                     failures.append((name.stem, too_large(self.download)))
-                else:
-                    pictures.append((name.stem, archive.extractfile(member).read()))
+                elif content := archive.extractfile(member):
+                    pictures.append((name.stem, content.read()))
                 if sum(len(data) for _, data in pictures) >= STORED_AT_A_TIME:
                     self.store.add_from_tar(tar, pictures, failures)
                     pictures.clear()

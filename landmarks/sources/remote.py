@@ -70,7 +70,7 @@ class Root:
     def size(self, file: "BinaryIO | HttpFile") -> int | None:
         """Bytes of a file that `open` gave, if that is known."""
         if not isinstance(file, HttpFile):
-            return file.size
+            return getattr(file, "size", None)
         length = file.headers.get("Content-Length")
         return None if length is None else int(length)
 
@@ -154,8 +154,16 @@ class Root:
 
     def retry(self, path: str, task: Callable[[], T], denied: bool = False) -> T | Literal[False] | None:
         """`retry.retry` for a task that reads the file `path`, with no retries for a local file."""
-        settings = {"retries": self.retries, "stop": self.stop, "local": self.local, "denied": denied}
-        return retry(task, self.name(path), stream(self.seed, "backoff", path), foreign=self.foreign, **settings)
+        return retry(
+            task,
+            self.name(path),
+            stream(self.seed, "backoff", path),
+            retries=self.retries,
+            stop=self.stop,
+            local=self.local,
+            foreign=self.foreign,
+            denied=denied,
+        )
 
 
 class HttpFile:

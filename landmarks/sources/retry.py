@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal, TypeVar
@@ -133,7 +133,7 @@ def seconds_before_retry(error: Exception, attempt: int, rng: np.random.Generato
     return max(backoff, retry_after(getattr(error, "headers", None) or {}))
 
 
-def retry_after(headers: dict) -> float:
+def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that the header Retry-After asks for, which may be a number or a date (RFC 9110, 10.2.3); else 0."""
     value = headers.get("Retry-After", "")
     if value.strip().isdecimal():

@@ -19,7 +19,7 @@ class UserError(Exception):
         return " ".join(super().__str__().split())
 
 
-def explain(error: Exception) -> str | None:
+def explain(error: BaseException) -> str | None:
     """What went wrong and what to do, in one line, for a failure of the user or the machine; None for a bug."""
     text = " ".join(str(error).split())
     rust = re.search(r"\(os error (\d+)\)", text)  # safetensors hides the system's error in its own

@@ -21,7 +21,9 @@ def check_unchanged(before: dict[Path, bytes]) -> None:
     stage did not use. In params.yaml only the keys matter that dvc.yaml lists for the stage. No-op outside DVC.
     """
     address = os.environ.get("DVC_STAGE")
-    for path in [path for path, content in before.items() if address and path.read_bytes() != content]:
+    if not address:
+        return
+    for path in [path for path, content in before.items() if path.read_bytes() != content]:
         if path.name == "params.yaml":
             import yaml
 

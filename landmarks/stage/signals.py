@@ -17,7 +17,7 @@ class Terminated(SystemExit):
 
 
 # The exception that a signal raises, the exit status and the message.
-SIGNAL_OUTCOMES = {
+SIGNAL_OUTCOMES: dict[int, tuple[type[BaseException], int, str]] = {
     signal.SIGINT: (KeyboardInterrupt, 130, "interrupted"),
     signal.SIGTERM: (Terminated, 143, "terminated"),
 }

@@ -108,7 +108,7 @@ class Mesh:
         self.parts.append((quads, paint))
 
     def many(
-        self, paint: Paint, positions: Sequence[Point], profile: Profile, sides: int, stretch: Size = (1, 1)
+        self, paint: Paint, positions: Sequence[Point] | Array, profile: Profile, sides: int, stretch: Size = (1, 1)
     ) -> None:
         """Add equal turned bodies, such as columns, at many positions."""
         one = Mesh()
@@ -294,9 +294,9 @@ def _dome_church(t: Traits) -> Mesh:
         at = x * wide * reach, y * deep * reach, tall
         m.storey(stone, at, (small, small, rise * 0.8), None, 8)
         m.turned(roof, _dome(0.55 * small, 0.65 * small, bulge), 12, (*at[:2], base - rise * 0.2))
-    porch, columns, high, y = t.span(0.35, 0.7) * wide, t.count(2, 4) * 2, tall * t.span(0.65, 0.95), -deep / 2 - 3
-    m.storey(trim, (0, y, 0), (porch + 2, 8, 0.8))
-    positions = [(x, y - 2, 0.8) for x in np.linspace(-0.5, 0.5, columns) * (porch - 2)]
+    porch, columns, high, front = t.span(0.35, 0.7) * wide, t.count(2, 4) * 2, tall * t.span(0.65, 0.95), -deep / 2 - 3
+    m.storey(trim, (0, front, 0), (porch + 2, 8, 0.8))
+    positions = [(x, front - 2, 0.8) for x in np.linspace(-0.5, 0.5, columns) * (porch - 2)]
     m.many(trim, positions, [(0.75, 0), (0.6, high - 0.8)], 8)
     m.storey(trim, (0, y, high), (porch, 6, 1.2))
     m.gable(roof, stone, (0, y + 0.2, high + 1.2), (porch + 0.6, 6.6, porch * t.span(0.12, 0.24)))

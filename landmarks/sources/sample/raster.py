@@ -158,8 +158,8 @@ def _sunlit(scene: Scene, sun: Array, reach: float, points: Sequence[Array], siz
     buffer = np.zeros((size, size), int)
     _rasterize(np.stack([*plane, dot(corners, sun) / sight + 0.5], -1), facing, buffer)
     nearest = ((buffer >> NAME_BITS) / NEARNESS_ONE - 0.5) * sight
-    column, row = (dot_components(axis, points) * scale + size / 2 for axis in (right, up))
-    column, row = (np.clip(position, 0, size - 1).astype(np.int32) for position in (column, row))
+    exact = [dot_components(axis, points) * scale + size / 2 for axis in (right, up)]
+    column, row = (np.clip(position, 0, size - 1).astype(np.int32) for position in exact)
     return nearest.astype(np.float32).reshape(-1).take(row * size + column) < dot_components(sun, points) + (
         0.3 + 0.5 / scale
     )
@@ -252,7 +252,7 @@ def render(seed: int, picture_id: str, landmark_id: str) -> tuple[bytes, bytes]:
     picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     picture = picture.filter(ImageFilter.GaussianBlur(float(np.clip(rng.normal(0.1, 0.35), 0, 0.8))))
     grain = rng.standard_normal((height, width, 3), dtype=np.float32) * np.float32(rng.uniform(0.5, 4))
-    picture = Image.fromarray(np.clip(np.rint(picture + grain), 0, 255).astype(np.uint8))
+    picture = Image.fromarray(np.clip(np.rint(np.asarray(picture) + grain), 0, 255).astype(np.uint8))
     mask = Image.fromarray(scene.landmark[buffer & (2**NAME_BITS - 1)].astype(np.uint8) * 255).reduce(2)
     jpeg, png = io.BytesIO(), io.BytesIO()
     picture.save(jpeg, "JPEG", quality=int(rng.integers(72, 95)))
