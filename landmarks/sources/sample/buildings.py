@@ -298,8 +298,8 @@ def _dome_church(t: Traits) -> Mesh:
     m.storey(trim, (0, front, 0), (porch + 2, 8, 0.8))
     positions = [(x, front - 2, 0.8) for x in np.linspace(-0.5, 0.5, columns) * (porch - 2)]
     m.many(trim, positions, [(0.75, 0), (0.6, high - 0.8)], 8)
-    m.storey(trim, (0, y, high), (porch, 6, 1.2))
-    m.gable(roof, stone, (0, y + 0.2, high + 1.2), (porch + 0.6, 6.6, porch * t.span(0.12, 0.24)))
+    m.storey(trim, (0, front, high), (porch, 6, 1.2))
+    m.gable(roof, stone, (0, front + 0.2, high + 1.2), (porch + 0.6, 6.6, porch * t.span(0.12, 0.24)))
     bell, thick = t.span(0.9, 1.5) * (base + 2), t.span(4.8, 7.2)
     at = t.side() * (wide + thick) / 2, deep * t.span(-0.4, 0.4), 0
     m.storey(stone, at, (thick, thick, bell), Panes(DARK, 1, 5, 0.3, 0.5))
