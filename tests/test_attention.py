@@ -86,6 +86,7 @@ def test_curves_are_what_the_classifier_says_of_the_cells_that_are_there(kind: s
     assert deletion.shape == insertion.shape == (5, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["residual", "multiply"])
 def test_curves_through_a_tail(kind: str) -> None:
     """The same question, answered by the rest of the backbone: cells that are away have the training features' mean."""

@@ -119,6 +119,7 @@ def test_help_has_examples(command: list[str], capsys: Captured) -> None:
     assert left.value.code == 0 and "xample" in out and "python -m landmarks" in out
 
 
+@pytest.mark.slow
 def test_from_any_directory_with_the_folder_and_the_code_alone(model: str, photos: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, abn, drawing, jpeg, model_folder, user_error
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

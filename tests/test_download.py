@@ -29,6 +29,8 @@ from conftest import ROOT, SHARED, drawing, jpeg, shared, sum_up, user_error, wr
 from loopback import Fault, Server
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 # Landmark 10 has 9 pictures, 11 has 8, ... 15 has 4; the filter keeps 11, 12 and 13: 21 pictures.
 ROWS = [
     (hashlib.sha256(f"{landmark}/{number}".encode()).hexdigest()[:16], str(landmark))

@@ -45,6 +45,7 @@ def inputs(index: pd.DataFrame, crop: int) -> list[np.ndarray]:
     return [np.asarray(augment.apply(images.decode(encoded[row.id]), row, crop)) for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("block", "changes", "crop"),
     [

@@ -24,6 +24,8 @@ from conftest import ROOT, drawing, jpeg, sum_up, user_error
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.slow
+
 TRIED: Counter[str] = Counter()
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 VALUES = yaml.safe_load(TEXT)

@@ -57,6 +57,7 @@ TIMM = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TIMM)
 @torch.inference_mode()
 def test_timms_levels_are_those_of_timm(name: str) -> None:

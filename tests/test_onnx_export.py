@@ -12,6 +12,8 @@ import onnxruntime
 import pytest
 from conftest import LITE, VGG, abn, drawing, jpeg, model_folder, tailed
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = [jpeg(drawing(n)) for n in range(50)]
 STUDY = abn(attention="multiply", objective="summed_softmax")
 

@@ -23,6 +23,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 PROFILE = {
     "filter": {"skip_top": 27, "top_k": 3},
     "augment": {"views": 1, "crop": 64},

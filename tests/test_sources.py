@@ -150,6 +150,7 @@ def test_a_folder_without_classes(tmp_path: Path) -> None:
 # --- Google Landmarks v2; test_download.py has the rest -----------------------------------------------------------
 
 
+@pytest.mark.slow
 @shared("gldv2-mirror")
 def test_real_pictures_are_the_same_from_tars_and_from_class_directories(tmp_path: Path) -> None:
     with opened("gldv2", MIRROR, tmp_path / "scratch") as source:

@@ -138,6 +138,7 @@ def test_our_mistake_keeps_its_traceback() -> None:
     assert done.returncode == 1 and "Traceback" in done.stderr and "a bug" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -163,6 +164,7 @@ def test_a_failure_of_the_machine_is_one_line(body: str, message: str) -> None:
 LIMITED = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "write",
     [
@@ -222,6 +224,7 @@ def all_gone(processes: list[int]) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "whom", "status", "message"),
     [
@@ -252,6 +255,7 @@ def test_a_killed_worker_is_one_line_that_names_the_setting() -> None:
     assert all_gone(processes)
 
 
+@pytest.mark.slow
 def test_want_of_memory_in_a_worker_is_one_line() -> None:
     stage, processes = start_pool(
         "time.sleep(3); import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30,) * 2); bytes(2**40)"

@@ -190,6 +190,7 @@ def test_two_runs_agree_to_the_bit(tmp_path: Path, block: Abn | None) -> None:
     assert not torch.equal(states[0]["classifier.7.weight"], other["classifier.7.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [tailed(VGG), tailed(LITE)], ids=["vgg16", "timm"])
 @pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
 def test_a_tail_is_tuned_from_the_weights_it_is_given(tmp_path: Path, base: Backbone, block: Abn | None) -> None:

@@ -156,6 +156,7 @@ def fetch_from_hub(directory: Path, url: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_timms_weights_come_from_the_hub_and_are_checked(tmp_path: Path) -> None:
     published = timm.create_model(HUB_MODEL).eval()
     content = save(published.state_dict())
@@ -184,6 +185,7 @@ def test_timms_weights_come_from_the_hub_and_are_checked(tmp_path: Path) -> None
     assert re.search(rf"backbone\.weights: {file} has SHA-256 [0-9a-f]{{64}}, not {digest}; remove the file", last)
 
 
+@pytest.mark.slow
 def test_the_hub_cannot_be_reached(tmp_path: Path) -> None:
     with serve(tmp_path) as server:  # which has nothing
         done = fetch_from_hub(tmp_path, server.url)

@@ -26,17 +26,7 @@ from landmarks.stage.signals import (
     received_signals,
 )
 
-__all__ = [
-    "UserError",
-    "atomic_output",
-    "count_reasons",
-    "explain",
-    "progress",
-    "remove",
-    "run",
-    "run_in_processes",
-    "scratch",
-]
+__all__ = ["UserError", "atomic_output", "count_reasons", "progress", "remove", "run", "run_in_processes", "scratch"]
 
 if os.environ.get("DVC_STAGE"):
     sys.excepthook = on_early_interrupt
