@@ -153,6 +153,7 @@ def test_a_gpu_sees_what_the_processor_sees(block: Backbone, shards: Path, preci
     assert np.abs(on_gpu - on_cpu).mean() < tolerance * np.abs(on_cpu).mean()
 
 
+@pytest.mark.slow
 def test_a_crop_that_is_too_small_for_the_network() -> None:
     block = Backbone(name="inception_v3", weights="random", layer="last", tail="none")
     with user_error(r"augment\.crop: 64 pixels do not get through the backbone \(.*\); set more"):

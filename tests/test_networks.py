@@ -122,6 +122,7 @@ def test_a_tail_has_something_to_train(name: str, layer: str) -> None:
         networks.split(Backbone(name=name, weights="random", layer=layer, tail="trained"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "tf_efficientnet_lite0"])
 def test_no_layer_is_lost(name: str) -> None:
     """Not even those that do nothing yet: timm's residual blocks begin as identities."""
