@@ -1,11 +1,11 @@
-"""What the frozen trunk makes of each view: computed once, kept as one memory-mapped array in index order."""
+"""Features of the frozen trunk: computed once for every view, and kept as one memory-mapped array in index order."""
 
 import io
 import os
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, dropwhile, groupby, islice
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -18,67 +18,145 @@ from landmarks.stage import UserError
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-BATCH = 8  # pictures per forward pass, more are no faster; always as many, for one alone may take other code, with
-# other last bits
-GROUP = 64  # pictures that are decoded at a time; more would only cost memory
+# Views per forward pass. The last batch is padded to this size: other sizes may use kernels that round differently.
+CPU_BATCH = 8  # larger batches are no faster
+GPU_BATCH = 128
+AHEAD = 2  # batches that a GPU has queued while the CPU writes an earlier one
 
 
-def views(picture: images.Picture, rows: list[View], crop: int) -> list[np.ndarray]:
+class Inputs(Dataset):
+    """The network's inputs for the rows of an index, in the order of the index; one row group of pictures per item.
+
+    An item is read and decoded by itself, so that any thread or process can prepare it. Each picture is decoded once
+    for all its views.
+    """
+
+    def __init__(self, directory: Path, index: pd.DataFrame, crop: int) -> None:
+        """`index` is sorted by id and view, and covers the pictures of `directory`, or the last of them if an earlier
+        run has done the others. Raises AssertionError if it does not fit the pictures.
+        """
+        self.index, self.crop = index, crop
+        self.groups: list[tuple[images.RowGroup, int, int]] = []  # with the first row of the index, and the one after
+        start, ids = 0, index["id"].to_numpy(dtype=object)
+        for group in images.row_groups(directory):
+            stop = int(np.searchsorted(ids, group.last_id, side="right"))
+            assert stop > start or not self.groups, "the index is not of these pictures"
+            if stop > start:
+                self.groups.append((group, start, stop))
+            start = stop
+        assert start == len(index), "the index is not of these pictures"
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, number: int) -> Tensor:
+        """uint8 [rows, crop, crop, 3] of one row group."""
+        return self.read(number, map)
+
+    def read(self, number: int, run: Callable[..., Iterable[list[np.ndarray]]]) -> Tensor:
+        """The same, with `run` (such as `map`) calling `decode_views` for each picture."""
+        group, start, stop = self.groups[number]
+        rows = groupby(augment.views(self.index.iloc[start:stop]), key=lambda view: view.id)
+        views = {name: list(found) for name, found in rows}
+        done = next(iter(views)) if number == 0 else ""  # an earlier run has the pictures before this one
+        pictures = [picture for picture in group.read() if picture.id >= done]
+        assert [picture.id for picture in pictures] == list(views), "the index is not of these pictures"
+        decoded = run(decode_views, pictures, views.values(), [self.crop] * len(pictures))
+        return torch.from_numpy(np.stack([view for found in decoded for view in found]))
+
+
+def decode_views(picture: images.Picture, rows: list[View], crop: int) -> list[np.ndarray]:
     """The views of one picture, uint8 [crop, crop, 3] each."""
-    assert all(row.id == picture.id for row in rows), "the index is not of these pictures"
     image = images.decode(picture.picture)
     return [np.asarray(augment.apply(image, row, crop)) for row in rows]
 
 
-def inputs(directory: Path, index: pd.DataFrame, crop: int, ahead: int = 0) -> Iterator[np.ndarray]:
-    """Streams the input of every row of `index` (sorted by id and view, or the end of such a one) from a directory of
-    shards. Each picture is decoded once for all its views, on threads, for Pillow does not hold the GIL: a group of
-    pictures at a time, and `ahead` more groups while their inputs are used.
+def decode(inputs: Inputs, device: torch.device, workers: int = 0) -> Iterator[Tensor]:
+    """Streams the items of `inputs` in order, decoded on all cores; for a CUDA device in pinned memory.
+
+    For a GPU, `workers` processes (0: one per core) decode ahead, because the threads of one interpreter keep only a
+    few cores busy. Without a GPU, threads decode and take turns with the trunk. If both ran at the same time, they
+    would wait for each other at every layer (two cores of a Zen 4, relative to a trunk whose inputs are ready: 0.95, in
+    turns 0.97).
     """
-    if index.empty:
-        return
-    first = index["id"].iloc[0]  # of the rows that an interrupted run left
-    pictures = dropwhile(lambda p: p.id < first, (p for group in images.read_groups(directory) for p in group))
-    pairs = zip(pictures, groupby(augment.views(index), key=lambda row: row.id), strict=True)
-    waiting = deque()
-    with ThreadPoolExecutor() as pool:
+    if device.type == "cpu":
+        with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter's lock
+            for number in range(len(inputs)):
+                yield inputs.read(number, pool.map)
+    else:
+        from joblib import cpu_count  # knows of affinity and of containers
 
-        def groups() -> Iterator[list[Future]]:
-            while group := [(picture, list(rows)) for picture, (_, rows) in islice(pairs, GROUP)]:
-                yield [pool.submit(views, *pair, crop) for pair in group]
+        loader = DataLoader(
+            inputs, batch_size=None, num_workers=workers or cpu_count(), pin_memory=device.type == "cuda"
+        )
+        yield from loader
 
-        for jobs in chain(groups(), [[]] * ahead):
-            waiting.append(jobs)
-            if len(waiting) > ahead:
-                for found in [job.result() for job in waiting.popleft()]:
-                    yield from found
+
+def batches(groups: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Regroups the rows of `groups` into tensors of `size` rows; the last one may be smaller."""
+    rest: Tensor | None = None
+    for group in groups:
+        rest = group if rest is None else torch.cat([rest, group])
+        while len(rest) >= size:
+            yield rest[:size]
+            rest = rest[size:]
+    if rest is not None and len(rest):
+        yield rest
+
+
+def batch_size(device: torch.device) -> int:
+    """Views per forward pass on `device`."""
+    return CPU_BATCH if device.type == "cpu" else GPU_BATCH
 
 
 @torch.inference_mode()
-def forward(trunk: Trunk, batch: list[np.ndarray], precision: str = "float32") -> np.ndarray:
-    """The trunk's output for up to `BATCH` inputs of uint8 [S, S, 3]: float16 [N, C, H, W].
+def forward(trunk: Trunk, views: Tensor, precision: str = "float32") -> Tensor:
+    """The trunk's output for uint8 views [N, S, S, 3] on its device: float16 [N, C, H, W].
 
-    A row's bits depend on that row alone, whatever comes with it. `precision` bfloat16 is for speed (autocast).
+    N is at most the batch size of the device. A row's bits depend on that row alone, not on the rest of the batch.
+    `precision` bfloat16 uses autocast: it is faster, and the features differ slightly.
     """
-    padded = torch.from_numpy(np.stack(batch + batch[:1] * (BATCH - len(batch))))
-    pictures = determinism.send(padded, trunk.mean.device).permute(0, 3, 1, 2).float() / 255
-    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        return trunk(pictures)[: len(batch)].half().contiguous().cpu().numpy()
+    size = batch_size(views.device)
+    padded = torch.cat([views, views[:1].expand(size - len(views), -1, -1, -1)])
+    with torch.autocast(views.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        return trunk(padded.permute(0, 3, 1, 2).float() / 255)[: len(views)].half().contiguous()
 
 
 def extract(
-    trunk: Trunk, directory: Path, index: pd.DataFrame, crop: int, precision: str = "float32"
+    trunk: Trunk, directory: Path, index: pd.DataFrame, crop: int, precision: str = "float32", workers: int = 0
 ) -> Iterator[np.ndarray]:
-    """Streams the features of every row of `index`, in its order, `BATCH` rows or fewer at a time.
+    """Streams the features of every row of `index`, in its order, a batch at a time: float16 [N, C, H, W].
 
-    A GPU leaves the processor free to decode the next group meanwhile. Without one, decoding and the trunk take turns:
-    at the same time they wait for each other at every layer (measured on a Zen 4, inputs at hand being 1: 0.95, in
-    turns 0.97).
+    On a CUDA device decoding, copies in both directions and the trunk overlap: the next `AHEAD` batches are queued
+    before an earlier one is waited for.
     """
-    stream = inputs(directory, index, crop, ahead=0 if trunk.mean.device.type == "cpu" else 1)
-    while batch := list(islice(stream, BATCH)):
-        yield forward(trunk, batch, precision)
+    device = trunk.mean.device
+    groups = (determinism.send(group, device) for group in decode(Inputs(directory, index, crop), device, workers))
+    waiting: deque[Callable[[], np.ndarray]] = deque()
+    for batch in batches(groups, batch_size(device)):
+        waiting.append(fetch(forward(trunk, batch, precision)))
+        if device.type != "cuda" or len(waiting) > AHEAD:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
+
+
+def fetch(tensor: Tensor) -> Callable[[], np.ndarray]:
+    """Starts to copy `tensor` to the CPU; the function that it returns waits for the copy and returns it."""
+    if tensor.device.type != "cuda":
+        return lambda: tensor.cpu().numpy()
+    copy = tensor.to("cpu", non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def wait() -> np.ndarray:
+        copied.synchronize()
+        return copy.numpy()
+
+    return wait
 
 
 @torch.inference_mode()

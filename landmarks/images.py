@@ -101,6 +101,27 @@ def shards(directory: Path) -> list[Path]:
     return sorted(directory.glob("pictures-*.parquet"))
 
 
+class RowGroup(NamedTuple):
+    """One row group of a shard: the smallest part that can be read by itself."""
+
+    shard: Path
+    number: int
+    last_id: str
+
+    def read(self) -> list[Picture]:
+        """The pictures of the group, in id order."""
+        with pq.ParquetFile(self.shard) as file:
+            return [Picture(**row) for row in file.read_row_group(self.number, use_threads=False).to_pylist()]
+
+
+def row_groups(directory: Path) -> Iterator[RowGroup]:
+    """Lists the row groups of a directory of shards in id order, without reading the pictures."""
+    for shard in shards(directory):
+        with pq.ParquetFile(shard) as file:
+            for number in range(file.num_row_groups):
+                yield RowGroup(shard, number, file.read_row_group(number, columns=["id"])["id"][-1].as_py())
+
+
 def read_index(directory: Path) -> "pd.DataFrame":
     """`id` and `landmark_id` of every picture in a directory of shards, in id order, without reading the pictures."""
     tables = [pq.read_table(shard, columns=["id", "landmark_id"]) for shard in shards(directory)]

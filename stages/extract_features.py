@@ -36,7 +36,9 @@ def main() -> str:
         with unfinished.open("a+b") as file, stage.progress(len(index), "views") as bar:
             bar.update(features.resume_npy(file, shape))
             left = index.iloc[bar.n :]
-            for batch in features.extract(trunk, PICTURES, left, p.augment.crop, p.compute.precision):
+            for batch in features.extract(
+                trunk, PICTURES, left, p.augment.crop, p.compute.precision, p.compute.workers
+            ):
                 file.write(batch.tobytes())
                 bar.update(len(batch))
         with stage.atomic_output(OUT) as out:
