@@ -4,8 +4,11 @@ import json
 import math
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from landmarks import networks
 from landmarks.determinism import seed_torch, send, stream
@@ -24,6 +27,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
+AHEAD = 2  # batches that are read before they are needed
 CHECKPOINT_SECONDS = 30  # of training at least between two checkpoints, each of which takes up to half a second
 
 
@@ -46,9 +50,30 @@ class Features:
         """How many batches they make; the last one may be smaller."""
         return math.ceil(len(self) / batch_size)
 
-    def batch(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Features float32 [N, C, H, W] and labels int64 [N] at `positions` of this selection."""
-        return torch.from_numpy(self.array[self.rows[positions]]).float(), torch.from_numpy(self.labels[positions])
+    def batches(
+        self, order: np.ndarray, batch_size: int, device: torch.device | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Streams features float32 [N, C, H, W] and labels int64 [N] on `device`, in `order` (positions in `rows`).
+
+        The next batch is read from disk while the caller uses the last one.
+        """
+        device = device or torch.device("cpu")
+
+        def read(positions: np.ndarray) -> tuple[Tensor, ...]:
+            pair = torch.from_numpy(self.array[self.rows[positions]]), torch.from_numpy(self.labels[positions])
+            return tuple(tensor.pin_memory() if device.type == "cuda" else tensor for tensor in pair)
+
+        def move(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            return send(features, device).float(), send(labels, device)  # float16 travels in half the time
+
+        with ThreadPoolExecutor(1) as reader:
+            waiting: deque[Future[tuple[Tensor, ...]]] = deque()
+            for start in range(0, len(order), batch_size):
+                waiting.append(reader.submit(read, order[start : start + batch_size]))
+                if len(waiting) > AHEAD:
+                    yield move(*waiting.popleft().result())
+            while waiting:
+                yield move(*waiting.popleft().result())
 
     def statistics(self, sample: int = 1024) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over about `sample` of the rows, [C, 1, 1].
@@ -104,13 +129,9 @@ def train_model(
         tqdm(total=steps, unit=" steps", dynamic_ncols=True, mininterval=1) as bar,
     ):
         losses: list[float] = []
-
-        def tick(value: float) -> None:
-            losses.append(value)
-            bar.update()
-
-        for metrics in fit(model, views, val, train, seed, tick, checkpoint):
-            metrics = {name: round(value, 6) for name, value in metrics.items()}
+        for epoch in fit(model, views, val, train, seed, bar.update, checkpoint):
+            losses += epoch.losses
+            metrics = {name: round(value, 6) for name, value in epoch.metrics.items()}
             for name, value in metrics.items():
                 live.log_metric(name, value)
             live.next_step()
@@ -120,81 +141,85 @@ def train_model(
     return model.cpu(), metrics
 
 
+class Epoch(NamedTuple):
+    """What an epoch of training gives."""
+
+    metrics: dict[str, float]  # loss and accuracy on training and on validation pictures
+    losses: list[float]  # of each step
+
+
 def fit(
     model: Baseline,
     views: list[Features],
     val: Features,
     train: Train,
     seed: int,
-    tick: Callable[[float], object],
+    tick: Callable[[], object],
     checkpoint: Path | None = None,
     every: float = CHECKPOINT_SECONDS,
-) -> Iterator[dict[str, float]]:
-    """Trains `model` in place; yields the metrics of each epoch, and calls `tick` with the loss of each step.
+) -> Iterator[Epoch]:
+    """Trains `model` in place; yields each epoch, and calls `tick` after each step.
 
     Epoch e reads `views[e % len(views)]`: the same pictures, seen anew. Only the order of pictures and dropout are
     drawn here, from streams that are the same for every model, so that models differ by their design alone.
 
-    After an epoch, if `every` seconds have passed, what there is goes to the file `checkpoint`. Where that is there at
-    the start, so does what it tells of earlier epochs, to the caller and to `tick`, and the next one follows.
+    A step never waits for a number from a GPU: losses are fetched at the end of an epoch.
+
+    After an epoch, if `every` seconds have passed, the state of training is written to the file `checkpoint`. If that
+    file exists at the start, the epochs in it are yielded first, and training goes on after them.
     """
     device, abn = next(model.parameters()).device, model.design.abn
     optimizer, schedule = optimization(model, train, train.epochs * views[0].steps(train.batch_size))
-    history: list[dict[str, float]] = []
-    losses: list[float] = []
+    history: list[Epoch] = []
     if checkpoint and checkpoint.exists():
-        history, losses = load_checkpoint(checkpoint, model, optimizer, schedule)
-        for value in losses:
-            tick(value)
-        yield from history
+        history = load_checkpoint(checkpoint, model, optimizer, schedule)
+        for epoch in history:
+            for _ in epoch.losses:
+                tick()
+            yield epoch
     saved = time.monotonic()
-    for epoch in range(len(history), train.epochs):
-        data = views[epoch % len(views)]
-        order = stream(seed, "order", epoch).permutation(len(data))
-        seed_torch(seed, "dropout", epoch)
+    for number in range(len(history), train.epochs):
+        data = views[number % len(views)]
+        order = stream(seed, "order", number).permutation(len(data))
+        seed_torch(seed, "dropout", number)
         model.train()
-        total, correct = 0.0, 0
-        for start in range(0, len(order), train.batch_size):
-            features, labels = (send(t, device) for t in data.batch(order[start : start + train.batch_size]))
+        values, correct = [], torch.zeros((), dtype=torch.long, device=device)
+        for features, labels in data.batches(order, train.batch_size, device):
             output = model(features)
             value = loss(output, labels, abn)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
             schedule.step()
-            correct += (probabilities(output, abn).argmax(1) == labels).sum().item()
-            losses.append(value.item())
-            total += losses[-1] * len(labels)
-            tick(losses[-1])
-        history.append(
-            {
-                "train/loss": total / len(data),
-                "train/accuracy": correct / len(data),
-                **{f"val/{name}": value for name, value in validate(model, val).items()},
-            }
-        )
+            values.append(value.detach())
+            correct += (probabilities(output, abn).argmax(1) == labels).sum()
+            tick()
+        losses = torch.stack(values).tolist()
+        sizes = [min(train.batch_size, len(data) - n * train.batch_size) for n in range(len(losses))]
+        metrics = {
+            "train/loss": sum(value * size for value, size in zip(losses, sizes, strict=True)) / len(data),
+            "train/accuracy": correct.item() / len(data),
+            **{f"val/{name}": value for name, value in validate(model, val).items()},
+        }
+        history.append(Epoch(metrics, losses))
         if checkpoint and len(history) < train.epochs and time.monotonic() - saved >= every:
-            save_checkpoint(checkpoint, model, optimizer, history, losses)
+            save_checkpoint(checkpoint, model, optimizer, history)
             saved = time.monotonic()
         yield history[-1]
 
 
-def save_checkpoint(
-    path: Path, model: Baseline, optimizer: Optimizer, history: list[dict[str, float]], losses: list[float]
-) -> None:
-    """Writes weights, the optimiser's state, the metrics of each epoch and the losses of each step, all or nothing."""
+def save_checkpoint(path: Path, model: Baseline, optimizer: Optimizer, history: list[Epoch]) -> None:
+    """Writes the weights, the optimiser's state and all epochs so far, in an atomic write."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{name}": value for name, value in state.items() if value is not None}
     part = path.with_name(f".{path.name}.part")
-    save_file(tensors, part, {"history": json.dumps(history), "losses": json.dumps(losses)})
+    save_file(tensors, part, {"history": json.dumps(history)})
     part.replace(path)
 
 
-def load_checkpoint(
-    path: Path, model: Baseline, optimizer: Optimizer, schedule: LRScheduler
-) -> tuple[list[dict[str, float]], list[float]]:
-    """Puts model, optimiser and schedule back as they were at `save_checkpoint`; returns its history and losses."""
+def load_checkpoint(path: Path, model: Baseline, optimizer: Optimizer, schedule: LRScheduler) -> list[Epoch]:
+    """Restores model, optimiser and schedule as they were at `save_checkpoint`; returns the epochs so far."""
     weights, states = {}, {}
     with safe_open(path, "pt") as file:
         for key in file.keys():  # noqa: SIM118  it is no dictionary
@@ -204,14 +229,14 @@ def load_checkpoint(
             else:
                 number, _, name = name.partition("/")
                 states.setdefault(int(number), {})[name] = file.get_tensor(key)
-        history, losses = (json.loads(file.metadata()[name]) for name in ("history", "losses"))
+        history = [Epoch(*epoch) for epoch in json.loads(file.metadata()["history"])]
     model.load_state_dict(weights)
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the optimiser took no steps of its own before
-        for _ in losses:
+        for _ in range(sum(len(epoch.losses) for epoch in history)):
             schedule.step()
-    return history, losses
+    return history
 
 
 def optimization(model: Baseline, train: Train, steps: int) -> tuple[Optimizer, LRScheduler]:
@@ -236,12 +261,8 @@ def validate(model: Baseline, data: Features) -> dict[str, float]:
 
 @torch.inference_mode()
 def predict(model: Baseline, data: Features, batch_size: int = 64) -> Output:
-    """The model's output for all of `data`, in order, on the CPU."""
+    """The model's output for all of `data`, in order, on the CPU; computed where the model is."""
     device = next(model.parameters()).device
     model.eval()
-    positions = np.arange(len(data))
-    outputs = [
-        model(data.batch(positions[start : start + batch_size])[0].to(device))
-        for start in range(0, len(data), batch_size)
-    ]
+    outputs = [model(features) for features, _ in data.batches(np.arange(len(data)), batch_size, device)]
     return Output(*(None if parts[0] is None else torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)))
