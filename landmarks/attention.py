@@ -70,10 +70,11 @@ def curves(
     away has the mean of the training features; `attention_map` [N, 1, H, W] stays that of the whole picture.
     """
     compute = curves_linear if model.tail is None else curves_through_tail
-    true_class = torch.arange(len(labels)), slice(None), labels
+    true_class = torch.arange(len(labels), device=labels.device), slice(None), labels
     found = compute(model, features, attention_map, orders)
     return {
-        name: torch.stack([logits.softmax(-1)[true_class] for logits in pair]).numpy() for name, pair in found.items()
+        name: torch.stack([logits.softmax(-1)[true_class] for logits in pair]).cpu().numpy()
+        for name, pair in found.items()
     }
 
 
@@ -89,8 +90,9 @@ def curves_linear(
     shares = torch.einsum("ncp,hcp->nph", seen, first.weight.view(first.out_features, *seen.shape[1:]))
     found = {}
     for name, order in orders.items():
-        ordered = shares.gather(1, torch.from_numpy(order)[..., None].expand_as(shares))
-        present = F.pad(ordered.cumsum(1), (0, 0, 1, 0))  # [N, P + 1, hidden]
+        ordered = shares.gather(1, torch.from_numpy(order).to(shares.device)[..., None].expand_as(shares))
+        sums = ordered.cpu().cumsum(1).to(shares.device)  # on a GPU a cumulative sum is not reproducible
+        present = F.pad(sums, (0, 0, 1, 0))  # [N, P + 1, hidden]
         found[name] = tuple(
             nn.Sequential(*rest)(hidden + first.bias) for hidden in (present[:, -1:] - present, present)
         )
@@ -104,7 +106,7 @@ def curves_through_tail(
     mean = model.mean.expand_as(features)
     found = {}
     for name, order in orders.items():
-        rank = torch.from_numpy(order.argsort(1)).view(len(features), 1, *features.shape[2:])
+        rank = torch.from_numpy(order.argsort(1)).to(features.device).view(len(features), 1, *features.shape[2:])
         steps = []
         for count in step_sizes(model, order.shape[1]):
             changed = rank < count
@@ -138,9 +140,10 @@ def summary(
     }
     areas = {name: [] for name in orders}
     widths = (np.diff(step_sizes(model, len(cells))) / len(cells)).astype(np.float32)
+    device = next(model.parameters()).device
     for rows in np.array_split(np.arange(len(chosen)), math.ceil(len(chosen) / BATCH)):
-        features, labels = data.batch(chosen[rows])
-        attention_map = torch.from_numpy(maps[chosen[rows], None])
+        ((features, labels),) = data.batches(chosen[rows], len(rows), device)
+        attention_map = torch.from_numpy(maps[chosen[rows], None]).to(device)
         drawn = curves(model, features, attention_map, labels, {name: order[rows] for name, order in orders.items()})
         for name, pair in drawn.items():
             areas[name].append((widths * (pair[..., 1:] + pair[..., :-1]) / 2).sum(2))  # trapezoids, [2, N]

@@ -65,6 +65,7 @@ def masks(rows: pd.DataFrame, grid: tuple[int, int]) -> np.ndarray:
 def main() -> str:
     determinism.prepare_training()
     p = params.load()
+    device = determinism.pick_device(p.compute.device)
     names = ["baseline", "abn", *sorted(p.ablations)]
     stale = {path.name for path in MODELS.iterdir() if path.is_dir()} - set(names)
     if stale:
@@ -79,7 +80,7 @@ def main() -> str:
     tables, right = [], {}  # by model and split, which pictures it names rightly
     with stage.progress(len(names), "models") as bar:
         for name in names:
-            model = models.load(MODELS / name)
+            model = models.load(MODELS / name).to(device)
             results[name] = {}
             for split, rows in splits.items():
                 entry, table = judge(model, Features(array, rows), rows, grids[split], p)
