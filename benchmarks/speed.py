@@ -44,7 +44,8 @@ class Cost(NamedTuple):
 
 def process(*command: str, cwd: Path, path: Path | None = None) -> Cost:
     """Runs a command to its end. Raises `UserError` if it fails."""
-    environment = os.environ | {"PYTHONPATH": str(path or cwd)}
+    places = [str(path or cwd), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "THP_MEM_ALLOC_ENABLE"):
         environment.pop(name, None)  # which importing landmarks has set here; who wants them sets them anew
     start = time.perf_counter()
@@ -93,11 +94,11 @@ def part(directory: Path, share: int, crop: int) -> int:
 
 def limit(trunk: Trunk, crop: int) -> float:
     """Pictures per second of the trunk's forward pass alone, on a batch that is ready."""
-    noise = determinism.stream(0, "speed").random((features.BATCH, crop, crop, 3), dtype=np.float32)
+    noise = determinism.stream(0, "speed").random((features.CPU_BATCH, crop, crop, 3), dtype=np.float32)
     batch = torch.from_numpy(noise).permute(0, 3, 1, 2)
     with torch.inference_mode():
         trunk(batch)
-        return features.BATCH / median(lambda: trunk(batch), 12 if crop < 200 else 5)
+        return features.CPU_BATCH / median(lambda: trunk(batch), 12 if crop < 200 else 5)
 
 
 def extraction(trunk: Trunk, crop: int, shares: tuple[int, ...]) -> list[list[object]]:
@@ -181,7 +182,7 @@ def convolutions() -> list[list[str]]:
 
 def operations(trunk: Trunk, crop: int) -> list[list[object]]:
     """Rows of the table: where the trunk's time goes."""
-    batch = torch.rand(features.BATCH, 3, crop, crop).contiguous(memory_format=torch.channels_last)
+    batch = torch.rand(features.CPU_BATCH, 3, crop, crop).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         trunk(batch)
     found = sorted(profile.key_averages(), key=lambda operation: -operation.self_cpu_time_total)

@@ -61,8 +61,8 @@ def main() -> str:
     labels = dict(zip(chosen["id"], chosen["label"], strict=True))
 
     def answers(batch: list[np.ndarray]) -> models.Output:
-        parts = [features.forward(trunk, batch[n : n + features.BATCH]) for n in range(0, len(batch), features.BATCH)]
-        return model(torch.from_numpy(np.concatenate(parts)).float())
+        parts = torch.from_numpy(np.stack(batch)).split(features.CPU_BATCH)
+        return model(torch.cat([features.forward(trunk, part) for part in parts]).float())
 
     areas = []
     with torch.inference_mode(), stage.progress(len(chosen), "pictures") as bar:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from landmarks import attention, augment, backbone, determinism, features, images, models
-from landmarks.backbone import Trunk
+from landmarks import attention, augment, determinism, features, images, models, weight_files
+from landmarks.networks import Trunk
 from landmarks.params import Abn, Backbone, Train
 from landmarks.training import Epoch, Features, fit, predict
 
@@ -49,7 +49,7 @@ def eight() -> Features:
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.05)])
 @pytest.mark.parametrize("block", BACKBONES)
 def test_features_agree(block: Backbone, shards: Path, precision: str, tolerance: float) -> None:
-    trunk = Trunk(backbone.fetch(block.name, "random", 1), block)
+    trunk = Trunk(weight_files.fetch(block.name, "random", 1), block)
     here = np.concatenate(list(features.extract(trunk, shards, index(), 64))).astype(float)
     there, again = (
         np.concatenate(list(features.extract(trunk.to("cuda"), shards, index(), 64, precision))) for _ in range(2)
@@ -59,7 +59,7 @@ def test_features_agree(block: Backbone, shards: Path, precision: str, tolerance
 
 
 def test_an_interrupted_extraction_continues_with_the_same_bits(shards: Path) -> None:
-    trunk = Trunk(backbone.fetch(VGG.name, "random", 1), VGG).to("cuda")
+    trunk = Trunk(weight_files.fetch(VGG.name, "random", 1), VGG).to("cuda")
     whole, rest = (np.concatenate(list(features.extract(trunk, shards, part, 64))) for part in (index(), index()[37:]))
     assert np.array_equal(whole[37:], rest)
 
