@@ -2,16 +2,24 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test verify verify-matrix check-cache torture fuzz benchmark ablations backbones
+.PHONY: reproduce quick test lint verify verify-matrix check-cache torture fuzz benchmark ablations backbones
 
 reproduce: .venv/installed
 	$(BIN)/python -m landmarks.params
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
-test: .venv/installed
+# Lint, types and the fast tests: under a minute on two cores.
+quick: lint
+	$(BIN)/python -m pytest -q -m "not slow"
+
+# Everything, as in continuous integration.
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/mypy
 
 # benchmarks/results.md; after `make reproduce`, on a machine that does nothing else.
 benchmark: .venv/installed
@@ -19,18 +27,18 @@ benchmark: .venv/installed
 
 # The committed results again, from nothing, in a clone of HEAD; then under other circumstances.
 verify: .venv/installed
-	$(BIN)/python -m benchmarks.verify
+	$(BIN)/python -m tools.verify
 
 verify-matrix: .venv/installed
-	$(BIN)/python -m benchmarks.verify --matrix
+	$(BIN)/python -m tools.verify --matrix
 
 # Whether what DVC keeps is still what it was; what is not is thrown away.
 check-cache: .venv/installed
-	$(BIN)/python -m benchmarks.check_cache
+	$(BIN)/python -m tools.check_cache
 
 # kill -9 at 50 moments of the pipeline, in a clone; and many more odd inputs than the tests try.
 torture: .venv/installed
-	$(BIN)/python -m benchmarks.torture
+	$(BIN)/python -m tools.torture
 
 fuzz: .venv/installed
 	FUZZ=5000 $(BIN)/python -m pytest -q -s tests/test_fuzz.py
@@ -39,22 +47,23 @@ AS_PHOTOGRAPHS = -S data.source=gldv2 -S data.root=$(PHOTOGRAPHS) -S filter.skip
 
 # docs/ablations.md; PHOTOGRAPHS is the top directory or URL of a data set in the layout of Google Landmarks v2.
 ablations: .venv/installed
-	$(BIN)/python -m benchmarks.ablations Sample
+	$(BIN)/python -m studies.ablations Sample
 ifdef PHOTOGRAPHS
-	$(BIN)/python -m benchmarks.ablations Photographs $(AS_PHOTOGRAPHS) -S augment.crop=224
+	$(BIN)/python -m studies.ablations Photographs $(AS_PHOTOGRAPHS) -S augment.crop=224
 endif
 
 # docs/backbones.md, likewise.
 backbones: .venv/installed
-	$(BIN)/python -m benchmarks.backbones Sample
+	$(BIN)/python -m studies.backbones Sample
 ifdef PHOTOGRAPHS
-	$(BIN)/python -m benchmarks.backbones Photographs $(AS_PHOTOGRAPHS) -S augment.crop=224
-	$(BIN)/python -m benchmarks.backbones "Photographs, 112 pixels, 15 epochs" $(AS_PHOTOGRAPHS) -S train.epochs=15 \
+	$(BIN)/python -m studies.backbones Photographs $(AS_PHOTOGRAPHS) -S augment.crop=224
+	$(BIN)/python -m studies.backbones "Photographs, 112 pixels, 15 epochs" $(AS_PHOTOGRAPHS) -S train.epochs=15 \
 		--only "vgg16 conv4"
 endif
 
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
 	touch $@

@@ -30,10 +30,10 @@ class Way(NamedTuple):
 
 
 WAYS = {
-    "ours": Way("AVX2, as in training", "AVX2"),
-    "any": Way("all that the processor has", "DEFAULT"),
-    "ours-last": Way("AVX2, channels_last", "AVX2", torch.channels_last),
-    "any-last": Way("all that the processor has, channels_last", "DEFAULT", torch.channels_last),
+    "avx2": Way("AVX2, as in training", "AVX2"),
+    "native": Way("all that the processor has", "DEFAULT"),
+    "avx2-last": Way("AVX2, channels_last", "AVX2", torch.channels_last),
+    "native-last": Way("all that the processor has, channels_last", "DEFAULT", torch.channels_last),
     "product": Way("im2col and a matrix product, on MKL's path for every machine", "AVX2", product=True),
 }
 
@@ -56,11 +56,11 @@ def measured(way: Way) -> list[str]:
     convolve = multiplied if way.product else lambda x, w: F.conv2d(x, w, padding=1)
     output = convolve(pictures, weight)
     assert torch.allclose(output, F.conv2d(pictures, weight, padding=1), atol=1e-2)
-    pull = torch.from_numpy(rng.standard_normal(output.shape)).float().contiguous(memory_format=way.layout)
+    gradient = torch.from_numpy(rng.standard_normal(output.shape)).float().contiguous(memory_format=way.layout)
     parts = (
         lambda: convolve(pictures, weight),
-        lambda: torch.autograd.grad(output, pictures, pull, retain_graph=True)[0],
-        lambda: torch.autograd.grad(output, weight, pull, retain_graph=True)[0],
+        lambda: torch.autograd.grad(output, pictures, gradient, retain_graph=True)[0],
+        lambda: torch.autograd.grad(output, weight, gradient, retain_graph=True)[0],
     )
     bits = [hashlib.sha256(part().detach().contiguous().numpy().tobytes()).hexdigest()[:4] for part in parts]
     return [f"{1000 * median(part, TIMES):.0f} ({digits})" for part, digits in zip(parts, bits, strict=True)]

@@ -12,8 +12,9 @@ import time
 from multiprocessing import Process
 from pathlib import Path
 
-from landmarks import classes, sources
+from landmarks import classes
 from landmarks.determinism import stream
+from landmarks.sources.index import read_index
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def main() -> None:
         writer.start()
         writer.join()
         start = time.perf_counter()
-        index = sources.read_index(path, ["id", "landmark_id"])
+        index = read_index(path, ["id", "landmark_id"])
         read = time.perf_counter()
         ranking = classes.rank(index, skip_top=3, top_k=27, min_images=10)
         ranked = time.perf_counter()

@@ -18,9 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.verify import Clone
 from landmarks import determinism, features, images, params, stage
-from landmarks.backbone import Trunk
+from landmarks.networks import Trunk
+from tools.clone import Clone
 
 import numpy as np
 import pandas as pd
@@ -262,7 +262,7 @@ on a processor that is twice as fast with it, half of its speed is what equal bi
 
 {table(["", "forward", "gradient of the input", "of the weights"], convolutions())}
 """
-    with stage.whole(OUT) as out:
+    with stage.atomic_output(OUT) as out:
         out.write_text(text, encoding="utf-8")
     return str(OUT)
 

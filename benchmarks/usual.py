@@ -39,7 +39,7 @@ def main() -> None:
     folder, row, epochs = sys.argv[1], sys.argv[2], int(sys.argv[3])
     torch.rand(64, 64) @ torch.rand(64, 64)  # MKL starts here, without the settings that landmarks makes for equal bits
     from landmarks import features, models, objectives, params, training
-    from landmarks.backbone import Trunk
+    from landmarks.networks import Trunk
 
     from safetensors.torch import load_file
 

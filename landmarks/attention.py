@@ -38,18 +38,18 @@ def pointing(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return (maxima * masks).sum((1, 2)) / maxima.sum((1, 2))
 
 
-def ranked(scores: np.ndarray) -> np.ndarray:
+def rank_cells(scores: np.ndarray) -> np.ndarray:
     """The cells of each of `scores` [N, H, W] from the highest to the lowest, equal ones as they come, [N, H * W]."""
     return np.argsort(-scores.reshape(len(scores), -1), axis=1, kind="stable")
 
 
-def nearness(height: int, width: int) -> np.ndarray:
+def centre_prior(height: int, width: int) -> np.ndarray:
     """A map that is highest in the middle, [H, W]: what to beat, for photographers put landmarks there."""
     rows, columns = np.mgrid[:height, :width]
     return -np.hypot(rows - (height - 1) / 2, columns - (width - 1) / 2)
 
 
-def counts(model: AttentionBranchNetwork, cells: int) -> np.ndarray:
+def step_sizes(model: AttentionBranchNetwork, cells: int) -> np.ndarray:
     """How many of so many cells are taken away or brought back after each step, from none to all: [steps + 1]."""
     steps = cells if model.tail is None else min(cells, TAIL_STEPS)
     return np.linspace(0, cells, steps + 1).round()
@@ -57,27 +57,35 @@ def counts(model: AttentionBranchNetwork, cells: int) -> np.ndarray:
 
 @torch.inference_mode()
 def curves(
-    model: AttentionBranchNetwork, features: Tensor, heed: Tensor, labels: Tensor, orders: dict[str, np.ndarray]
+    model: AttentionBranchNetwork,
+    features: Tensor,
+    attention_map: Tensor,
+    labels: Tensor,
+    orders: dict[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Deletion and insertion (Petsiuk et al., arXiv 1806.07421) on the features' cells: [2, N, steps + 1] by order.
 
     The probability that the perception branch gives to the true class, after a growing share of the cells of `features`
     [N, C, H, W] was taken away (deletion) or brought back (insertion) in each of `orders` [N, H * W]. A cell that is
-    away has the mean of the training features; the map `heed` [N, 1, H, W] stays that of the whole picture.
+    away has the mean of the training features; `attention_map` [N, 1, H, W] stays that of the whole picture.
     """
-    logits = from_shares if model.tail is None else from_tail
-    places = torch.arange(len(labels)), slice(None), labels
-    found = logits(model, features, heed, orders)
-    return {name: torch.stack([of.softmax(-1)[places] for of in pair]).numpy() for name, pair in found.items()}
+    compute = curves_linear if model.tail is None else curves_through_tail
+    true_class = torch.arange(len(labels)), slice(None), labels
+    found = compute(model, features, attention_map, orders)
+    return {
+        name: torch.stack([logits.softmax(-1)[true_class] for logits in pair]).numpy() for name, pair in found.items()
+    }
 
 
 Pairs = dict[str, tuple[Tensor, Tensor]]  # by order, logits [N, steps + 1, K] of deletion and insertion
 
 
-def from_shares(model: AttentionBranchNetwork, features: Tensor, heed: Tensor, orders: dict[str, np.ndarray]) -> Pairs:
+def curves_linear(
+    model: AttentionBranchNetwork, features: Tensor, attention_map: Tensor, orders: dict[str, np.ndarray]
+) -> Pairs:
     """A step for every cell: the classifier's first layer is linear, so that one pass over the cells has every sum."""
     first, *rest = model.classifier[1:]  # after the flattening
-    seen = model.perceived(features, heed).flatten(2)  # [N, C, P]; a mean is 0 here
+    seen = model.classifier_input(features, attention_map).flatten(2)  # [N, C, P]; a mean is 0 here
     shares = torch.einsum("ncp,hcp->nph", seen, first.weight.view(first.out_features, *seen.shape[1:]))
     found = {}
     for name, order in orders.items():
@@ -89,18 +97,20 @@ def from_shares(model: AttentionBranchNetwork, features: Tensor, heed: Tensor, o
     return found
 
 
-def from_tail(model: AttentionBranchNetwork, features: Tensor, heed: Tensor, orders: dict[str, np.ndarray]) -> Pairs:
+def curves_through_tail(
+    model: AttentionBranchNetwork, features: Tensor, attention_map: Tensor, orders: dict[str, np.ndarray]
+) -> Pairs:
     """`TAIL_STEPS` steps, for each is a pass through the tail."""
     mean = model.mean.expand_as(features)
     found = {}
     for name, order in orders.items():
         rank = torch.from_numpy(order.argsort(1)).view(len(features), 1, *features.shape[2:])
         steps = []
-        for count in counts(model, order.shape[1]):
-            there = rank < count
-            pair = (torch.where(there, mean, features), torch.where(there, features, mean))
-            steps.append([model.perception(model.perceived(cells, heed)) for cells in pair])
-        found[name] = tuple(torch.stack(of, 1) for of in zip(*steps, strict=True))
+        for count in step_sizes(model, order.shape[1]):
+            changed = rank < count
+            pair = (torch.where(changed, mean, features), torch.where(changed, features, mean))
+            steps.append([model.classify(model.classifier_input(cells, attention_map)) for cells in pair])
+        found[name] = tuple(torch.stack(logits, 1) for logits in zip(*steps, strict=True))
     return found
 
 
@@ -122,19 +132,19 @@ def summary(
     chosen = np.unique(np.linspace(0, len(data) - 1, count).astype(int))
     cells = np.arange(maps[0].size)
     orders = {
-        "map": ranked(maps[chosen]),
-        "centre": np.tile(ranked(nearness(*maps.shape[1:])[None]), (len(chosen), 1)),
+        "map": rank_cells(maps[chosen]),
+        "centre": np.tile(rank_cells(centre_prior(*maps.shape[1:])[None]), (len(chosen), 1)),
         "random": rng.permuted(np.tile(cells, (len(chosen), 1)), axis=1),
     }
     areas = {name: [] for name in orders}
-    widths = (np.diff(counts(model, len(cells))) / len(cells)).astype(np.float32)
-    for places in np.array_split(np.arange(len(chosen)), math.ceil(len(chosen) / BATCH)):
-        features, labels = data.batch(chosen[places])
-        heed = torch.from_numpy(maps[chosen[places], None])
-        drawn = curves(model, features, heed, labels, {name: order[places] for name, order in orders.items()})
+    widths = (np.diff(step_sizes(model, len(cells))) / len(cells)).astype(np.float32)
+    for rows in np.array_split(np.arange(len(chosen)), math.ceil(len(chosen) / BATCH)):
+        features, labels = data.batch(chosen[rows])
+        attention_map = torch.from_numpy(maps[chosen[rows], None])
+        drawn = curves(model, features, attention_map, labels, {name: order[rows] for name, order in orders.items()})
         for name, pair in drawn.items():
             areas[name].append((widths * (pair[..., 1:] + pair[..., :-1]) / 2).sum(2))  # trapezoids, [2, N]
     means = {name: np.concatenate(parts, axis=1).mean(1) for name, parts in areas.items()}
-    for place, kind in enumerate(("deletion", "insertion")):
-        entry[kind] = {name: mean[place] for name, mean in means.items()}
+    for number, curve in enumerate(("deletion", "insertion")):
+        entry[curve] = {name: mean[number] for name, mean in means.items()}
     return entry

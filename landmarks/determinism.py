@@ -17,7 +17,7 @@ os.environ.update(
     MKL_CBWR="COMPATIBLE",
     # Whatever the user's environment says for other programs: no bfloat16 in place of float32.
     ONEDNN_DEFAULT_FPMATH_MODE="STRICT",
-    # No matter of bits: large pages for large tensors. Measured: a step of the classifier takes a quarter less time.
+    # Speed only; results are unchanged. With large pages, a step of the classifier takes a quarter less time.
     THP_MEM_ALLOC_ENABLE="1",
 )
 
@@ -65,10 +65,10 @@ def pick_device(name: str) -> "torch.device":
     """
     import torch
 
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(device for device, usable in there.items() if usable)
-    if not there[name]:
+        name = next(device for device, usable in available.items() if usable)
+    if not available[name]:
         raise UserError(f"compute.device: this machine has no {name}; set auto or cpu")
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32, not its first ten bits, in convolutions as well
     return torch.device(name)

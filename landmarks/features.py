@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from landmarks import augment, determinism, images
 from landmarks.augment import View
-from landmarks.backbone import Trunk
+from landmarks.networks import Trunk
 from landmarks.stage import UserError
 
 import numpy as np
@@ -92,7 +92,7 @@ def shape(trunk: Trunk, rows: int, crop: int) -> tuple[int, int, int, int]:
         raise UserError(f"augment.crop: {crop} pixels do not get through the backbone ({reason}); set more") from None
 
 
-def continued(file: BinaryIO, shape: tuple[int, ...]) -> int:
+def resume_npy(file: BinaryIO, shape: tuple[int, ...]) -> int:
     """Makes `file`, open for reading and appending ("a+b"), a .npy of float16 `shape` as far as it has come.
 
     Returns how many whole rows it has; what follows is to be appended. Writing at the end, not into a memory map, needs

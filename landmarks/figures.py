@@ -104,8 +104,8 @@ def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], blocks: dict[st
     bars = right.twinx()
     edges = np.linspace(0, 1, 21)
     for model, block in blocks.items():
-        pull = objectives.pull(chances, block, classes)
-        right.plot(chances, pull, color=COLOURS[model], label=f"{model}: gradient")
+        norm = objectives.logit_gradient_norm(chances, block, classes)
+        right.plot(chances, norm, color=COLOURS[model], label=f"{model}: gradient")
         share = np.histogram(truth[model], edges)[0] / len(truth[model])
         bars.stairs(share, edges, color=COLOURS[model], fill=True, alpha=0.25)
     right.set(title="What a wrong answer teaches", xlabel="probability of the true class (perception branch)")
@@ -159,8 +159,8 @@ def examples(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
     """About `count` rows of different labels, evenly spread: first a half that are `right`, then one that are not."""
     rows = predictions.sort_values(["label", "id"])
     halves = [half.drop_duplicates("label") for half in (rows[rows["right"]], rows[~rows["right"]])]
-    places = [np.linspace(0, len(half) - 1, min(count // 2, len(half))).astype(int) for half in halves]
-    return pd.concat([half.iloc[place] for half, place in zip(halves, places, strict=True)])
+    positions = [np.linspace(0, len(half) - 1, min(count // 2, len(half))).astype(int) for half in halves]
+    return pd.concat([half.iloc[chosen] for half, chosen in zip(halves, positions, strict=True)])
 
 
 def attention_gallery(rows: list[dict], models: list[str]) -> Figure:
@@ -183,8 +183,8 @@ def attention_gallery(rows: list[dict], models: list[str]) -> Figure:
         below = {"ha": "center", "va": "top", "transform": axes[0].transAxes, "parse_math": False}
         axes[0].text(0.5, -0.03, "\n".join(credit), fontsize=5, **below)
         for cell, model in zip(axes[1:], models, strict=True):
-            heed, title = row["maps"][model]
-            smooth = Image.fromarray(heed.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+            attention_map, title = row["maps"][model]
+            smooth = Image.fromarray(attention_map.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
             cell.imshow(row["image"].convert("L"), cmap="gray")
             image = cell.imshow(np.clip(np.asarray(smooth), 0, 1), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
             cell.set_title(title, fontsize=8)

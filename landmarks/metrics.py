@@ -3,12 +3,6 @@
 import numpy as np
 import pandas as pd
 
-# The study's published percentages (see the README): row, validation after 3 epochs, test.
-STUDY = (
-    ("VGG-16", 87.93, 87.97),
-    ("ABN, alpha 0.25, beta 1", 30.54, 27.66),
-    ("ABN, alpha 0, beta 1", 32.71, 32.58),
-)
 DRAWS = 10_000  # of the bootstrap
 DIGITS = 6  # in files; more would only show the last bits of float32
 
@@ -41,8 +35,8 @@ def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
     For an accuracy the values are right (1) or wrong (0); for the paired difference of two models
     they are 1, 0 or -1. There being so few, N pictures are drawn by drawing how many have each of them.
     """
-    kinds, counts = np.unique(values, return_counts=True)
-    means = rng.multinomial(len(values), counts / len(values), DRAWS) @ kinds / len(values)
+    distinct, counts = np.unique(values, return_counts=True)
+    means = rng.multinomial(len(values), counts / len(values), DRAWS) @ distinct / len(values)
     return np.quantile(means, [0.025, 0.975]).tolist()
 
 
@@ -75,11 +69,9 @@ def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int) -> tuple
 
     Returns it, and per non-empty bin: mean confidence, accuracy, number of pictures [bins, 3].
     """
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    rows = np.array(
-        [(confidence[place == b].mean(), correct[place == b].mean(), (place == b).sum()) for b in np.unique(place)]
-    )
-    return float((np.abs(rows[:, 0] - rows[:, 1]) * rows[:, 2]).sum() / len(place)), rows
+    row = np.minimum((confidence * bins).astype(int), bins - 1)
+    rows = np.array([(confidence[row == b].mean(), correct[row == b].mean(), (row == b).sum()) for b in np.unique(row)])
+    return float((np.abs(rows[:, 0] - rows[:, 1]) * rows[:, 2]).sum() / len(row)), rows
 
 
 def rounded(value: object) -> object:
@@ -89,49 +81,6 @@ def rounded(value: object) -> object:
     if isinstance(value, list):
         return [rounded(item) for item in value]
     return None if value is None else round(float(value), DIGITS)
-
-
-def table(results: dict, source: str) -> str:
-    """`results.json` as two Markdown tables in percent: recognition, with the study's published numbers below, and what
-    is known of attention."""
-
-    def percent(value: float | None) -> str:
-        return "" if value is None else f"{100 * value:.2f}"
-
-    def span(ends: list[float]) -> str:
-        return " to ".join(map(percent, ends))
-
-    kind = "synthetic pictures (`data.source: sample`)" if source == "sample" else f"`data.source: {source}`"
-    recognition = [
-        f"Results on {kind}, in percent. Always naming the largest class: {percent(results['majority_class'])}.",
-        "",
-        "| model | val | test | test, 95 % interval | test, above baseline | its 95 % interval | top-5 | macro recall "
-        "| GAP | ECE | perception branch alone | attention branch alone |",
-        "|---|" + "---:|" * 11,
-    ]
-    maps = [
-        "| map of | energy on landmark | maximum on landmark | landmark's area | deletion by map | from the centre "
-        "| at random | insertion by map | from the centre | at random |",
-        "|---|" + "---:|" * 9,
-    ]
-    columns = ("top5", "macro_recall", "gap", "ece", "perception_accuracy", "attention_accuracy")
-    for name, splits in results.items():
-        if name == "majority_class":
-            continue
-        test = splits["test"]
-        cells = [percent(splits["val"]["accuracy"]), percent(test["accuracy"]), span(test["accuracy_ci95"])]
-        same = name == "baseline"
-        cells += ["", ""] if same else [f"{100 * test['above_baseline']:+.2f}", span(test["above_baseline_ci95"])]
-        recognition.append(f"| {name} | " + " | ".join(cells + [percent(test[column]) for column in columns]) + " |")
-        if seen := test["attention"]:
-            numbers = [seen[key] for key in ("energy", "pointing", "area")]
-            numbers += [
-                seen[kind][order] for kind in ("deletion", "insertion") for order in ("map", "centre", "random")
-            ]
-            maps.append(f"| {name} | " + " | ".join(map(percent, numbers)) + " |")
-    for name, val, test in STUDY:
-        recognition.append(f"| *the study: {name}* | {val:.2f} | {test:.2f} |" + " |" * 9)
-    return "\n".join([*recognition, "", *maps]) + "\n"
 
 
 def confused(named: pd.DataFrame) -> pd.DataFrame:

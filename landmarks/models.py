@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-from landmarks import backbone
+from landmarks import networks
 from landmarks.determinism import seed_torch
 from landmarks.params import Abn, Backbone
 
@@ -71,7 +71,7 @@ class Baseline(nn.Module):
         self.design = design
         self.tail, shape = None, design.shape
         if design.tail:
-            _, rest = backbone.split(design.tail)
+            _, rest = networks.split(design.tail)
             shape = output_shape(rest, shape)
             self.tail = nn.Sequential(rest, nn.BatchNorm2d(shape[0], affine=False))  # standardised, as it changes
         seed_torch(design.seed, "classifier")  # the same first weights with and without attention
@@ -79,24 +79,24 @@ class Baseline(nn.Module):
         self.register_buffer("mean", torch.zeros(design.shape[0], 1, 1))
         self.register_buffer("std", torch.ones(design.shape[0], 1, 1))
 
-    def standardised(self, features: Tensor) -> Tensor:
+    def standardise(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.std
 
-    def perceived(self, features: Tensor, heed: Tensor | None = None) -> Tensor:
-        """What perception reads [N, C, H, W], under the map `heed` [N, 1, H, W] where there is one."""
-        seen = self.standardised(features) if self.tail is None else features
-        return seen if heed is None else self.weighted(seen, heed)
+    def classifier_input(self, features: Tensor, attention_map: Tensor | None = None) -> Tensor:
+        """What perception reads [N, C, H, W], weighted by `attention_map` [N, 1, H, W] where there is one."""
+        seen = self.standardise(features) if self.tail is None else features
+        return seen if attention_map is None else self.weight_by_map(seen, attention_map)
 
-    def perception(self, seen: Tensor) -> Tensor:
-        """The logits [N, K] for what `perceived` returns."""
+    def classify(self, seen: Tensor) -> Tensor:
+        """The logits [N, K] for what `classifier_input` returns."""
         return self.classifier(seen if self.tail is None else self.tail(seen))
 
     def forward(self, features: Tensor) -> Output:
-        return Output(self.perception(self.perceived(features)))
+        return Output(self.classify(self.classifier_input(features)))
 
 
 class AttentionBranchNetwork(Baseline):
-    """A branch that classifies by itself, and whose map says which places the classifier (perception) should heed.
+    """A branch that classifies on its own; its map weights the cells that the classifier (perception) reads.
 
     `abn.attention` residual: perception sees (1 + M) * f (the paper's eq. 2); multiply: M * f (the study's).
     `abn.objective` summed_softmax brings the study's head with it: where the paper averages each class's evidence over
@@ -129,13 +129,15 @@ class AttentionBranchNetwork(Baseline):
         nn.init.constant_(self.map[0].weight, classes**-0.5)
 
     def forward(self, features: Tensor) -> Output:
-        evidence = self.evidence(self.standardised(features))
-        heed = self.map(evidence)
-        return Output(self.perception(self.perceived(features, heed)), self.scores(evidence), heed)
+        evidence = self.evidence(self.standardise(features))
+        attention_map = self.map(evidence)
+        return Output(
+            self.classify(self.classifier_input(features, attention_map)), self.scores(evidence), attention_map
+        )
 
-    def weighted(self, features: Tensor, heed: Tensor) -> Tensor:
-        """Features [N, C, H, W] under the map `heed` [N, 1, H, W]."""
-        return (1 + heed if self.design.abn.attention == "residual" else heed) * features
+    def weight_by_map(self, features: Tensor, attention_map: Tensor) -> Tensor:
+        """Features [N, C, H, W] weighted by `attention_map` [N, 1, H, W]."""
+        return (1 + attention_map if self.design.abn.attention == "residual" else attention_map) * features
 
 
 @torch.no_grad()
@@ -161,6 +163,6 @@ def save(model: Baseline, directory: Path) -> None:
 def load(directory: Path) -> Baseline:
     """The model that `save` wrote to `directory`."""
     design = json.loads((directory / "design.json").read_text(encoding="utf-8"))
-    model = build(Design(**design | {name: design[name] and kind(**design[name]) for name, kind in BLOCKS.items()}))
+    model = build(Design(**design | {name: design[name] and cls(**design[name]) for name, cls in BLOCKS.items()}))
     load_model(model, directory / "model.safetensors")
     return model

@@ -14,14 +14,14 @@ def loss(output: Output, labels: Tensor, abn: Abn | None) -> Tensor:
     """The mean loss of a batch, a scalar. `abn` is None for a model without attention.
 
     branches (arXiv 1812.10025, eq. 3):  alpha * CE(attention) + beta * CE(perception).
-    summed_softmax (the study's code):   CE(alpha * softmax(attention) + beta * softmax(perception)). This takes the
-    softmax of what are probabilities already, so that it cannot fall below `floor`, and its gradient vanishes (`pull`)
-    not only where the answer is right, but also where it is wrong without a doubt.
+    summed_softmax (the study's code):   CE(alpha * softmax(attention) + beta * softmax(perception)). Cross-entropy
+    takes the softmax of these probabilities once more. So the loss cannot fall below `floor`, and its gradient
+    (`logit_gradient_norm`) vanishes both where the answer is right and where it is confidently wrong.
     """
     if abn is None:
         return F.cross_entropy(output.perception, labels)
     if abn.objective == "summed_softmax":
-        return F.cross_entropy(weighted(output, abn), labels)
+        return F.cross_entropy(weighted_sum(output, abn), labels)
     # A branch of weight 0 is left out, so that a loss of infinity there cannot turn the sum into NaN.
     branches = ((abn.alpha, output.attention), (abn.beta, output.perception))
     return sum(weight * F.cross_entropy(logits, labels) for weight, logits in branches if weight)
@@ -31,10 +31,10 @@ def probabilities(output: Output, abn: Abn | None) -> Tensor:
     """The answer at inference, [N, K]: both branches' probabilities, weighted like the loss (as in the study)."""
     if abn is None:
         return output.perception.softmax(1)
-    return weighted(output, abn) / (abn.alpha + abn.beta)
+    return weighted_sum(output, abn) / (abn.alpha + abn.beta)
 
 
-def weighted(output: Output, abn: Abn) -> Tensor:
+def weighted_sum(output: Output, abn: Abn) -> Tensor:
     """alpha * softmax(attention) + beta * softmax(perception), [N, K]."""
     return abn.alpha * output.attention.softmax(1) + abn.beta * output.perception.softmax(1)
 
@@ -44,8 +44,8 @@ def floor(abn: Abn, classes: int) -> float:
     return math.log(1 + (classes - 1) / math.exp(abn.alpha + abn.beta))
 
 
-def pull(truth: Tensor, abn: Abn, classes: int) -> Tensor:
-    """How strongly a picture pulls at the perception branch: the norm of the loss's gradient by its logits, [N].
+def logit_gradient_norm(truth: Tensor, abn: Abn, classes: int) -> Tensor:
+    """The norm of the loss's gradient with respect to the logits of the perception branch, [N].
 
     For N pictures whose true class has probability `truth` in that branch, 0..1, and one other class the rest. The
     attention branch is undecided.

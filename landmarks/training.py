@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from landmarks import backbone
+from landmarks import networks
 from landmarks.determinism import seed_torch, send, stream
 from landmarks.models import Baseline, Design, Output, build
 from landmarks.objectives import loss, probabilities
@@ -46,9 +46,9 @@ class Features:
         """How many batches they make; the last one may be smaller."""
         return math.ceil(len(self) / batch_size)
 
-    def batch(self, places: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Features float32 [N, C, H, W] and labels int64 [N] at `places` of this selection."""
-        return torch.from_numpy(self.array[self.rows[places]]).float(), torch.from_numpy(self.labels[places])
+    def batch(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Features float32 [N, C, H, W] and labels int64 [N] at `positions` of this selection."""
+        return torch.from_numpy(self.array[self.rows[positions]]).float(), torch.from_numpy(self.labels[positions])
 
     def statistics(self, sample: int = 1024) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over about `sample` of the rows, [C, 1, 1].
@@ -88,14 +88,14 @@ def train_model(
     `index` is the augmentation index with each row's `label` and `split`, `array` has the features of its rows. Metrics
     of every epoch go to the directory `log`, as DVCLive writes them, and the loss of every step to `steps.csv` there
     (epoch, with a fraction; loss). Where the file `checkpoint` is there, training goes on from it. `tail` is the
-    backbone whose rest is trained along, if there is one, with its weights as `backbone.fetch` returns them.
+    backbone whose rest is trained along, if there is one, with its weights as `weight_files.fetch` returns them.
     """
     training = index[index["split"] == "train"]
     views = [Features(array, rows) for _, rows in training.groupby("view")]
     val = Features(array, index[index["split"] == "val"])
     model = build(Design(landmarks, array.shape[1:], train.hidden, train.dropout, abn, seed, tail and tail[0]))
     if tail:
-        backbone.load(model.tail[0], tail[1])
+        networks.load(model.tail[0], tail[1])
     model.mean, model.std = views[0].statistics()
     model.to(device)
     steps = train.epochs * views[0].steps(train.batch_size)
@@ -239,8 +239,9 @@ def predict(model: Baseline, data: Features, batch_size: int = 64) -> Output:
     """The model's output for all of `data`, in order, on the CPU."""
     device = next(model.parameters()).device
     model.eval()
-    places = np.arange(len(data))
+    positions = np.arange(len(data))
     outputs = [
-        model(data.batch(places[start : start + batch_size])[0].to(device)) for start in range(0, len(data), batch_size)
+        model(data.batch(positions[start : start + batch_size])[0].to(device))
+        for start in range(0, len(data), batch_size)
     ]
     return Output(*(None if parts[0] is None else torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)))

@@ -28,7 +28,7 @@ def main() -> str:
         flip=p.augment.flip,
         seed=p.seed,
     )
-    with stage.whole(OUT) as out:
+    with stage.atomic_output(OUT) as out:
         index.to_parquet(out, index=False)
     return f"{len(index)} views of {index['id'].nunique()} pictures"
 

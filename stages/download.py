@@ -31,7 +31,7 @@ def main() -> str:
 
         failures = wanted.assign(reason=wanted["id"].map(source.fetch(wanted))).dropna(subset="reason")
         found = wanted[~wanted["id"].isin(failures["id"])]
-        reasons = stage.tally(failures["reason"])
+        reasons = stage.count_reasons(failures["reason"])
         if len(found) < p.download.min_success * len(wanted):
             raise stage.UserError(
                 f"download.min_success: only {len(found)} of {len(wanted)} pictures, less than "
@@ -47,7 +47,7 @@ def main() -> str:
                     yield picture
                     bar.update()
 
-        with stage.whole(OUT) as out:
+        with stage.atomic_output(OUT) as out:
             images.write_shards(out, pictures(), len(found))
             index[["id", "landmark_id"]].to_parquet(out / "index.parquet", index=False)
             names.to_csv(out / "names.csv", header=["landmark_id", "name"], index=False, lineterminator="\n")

@@ -10,7 +10,7 @@ Holds   one row for the baseline, one for abn, one for each ablation in params.y
 import json
 from pathlib import Path
 
-from landmarks import attention, augment, determinism, images, metrics, models, params, stage
+from landmarks import attention, augment, determinism, images, metrics, models, params, report, stage
 from landmarks.determinism import stream
 from landmarks.objectives import probabilities
 from landmarks.params import Params
@@ -90,12 +90,12 @@ def main() -> str:
                 tables.append(table.assign(model=name))
             bar.update()
 
-    with stage.whole(PREDICTIONS) as out:
+    with stage.atomic_output(PREDICTIONS) as out:
         pd.concat(tables, ignore_index=True).to_parquet(out, index=False)
-    with stage.whole(RESULTS / "results.json") as out:
+    with stage.atomic_output(RESULTS / "results.json") as out:
         out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    with stage.whole(RESULTS / "results.md") as out:
-        out.write_text(metrics.table(results, p.data.source), encoding="utf-8")
+    with stage.atomic_output(RESULTS / "results.md") as out:
+        out.write_text(report.table(results, p.data.source), encoding="utf-8")
     return ", ".join(f"{name} {results[name]['test']['accuracy']:.4f}" for name in names) + " (test accuracy)"
 
 

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from landmarks import determinism, features, images, params, stage
-from landmarks.backbone import Trunk
+from landmarks.networks import Trunk
 
 import pandas as pd
 from safetensors.torch import load_file
@@ -34,12 +34,12 @@ def main() -> str:
     with stage.scratch("extract-features", settings, [INDEX, BACKBONE, *images.shards(PICTURES)]) as scratch:
         unfinished = scratch / "features.npy"
         with unfinished.open("a+b") as file, stage.progress(len(index), "views") as bar:
-            bar.update(features.continued(file, shape))
+            bar.update(features.resume_npy(file, shape))
             left = index.iloc[bar.n :]
             for batch in features.extract(trunk, PICTURES, left, p.augment.crop, p.compute.precision):
                 file.write(batch.tobytes())
                 bar.update(len(batch))
-        with stage.whole(OUT) as out:
+        with stage.atomic_output(OUT) as out:
             out.mkdir()
             size = shutil.move(unfinished, out / "features.npy").stat().st_size
     return f"{len(index)} views -> {' x '.join(map(str, shape[1:]))} of float16, {size / 1e6:.0f} MB"

@@ -8,7 +8,7 @@ Holds   what is fetched is checked by SHA-256 before it is read; for the hub's f
 
 from pathlib import Path
 
-from landmarks import backbone, params, stage
+from landmarks import params, stage, weight_files
 
 from safetensors.torch import save_file
 
@@ -17,8 +17,8 @@ OUT = Path("models/backbone.safetensors")
 
 def main() -> str:
     p = params.load()
-    state = backbone.fetch(p.backbone.name, p.backbone.weights, p.seed)
-    with stage.whole(OUT) as out:
+    state = weight_files.fetch(p.backbone.name, p.backbone.weights, p.seed)
+    with stage.atomic_output(OUT) as out:
         save_file(state, out)
     return f"{p.backbone.name} {p.backbone.weights}, {sum(t.numel() for t in state.values()):,} numbers"
 

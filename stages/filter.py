@@ -44,7 +44,7 @@ def main() -> str:
     def fit_pictures() -> Iterator[images.Picture]:
         jobs = (delayed(check)(group, p.filter.short_side) for group in images.read_groups(RAW))
         with stage.progress(total, "pictures") as bar:
-            for checked in stage.workers(p.compute.workers, jobs):
+            for checked in stage.run_in_processes(p.compute.workers, jobs):
                 bar.update(len(checked))
                 for picture, facts in checked:
                     if "reason" in facts:
@@ -53,7 +53,7 @@ def main() -> str:
                         kept.append(facts)
                         yield picture
 
-    with stage.whole(OUT) as out:
+    with stage.atomic_output(OUT) as out:
         images.write_shards(out, fit_pictures(), total)
         failures = pd.read_csv(RAW / "failures.csv", dtype=str, keep_default_na=False)
         dropped = pd.concat([pd.DataFrame(dropped, columns=failures.columns), failures]).sort_values("id")
@@ -67,7 +67,7 @@ def main() -> str:
         ranking.to_csv(out / "ranking.csv", index=False, lineterminator="\n")
         dropped.to_csv(out / "dropped.csv", index=False, lineterminator="\n")
 
-    reasons = stage.tally(dropped["reason"])
+    reasons = stage.count_reasons(dropped["reason"])
     return f"kept {len(table)} pictures of {len(labels)} classes, dropped {len(dropped)}{reasons and f' ({reasons})'}"
 
 

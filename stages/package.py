@@ -10,7 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
-from landmarks import backbone, images, params, release, stage
+from landmarks import images, networks, params, release, stage
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ def main() -> str:
     known = classes[["label", "landmark_id"]].merge(names, on="landmark_id", how="left", validate="one_to_one")
     predictions = pd.read_parquet(PREDICTIONS)
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    state = backbone.trimmed(load_file(MODELS / "backbone.safetensors"), p.backbone)
+    state = networks.trunk_weights(load_file(MODELS / "backbone.safetensors"), p.backbone)
     settings = {
         "seed": p.seed,
         "data": {"source": p.data.source},  # not the root, a place on one machine
@@ -53,13 +53,13 @@ def main() -> str:
     }
     blocks = {"baseline": None, "abn": p.abn, **dict(sorted(p.ablations.items()))}
     shown = None
-    with stage.whole(OUT) as out, stage.progress(len(blocks), "models") as bar:
+    with stage.atomic_output(OUT) as out, stage.progress(len(blocks), "models") as bar:
         for name, abn in blocks.items():
             answers = {split: rows for split, rows in predictions[predictions["model"] == name].groupby("split")}
             confidence = {split: rows["confidence"].to_numpy() for split, rows in answers.items()}
             sizes = {split: len(rows) for split, rows in answers.items()}
             sizes["train"] = int(classes["pictures"].sum()) - sum(sizes.values())
-            unknown = release.unknown(confidence["val"], confidence["test"], p.package.false_alarm_rate)
+            unknown = release.calibrate_rejection(confidence["val"], confidence["test"], p.package.false_alarm_rate)
             content = release.facts(
                 name, settings | {"abn": abn and abn.model_dump(mode="json")}, unknown, results[name]
             )

@@ -93,7 +93,7 @@ def main() -> str:
         "confused": metrics.confused(named).head(PAIRS),
         "confusion": named,
     }
-    with stage.whole(OUT) as out:
+    with stage.atomic_output(OUT) as out:
         out.mkdir()
         for name, figure in drawn.items():
             figures.save(figure, out / f"{name}.png")

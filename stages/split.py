@@ -28,7 +28,7 @@ def main() -> str:
     fractions = {"train": p.split.train, "val": p.split.val, "test": p.split.test}
     table["split"] = split.assign(table["label"].to_numpy(), table["group"].to_numpy(), fractions, p.seed)
     split.check(table["landmark_id"], table["split"].to_numpy(), fractions)
-    with stage.whole(OUT) as out:
+    with stage.atomic_output(OUT) as out:
         table.to_parquet(out, index=False)
     sizes = table["split"].value_counts()
     near = len(table) - table["group"].nunique()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from landmarks import backbone, models, release
+from landmarks import models, networks, release, weight_files
 from landmarks.images import Picture, encode
 from landmarks.models import Design
 from landmarks.params import Abn, Backbone
@@ -91,26 +91,26 @@ def model_folder(
     settings |= {"data": {"source": source}, "abn": block and block.model_dump()}
     settings["augment"]["crop"] = 64
     settings["backbone"] = base.model_dump()
-    full = backbone.fetch(base.name, base.weights, 0)
-    trunk = backbone.Trunk(full, base)
+    full = weight_files.fetch(base.name, base.weights, 0)
+    trunk = networks.Trunk(full, base)
     inputs = torch.stack([torch.from_numpy(np.array(drawing(n, 64, 64))) for n in range(8)])
     features = trunk(inputs.permute(0, 3, 1, 2) / 255)
     tail = base if base.tail == "trained" else None
     model = models.build(Design(["a-1", "b-2", "c-3"], tuple(features.shape[1:]), 32, 0.0, block, 0, tail))
     if tail:
-        backbone.load(model.tail[0], full)
+        networks.load(model.tail[0], full)
         seen = model.tail[:-1](features)
         model.tail[-1].running_mean, model.tail[-1].running_var = seen.mean((0, 2, 3)), seen.var((0, 2, 3))
     model.mean, model.std = features.mean((0, 2, 3)).view(-1, 1, 1), features.std((0, 2, 3)).view(-1, 1, 1) + 1e-6
     folder.parent.mkdir(parents=True, exist_ok=True)
     models.save(model, folder)
-    save_file(backbone.trimmed(full, base), folder / "backbone.safetensors")
+    save_file(networks.trunk_weights(full, base), folder / "backbone.safetensors")
     (folder / "classes.csv").write_text("label,landmark_id,name\n0,a-1,\n1,b-2,Bridge\n2,c-3,\n", encoding="utf-8")
     confidence = np.linspace(0.3, 1, 40)
     content = release.facts(
         folder.name,
         settings,
-        release.unknown(confidence, confidence, 0.05) | {"threshold": 0.0} | unknown,
+        release.calibrate_rejection(confidence, confidence, 0.05) | {"threshold": 0.0} | unknown,
         {"val": RESULTS, "test": RESULTS},
     )
     release.write(folder, content, release.card(content, 3, {"train": 30, "val": 40, "test": 40}))

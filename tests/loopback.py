@@ -14,7 +14,7 @@ BLOCK = 1 << 16
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET and HEAD of files below the server's directory, whole or from a position on (Range)."""
+    """GET and HEAD of files below the server's directory."""
 
     protocol_version = "HTTP/1.1"
     server: "Server"
@@ -47,18 +47,10 @@ class Handler(BaseHTTPRequestHandler):
         file = self.server.root / path
         if not file.is_file():
             return self.answer(404)
-        size, start = file.stat().st_size, 0
-        if self.server.ranges and "Range" in self.headers:
-            start = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
-        if start >= size:
-            return self.answer(416)
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(size - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        self.send_response(200)
+        self.send_header("Content-Length", str(file.stat().st_size))
         self.end_headers()
         with file.open("rb") as content:
-            content.seek(start)
             while data := content.read(BLOCK):
                 self.send(data)
 
@@ -101,7 +93,7 @@ class Server(ThreadingHTTPServer):
         self.times: dict[str, list[float]] = {}  # of the requests
         self.open: list[str] = []  # paths of the requests being answered
         self.most_open = 0
-        self.ranges, self.pause = True, 0.0  # whether Range is honoured, seconds after each block
+        self.pause = 0.0  # seconds after each block
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *_: object) -> None:
@@ -132,11 +124,10 @@ def breaks_off(times: int = 10**6) -> Fault:
         if number > times:
             return True
         content = (handler.server.root / handler.path.lstrip("/")).read_bytes()
-        start = int(handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
-        handler.send_response(206 if start else 200)
-        handler.send_header("Content-Length", str(len(content) - start))
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
-        handler.send(content[start : start + (len(content) - start) // 2])
+        handler.send(content[: len(content) // 2])
         handler.close_connection = True
         return False
 

@@ -33,7 +33,7 @@ def test_pointing_asks_for_the_maximum_alone(name: str, expected: float) -> None
 def blobs(count: int) -> np.ndarray:
     """Masks of landmarks as photographs have them, in the middle and of several sizes, [count, 7, 7]."""
     sizes = np.random.default_rng(1).uniform(1, 3.5, (count, 1, 1))
-    return np.clip(sizes + attention.nearness(7, 7) + 0.5, 0, 1)
+    return np.clip(sizes + attention.centre_prior(7, 7) + 0.5, 0, 1)
 
 
 @pytest.mark.parametrize("score", [attention.energy, attention.pointing])
@@ -47,11 +47,11 @@ def test_random_maps_score_the_share_of_the_area(score: object) -> None:
 
 
 def test_cells_are_ranked_from_the_highest_and_then_as_they_come() -> None:
-    assert attention.ranked(np.array([[[0.1, 0.9], [0.5, 0.9]]])).tolist() == [[1, 3, 2, 0]]
+    assert attention.rank_cells(np.array([[[0.1, 0.9], [0.5, 0.9]]])).tolist() == [[1, 3, 2, 0]]
 
 
 def test_the_centre_comes_first_and_the_corners_last() -> None:
-    order = attention.ranked(attention.nearness(7, 7)[None])[0].tolist()
+    order = attention.rank_cells(attention.centre_prior(7, 7)[None])[0].tolist()
     assert order[0] == 24 and set(order[1:5]) == {17, 23, 25, 31} and set(order[-4:]) == {0, 6, 42, 48}
 
 
@@ -71,11 +71,11 @@ def test_curves_are_what_the_classifier_says_of_the_cells_that_are_there(kind: s
     model, features, labels = network(kind), some_features(5), torch.tensor([0, 1, 2, 1, 0])
     order = np.random.default_rng(4).permuted(np.tile(np.arange(4), (5, 1)), axis=1)
     with torch.inference_mode():
-        heed = model(features).map
+        attention_map = model(features).map
         orders = {"one": order, "reversed": order[:, ::-1].copy()}
-        (deletion, insertion), reverse = attention.curves(model, features, heed, labels, orders).values()
+        (deletion, insertion), reverse = attention.curves(model, features, attention_map, labels, orders).values()
         assert np.allclose(reverse[1], deletion[:, ::-1], atol=1e-5), "what is there is what was not taken away"
-        seen = model.weighted(model.standardised(features), heed)
+        seen = model.weight_by_map(model.standardise(features), attention_map)
         for count in range(5):
             gone = torch.zeros(5, 4, dtype=torch.bool)
             gone.scatter_(1, torch.from_numpy(order[:, :count].copy()), torch.ones(5, count, dtype=torch.bool))
@@ -95,8 +95,8 @@ def test_curves_through_a_tail(kind: str) -> None:
     features, labels = torch.rand(3, 256, 4, 4, generator=torch.Generator().manual_seed(3)), torch.tensor([0, 1, 2])
     order = np.random.default_rng(4).permuted(np.tile(np.arange(16), (3, 1)), axis=1)
     with torch.inference_mode():
-        heed = model(features).map
-        (pair,) = attention.curves(model, features, heed, labels, {"one": order}).values()
+        attention_map = model(features).map
+        (pair,) = attention.curves(model, features, attention_map, labels, {"one": order}).values()
         assert pair.shape == (2, 3, attention.TAIL_STEPS + 1)
         for step, count in ((0, 0), (3, 7), (attention.TAIL_STEPS, 16)):
             gone = torch.zeros(3, 16, dtype=torch.bool)
@@ -104,7 +104,7 @@ def test_curves_through_a_tail(kind: str) -> None:
             gone = gone.view(3, 1, 4, 4)
             for found, away in zip(pair, (gone, ~gone), strict=True):
                 cells = torch.where(away, model.mean.expand_as(features), features)
-                weights = 1 + heed if kind == "residual" else heed
+                weights = 1 + attention_map if kind == "residual" else attention_map
                 expected = model.classifier(model.tail(weights * cells)).softmax(1)[torch.arange(3), labels]
                 assert found[:, step] == pytest.approx(expected.numpy(), abs=1e-5)
     assert np.ptp(pair) > 1e-3
@@ -115,7 +115,7 @@ def test_the_steps_of_a_curve_lead_from_none_to_all(cells: int) -> None:
     """One cell at a time, or in a few steps through a tail; the area under a straight line is a half in any case."""
     for base, steps in ((None, cells), (tailed(VGG), min(cells, attention.TAIL_STEPS))):
         model = models.build(models.Design(["a", "b"], (256, 4, 4), 8, 0.0, abn(), 0, base))
-        counts = attention.counts(model, cells)
+        counts = attention.step_sizes(model, cells)
         assert len(counts) == steps + 1 and counts[0] == 0 and counts[-1] == cells and (np.diff(counts) >= 1).all()
         assert np.trapezoid(counts / cells, counts / cells) == pytest.approx(0.5)
 

@@ -171,7 +171,7 @@ def test_it_listens_to_this_machine_alone(address: str) -> None:
 
 
 def test_a_port_that_is_taken() -> None:
-    from landmarks import demo
+    from landmarks.serving import demo
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

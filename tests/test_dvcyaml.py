@@ -2,11 +2,15 @@
 
 import ast
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+from landmarks.stage.imports import PACKAGES, all_imports, direct_imports, module_file
+from tools import dependencies
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, user_error
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 ABLATIONS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["ablations"]
@@ -17,39 +21,12 @@ DESIGNED = {
 }
 
 
-def module_file(name: str) -> str | None:
-    """The file of the module called `name`, relative to the root, if it is one of ours."""
-    path = Path(*name.split("."))
-    return next((str(f) for f in (path / "__init__.py", path.with_suffix(".py")) if (ROOT / f).is_file()), None)
-
-
-@cache
-def imported(file: str) -> frozenset[str]:
-    """Our files that `file` imports, anywhere in it, with the packages that they are in."""
-    names = set()
-    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative imports are not followed"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    parents = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
-    return frozenset(filter(None, map(module_file, parents)))
-
-
-def closure(file: str) -> set[str]:
-    """Our files that running `file` may load, itself included."""
-    found, new = set(), {file}
-    while new:
-        found |= new
-        new = set().union(*map(imported, new)) - found
-    return found
-
-
-def script(stage: dict) -> str:
+def script(stage: dict) -> Path:
     """The file that a stage's command runs, `python -m stages.NAME`."""
     words = stage["cmd"].split()
-    return module_file(words[words.index("-m") + 1])
+    file = module_file(words[words.index("-m") + 1])
+    assert file
+    return file
 
 
 def outs(stage: dict) -> dict[str, dict]:
@@ -68,9 +45,9 @@ def paths(name: str) -> list[str]:
 
 
 @cache
-def parameters(file: str) -> frozenset[str]:
+def parameters(file: Path) -> frozenset[str]:
     """The parameters that a stage's script reads: `filter.top_k` for `p.filter.top_k`."""
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    tree = ast.parse(file.read_bytes())
     inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     read = set()
     for node in ast.walk(tree):
@@ -100,16 +77,50 @@ def test_every_stage_says_what_it_is_for(name: str) -> None:
     assert len(STAGES[name]["desc"]) > 20
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_deps_are_the_modules_that_are_imported(name: str) -> None:
-    code = {dep for dep in STAGES[name]["deps"] if dep.split("/")[0] in ("landmarks", "stages")}
-    directories = {dep for dep in code if (ROOT / dep).is_dir()}
-    loaded = closure(script(STAGES[name]))
-    for directory in directories:
-        inside = {file for file in loaded if file.startswith(f"{directory}/")}
-        assert inside, f"{directory} is not imported"
-        loaded -= inside
-    assert code - directories == loaded
+def test_deps_are_the_modules_that_are_imported() -> None:
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert dependencies.corrected(text) == text, "run python -m tools.dependencies --write"
+
+
+def test_computed_deps_replace_others_and_nothing_else(tmp_path: Path) -> None:
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    wrong = text.replace("      - stages/split.py\n", "      - landmarks/nothing.py\n")
+    assert wrong != text and dependencies.corrected(wrong) == text
+    with user_error(r"dvc\.yaml: there is no module stages\.nothing"):
+        dependencies.corrected(text.replace("stages.split", "stages.nothing"))
+
+
+def test_imports_are_followed_into_functions_and_packages() -> None:
+    loaded = {path.relative_to(ROOT).as_posix() for path in all_imports(ROOT / "stages/download.py")}
+    assert {"landmarks/__init__.py", "landmarks/sources/gldv1.py", "landmarks/stage/signals.py"} < loaded
+    assert not any(path.startswith(("landmarks/serving", "landmarks/networks")) for path in loaded)
+
+
+def test_no_stage_imports_another_and_none_imports_serving() -> None:
+    for stage in STAGES.values():
+        loaded = {path.relative_to(ROOT).as_posix() for path in all_imports(script(stage)) if path != script(stage)}
+        assert not [path for path in loaded if not path.startswith("landmarks/") or "/serving/" in path]
+
+
+LAYERS = {"landmarks": 0, "stages": 1, "tools": 1, "studies": 2, "benchmarks": 2}
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def package_of(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0]
+
+
+def test_no_module_imports_one_of_a_higher_layer() -> None:
+    upward = [(file, other) for file in FILES for other in direct_imports(file) if file != other]
+    assert [pair for pair in upward if LAYERS[package_of(pair[1])] > LAYERS[package_of(pair[0])]] == []
+
+
+def test_there_is_no_import_cycle() -> None:
+    """The packages that contain a module, which Python loads before it, do not count as imports."""
+    graph = {file: {other for other in direct_imports(file) if other.parent not in file.parents} for file in FILES}
+    for file in FILES:
+        graph[file] |= {o for o in direct_imports(file) if o.parent in file.parents and o.name != "__init__.py"}
+    TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -122,12 +133,12 @@ def test_deps_that_are_data_are_outs_of_other_stages(name: str) -> None:
             )
 
 
-@pytest.mark.parametrize("file", sorted({script(stage) for stage in STAGES.values()}))
-def test_params_are_those_that_are_read(file: str) -> None:
-    """Of the stages that share a script together: train-abn and train-ablation."""
+@pytest.mark.parametrize("file", sorted({script(stage) for stage in STAGES.values()}), ids=lambda file: file.stem)
+def test_params_are_those_that_are_read(file: Path) -> None:
+    """The stages that share a script are taken together: train-baseline, train-abn and train-ablation."""
     stages = [stage for stage in STAGES.values() if script(stage) == file]
     listed = {key.removesuffix(".${key}") for stage in stages for key in stage.get("params", [])}
-    read = set().union(*(parameters(part) for part in closure(file) if part.startswith("stages/")))
+    read = parameters(file)
     read = {key for key in read if key not in HOW}
     assert {key for key in read if not any(covers(block, key) for block in listed)} == set(), "read, but not listed"
     assert {block for block in listed if not any(covers(block, key) for key in read)} == set(), "listed, but not read"

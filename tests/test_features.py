@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from landmarks import augment, backbone, determinism, features, images
-from landmarks.backbone import Trunk
+from landmarks import augment, determinism, features, images, weight_files
+from landmarks.networks import Trunk
 from landmarks.params import Backbone
 
 import numpy as np
@@ -35,7 +35,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trunk_of(block: Backbone, **changes: str) -> Trunk:
-    return Trunk(backbone.fetch(block.name, "random", 1), block.model_copy(update=changes))
+    return Trunk(weight_files.fetch(block.name, "random", 1), block.model_copy(update=changes))
 
 
 def inputs(index: pd.DataFrame, crop: int) -> list[np.ndarray]:
@@ -114,7 +114,7 @@ def test_a_file_that_was_cut_off_goes_on_after_its_last_whole_row(tmp_path: Path
     whole = path.read_bytes()
     path.write_bytes(whole[:cut])
     with path.open("a+b") as file:
-        done = features.continued(file, rows.shape)
+        done = features.resume_npy(file, rows.shape)
         assert done == min(5, max(0, cut - 128) // 24)
         file.write(rows[done:].tobytes())
     assert path.read_bytes() == whole

@@ -141,50 +141,7 @@ def test_rounded_is_plain_json() -> None:
     }
 
 
-def entry(accuracy: float, attention: float | None) -> dict:
-    """An entry of results.json."""
-    names = ("top5", "macro_recall", "gap", "ece", "perception_accuracy")
-    numbers = {name: 0.5 for name in names} | {"attention_accuracy": attention}
-    curve = {"map": 0.31, "centre": 0.32, "random": 0.33}
-    maps = {"energy": 0.6, "pointing": 0.7, "area": None, "deletion": curve, "insertion": curve}
-    gained = {"above_baseline": -0.0123, "above_baseline_ci95": [-0.05, 0.02]}
-    return {"accuracy": accuracy, "accuracy_ci95": [0.1, 0.9], **gained, **numbers, "attention": attention and maps}
-
-
-RESULTS = {
-    "majority_class": 0.1234,
-    "baseline": {"val": entry(0.7111, None), "test": entry(0.7222, None)},
-    "my-ablation": {"val": entry(0.8111, 0.6333), "test": entry(0.8222, 0.6333)},
-}
-
-
-def rows(lines: list[str]) -> dict[str, list[str]]:
-    """A Markdown table: the cells of each row by the first one."""
-    return {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
-
-
-def test_the_table_has_a_row_per_model_and_the_studys_numbers() -> None:
-    first, _, *lines = metrics.table(RESULTS, "sample").splitlines()
-    recognition, maps = rows(lines[: lines.index("")]), rows(lines[lines.index("") + 1 :])
-    assert recognition["baseline"][:5] == ["71.11", "72.22", "10.00 to 90.00", "", ""]
-    assert recognition["my-ablation"][1:5] == ["82.22", "10.00 to 90.00", "-1.23", "-5.00 to 2.00"]
-    assert recognition["baseline"][-1] == "" and recognition["my-ablation"][-1] == "63.33"
-    published = {name: cells[:2] for name, cells in recognition.items() if "study" in name}
-    assert list(published.values()) == [["87.93", "87.97"], ["30.54", "27.66"], ["32.71", "32.58"]]
-    assert "majority_class" not in recognition and "12.34" in first
-    assert set(maps) == {"map of", "---", "my-ablation"}
-    assert maps["my-ablation"] == ["60.00", "70.00", "", *["31.00", "32.00", "33.00"] * 2]
-    for table in (recognition, maps):
-        assert len({len(cells) for cells in table.values()}) == 1, "all rows have the columns of the head"
-
-
 def test_the_most_frequent_confusions_come_first() -> None:
     named = pd.DataFrame({"actual": list("aabbbc"), "predicted": list("bbbcac")})
     assert metrics.confused(named).to_numpy().tolist() == [["a", "b", 2], ["b", "a", 1], ["b", "c", 1]]
     assert metrics.confused(named[named["actual"] == "c"]).empty
-
-
-@pytest.mark.parametrize(("source", "synthetic"), [("sample", True), ("gldv2", False)])
-def test_the_table_says_whether_the_pictures_are_synthetic(source: str, synthetic: bool) -> None:
-    first = metrics.table(RESULTS, source).splitlines()[0]
-    assert ("synthetic" in first) is synthetic and source in first

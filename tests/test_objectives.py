@@ -3,7 +3,7 @@
 import math
 
 from landmarks.models import Output
-from landmarks.objectives import floor, loss, probabilities, pull
+from landmarks.objectives import floor, logit_gradient_norm, loss, probabilities
 from landmarks.params import Abn
 
 import pytest
@@ -91,16 +91,16 @@ def test_pull_is_the_gradient_that_a_picture_sends() -> None:
     """Cross-entropy's gradient is p - 1 for the true class and 1 - p for the other one."""
     truth = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
     expected = math.sqrt(2) * (1 - truth)
-    assert pull(truth, abn(alpha=0.0), 27).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
-    assert pull(truth, abn(beta=2.0), 27).tolist() == pytest.approx((2 * expected).tolist(), abs=1e-6)
+    assert logit_gradient_norm(truth, abn(alpha=0.0), 27).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    assert logit_gradient_norm(truth, abn(beta=2.0), 27).tolist() == pytest.approx((2 * expected).tolist(), abs=1e-6)
 
 
 def test_a_wrong_answer_without_doubt_teaches_the_study_nothing() -> None:
     study, truth = abn(objective="summed_softmax"), torch.tensor([0.0, 1e-3, 0.5, 1.0])
-    sure, nearly, half, right = pull(truth, study, 27).tolist()
+    sure, nearly, half, right = logit_gradient_norm(truth, study, 27).tolist()
     assert sure == pytest.approx(0, abs=1e-6) and right == pytest.approx(0, abs=1e-6)
     assert nearly < half / 100, "it is not just small everywhere, which an optimiser could mend: it forgets the wrong"
-    assert pull(truth, abn(), 27)[0] > 1.4
+    assert logit_gradient_norm(truth, abn(), 27)[0] > 1.4
 
 
 BLOCKS = [

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from landmarks import onnx_export
 from landmarks.params import Abn, Backbone
-from landmarks.recognizer import Recognizer
+from landmarks.serving import onnx_export
+from landmarks.serving.recognizer import Recognizer
 
 import numpy as np
 import onnxruntime

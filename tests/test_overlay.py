@@ -1,6 +1,6 @@
 """The attention map over the photo."""
 
-from landmarks import overlay
+from landmarks.serving import overlay
 
 import numpy as np
 import pytest
@@ -12,9 +12,9 @@ BOX = (0.1, 0.2, 0.7, 0.9)
 @pytest.mark.parametrize("cell", [(0, 0), (3, 5), (6, 6)])
 @pytest.mark.parametrize("size", [(96, 80), (700, 900)])
 def test_the_maximum_is_where_the_map_has_it(cell: tuple[int, int], size: tuple[int, int]) -> None:
-    heed = np.full((7, 7), 0.2)
-    heed[cell] = 0.9
-    drawn = np.asarray(overlay.draw(drawing(0, *size), heed, BOX, opacity=1.0), dtype=float).sum(2)
+    attention_map = np.full((7, 7), 0.2)
+    attention_map[cell] = 0.9
+    drawn = np.asarray(overlay.draw(drawing(0, *size), attention_map, BOX, opacity=1.0), dtype=float).sum(2)
     assert min(drawn.shape) >= overlay.SHORT_SIDE
     height, width = drawn.shape
     left, top, right, bottom = BOX
@@ -25,9 +25,9 @@ def test_the_maximum_is_where_the_map_has_it(cell: tuple[int, int], size: tuple[
     assert tuple(int(7 * x / side) for x, side in zip(place, seen.shape, strict=True)) == cell
 
 
-@pytest.mark.parametrize("heed", [None, np.eye(7)], ids=["no map", "transparent"])
-def test_without_a_map_it_is_the_photo_with_what_was_seen_brighter(heed: np.ndarray | None) -> None:
+@pytest.mark.parametrize("attention_map", [None, np.eye(7)], ids=["no map", "transparent"])
+def test_without_a_map_it_is_the_photo_with_what_was_seen_brighter(attention_map: np.ndarray | None) -> None:
     photo = drawing(1, 640, 640)
-    drawn, plain = (np.asarray(image, dtype=float) for image in (overlay.draw(photo, heed, BOX, 0.0), photo))
+    drawn, plain = (np.asarray(image, dtype=float) for image in (overlay.draw(photo, attention_map, BOX, 0.0), photo))
     assert np.array_equal(drawn[200:500, 100:400], plain[200:500, 100:400])
     assert np.abs(drawn[:100] - plain[:100] / 2).max() <= 1

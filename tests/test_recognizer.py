@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from landmarks import augment, features, images, recognizer
-from landmarks.backbone import Trunk
+from landmarks import augment, features, images
 from landmarks.images import Picture, Unfit
+from landmarks.networks import Trunk
 from landmarks.objectives import probabilities
 from landmarks.params import Backbone
-from landmarks.recognizer import Recognizer
+from landmarks.serving import recognizer
+from landmarks.serving.recognizer import Recognizer
 
 import numpy as np
 import pandas as pd

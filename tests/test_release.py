@@ -32,7 +32,7 @@ def test_the_threshold_is_the_jth_smallest() -> None:
 
 
 def test_it_is_tried_on_pictures_that_did_not_choose_it() -> None:
-    found = release.unknown(np.linspace(0.3, 1, 39), np.array([0.1, 0.2, 0.9, 1.0]), 0.05)
+    found = release.calibrate_rejection(np.linspace(0.3, 1, 39), np.array([0.1, 0.2, 0.9, 1.0]), 0.05)
     assert found["validation"] == {"pictures": 39, "alarms": 1}
     assert found["test"]["pictures"] == 4 and found["test"]["alarms"] == 2
     low, high = found["test"]["rate_ci95"]
@@ -52,20 +52,6 @@ def test_another_format(tmp_path: Path) -> None:
     (tmp_path / "release.json").write_text(json.dumps({"format": 99}), encoding="utf-8")
     with user_error("format 99, this code reads 2"):
         release.read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "weights", "said"),
-    [
-        ("vgg16", "hed-bsds500", "MIT licence"),
-        ("vgg16", "imagenet", "torchvision"),
-        ("resnet50", "imagenet", "timm's of resnet50"),
-        ("tf_efficientnet_lite0", "efficientnet-lite0", "Apache 2.0"),
-        ("resnet50", "own.safetensors", "the file own.safetensors"),
-    ],
-)
-def test_the_licence_is_that_of_the_weights(name: str, weights: str, said: str) -> None:
-    assert said in release.licence({"name": name, "weights": weights})
 
 
 @pytest.mark.parametrize("source", ["sample", "gldv2"])

@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from landmarks import params
 from landmarks.images import Picture
-from landmarks.sources import Source, open_source, read_index
+from landmarks.sources import Source, open_source
+from landmarks.sources.index import read_index
 from landmarks.sources.sample import Sample
 
 import pandas as pd

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from landmarks import stage
-from landmarks.stage import UserError
+from landmarks.stage import UserError, signals
 
 import psutil
 import pytest
@@ -38,7 +38,7 @@ def test_an_output_is_replaced_when_it_is_whole(tmp_path: Path, old: bool, new: 
     path, expected = tmp_path / "out", tmp_path / "expected"
     fill(path, "old", old)
     fill(expected, "new", new)
-    with stage.whole(path) as part:
+    with stage.atomic_output(path) as part:
         fill(part, "new", new)
         assert "old" in content(path).values()
     assert path.is_dir() is new and list(content(path).values()) == ["new"]
@@ -51,7 +51,7 @@ def test_an_output_stays_when_the_block_fails(tmp_path: Path, directory: bool, e
     path = tmp_path / "out"
     fill(path, "old", directory)
     before = content(path)
-    with pytest.raises(error), stage.whole(path) as part:
+    with pytest.raises(error), stage.atomic_output(path) as part:
         fill(part, "half of the new", directory)
         raise error
     assert content(path) == before
@@ -59,19 +59,19 @@ def test_an_output_stays_when_the_block_fails(tmp_path: Path, directory: bool, e
 
 
 def test_what_a_killed_run_left_is_not_mixed_in(tmp_path: Path) -> None:
-    with stage.whole(tmp_path / "out") as part:
+    with stage.atomic_output(tmp_path / "out") as part:
         left = part
         part.mkdir()
     left.mkdir()
     (left / "stale").touch()
-    with stage.whole(tmp_path / "out") as part:
+    with stage.atomic_output(tmp_path / "out") as part:
         part.mkdir()
         (part / "fresh").touch()
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["fresh"]
 
 
 def test_missing_directories_are_made(tmp_path: Path) -> None:
-    with stage.whole(tmp_path / "a/b/out") as part:
+    with stage.atomic_output(tmp_path / "a/b/out") as part:
         part.touch()
     assert (tmp_path / "a/b/out").is_file()
 
@@ -179,7 +179,8 @@ LIMITED = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, write: str) -> None:
     """A limit of the size of files stands for a disk that has no more room."""
     done = run(
-        f"{LIMITED}from pathlib import Path\nwith stage.whole(Path({str(tmp_path / 'out')!r})) as out:\n    {write}"
+        f"{LIMITED}from pathlib import Path\n"
+        f"with stage.atomic_output(Path({str(tmp_path / 'out')!r})) as out:\n    {write}"
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch("my-stage: .*\n", done.stderr), done.stderr
@@ -192,7 +193,7 @@ print(os.getpid(), flush=True)
 def work(n):
     print(os.getpid(), flush=True)
     ACT
-for _ in stage.workers(2, (delayed(work)(n) for n in range(4))):
+for _ in stage.run_in_processes(2, (delayed(work)(n) for n in range(4))):
     pass
 """
 
@@ -263,7 +264,7 @@ def test_want_of_memory_in_a_worker_is_one_line() -> None:
 def test_a_semaphore_that_a_broken_pool_left_adds_no_line() -> None:
     body = """from joblib import delayed
 from joblib.externals.loky.backend import resource_tracker
-list(stage.workers(2, (delayed(int)(n) for n in range(2))))
+list(stage.run_in_processes(2, (delayed(int)(n) for n in range(2))))
 resource_tracker.register("/loky-left-by-a-test", "semlock")
 raise MemoryError
 """
@@ -274,15 +275,15 @@ raise MemoryError
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_heard_when_the_workers_have_started(number: signal.Signals) -> None:
-    heard: list[str] = []
-    before = {n: signal.signal(n, lambda *_: heard.append("signal")) for n in stage.ENDS}
+def test_a_deferred_signal_arrives_after_the_workers_have_started(number: signal.Signals) -> None:
+    events: list[str] = []
+    before = {n: signal.signal(n, lambda *_: events.append("signal")) for n in signals.SIGNAL_OUTCOMES}
     try:
-        with stage.later():
+        with signals.deferred_signals():
             os.kill(os.getpid(), number)
             time.sleep(0.1)
-            heard.append("started")
-        assert heard == ["started", "signal"]
+            events.append("started")
+        assert events == ["started", "signal"]
     finally:
         for n, handler in before.items():
             signal.signal(n, handler)

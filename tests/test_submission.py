@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from landmarks import recognizer, submission
-from landmarks.recognizer import Recognizer
+from landmarks.serving import recognizer, submission
+from landmarks.serving.recognizer import Recognizer
 
 import pytest
 from conftest import drawing, jpeg, model_folder, user_error

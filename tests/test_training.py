@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from landmarks import backbone, determinism, models
+from landmarks import determinism, models, weight_files
 from landmarks.models import Baseline
 from landmarks.objectives import loss
 from landmarks.params import Abn, Backbone, Train
@@ -57,12 +57,12 @@ class Recorded(Features):
         self.array, self.rows, self.labels = source.array, source.rows, source.labels
         self.name, self.log = name, log
 
-    def batch(self, places: np.ndarray) -> tuple[Tensor, Tensor]:
-        self.log.append((self.name, places.tolist()))
-        return super().batch(places)
+    def batch(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        self.log.append((self.name, positions.tolist()))
+        return super().batch(positions)
 
 
-def test_a_batch_has_the_features_and_labels_of_its_places() -> None:
+def test_a_batch_has_the_features_and_labels_of_its_positions() -> None:
     array, index = data()
     rows = index[index["split"] == "train"]
     features, labels = Features(array, rows).batch(np.array([3, 0]))
@@ -112,7 +112,7 @@ def test_epoch_e_reads_view_e_mod_views() -> None:
     assert len(list(fit(models.build(design()), views, eight(), settings, 0, lambda _: None))) == 3
     assert [name for name, _ in log] == ["first"] * 2 + ["second"] * 2 + ["first"] * 2
     epochs = [log[n][1] + log[n + 1][1] for n in (0, 2, 4)]
-    assert all(sorted(places) == list(range(8)) for places in epochs), "every picture once"
+    assert all(sorted(positions) == list(range(8)) for positions in epochs), "every picture once"
     assert epochs[0] != epochs[1] != epochs[2] != list(range(8)), "in another order each time"
 
 
@@ -197,7 +197,7 @@ def test_a_tail_is_tuned_from_the_weights_it_is_given(tmp_path: Path, base: Back
     _, index = data(views=1)
     channels = 256 if base.name == "vgg16" else 112
     array = np.random.default_rng(0).random((len(index), channels, 4, 4)).astype(np.float16)
-    state = backbone.fetch(base.name, "random", 5)
+    state = weight_files.fetch(base.name, "random", 5)
 
     def tuned(log: str, **changes: float) -> Baseline:
         train = SETTINGS.model_copy(update={"optimizer": "sgd", "learning_rate": 1e-3, "hidden": 8} | changes)

@@ -15,8 +15,6 @@ from landmarks.params import Data, Download
 from landmarks.stage import UserError
 
 import pandas as pd
-import pyarrow as pa
-from pyarrow import compute, csv
 
 
 class Source(Protocol):
@@ -71,37 +69,3 @@ NEEDS = {
     "gldv1": "an index file (path or URL) with id, url and landmark_id",
     "gldv2": "the data set's top directory (path or URL)",
 }
-
-
-def read_index(path: Path | None, columns: list[str], name: str = "") -> pd.DataFrame:
-    """Reads the text `columns` of a CSV whose rows are pictures, sorted by `id`. Errors call it `name`, else `path`.
-
-    Raises `UserError` naming the file if it is missing, empty, not CSV, lacks a column, or repeats or omits an id.
-    """
-    name = name or str(path)
-    if path is None:
-        raise UserError(f"{name}: no such file; data.root must hold it")
-    text = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=columns)
-    try:
-        table = csv.read_csv(path, convert_options=text).sort_by("id")
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read ({reason(error)}); data.root must hold it") from None
-    except KeyError as error:
-        raise UserError(f"{name}: {error.args[0].rstrip('.')}; it needs {', '.join(columns)}") from None
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{name}: {error}") from None
-    if not len(table):
-        raise UserError(f"{name}: no rows; it needs a row per picture")
-    for column in columns:
-        if compute.any(compute.equal(table[column], "")).as_py():
-            raise UserError(f"{name}: a row without {column}; fill it in or remove the row")
-    ids = table["id"]
-    repeated = ids[1:].filter(compute.equal(ids[1:], ids[:-1]))  # a set of five million would take a gigabyte
-    if len(repeated):
-        raise UserError(f"{name}: id {repeated[0]} is there more than once; ids must differ")
-    return table.to_pandas()
-
-
-def reason(error: OSError | ValueError) -> str:
-    """What the system says of a file, or Python of its name, in a few words."""
-    return (getattr(error, "strerror", None) or str(error)).lower()

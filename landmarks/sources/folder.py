@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from landmarks.images import Picture
-from landmarks.sources import read_index, reason
+from landmarks.sources.index import read_index, reason
 from landmarks.stage import UserError
 
 import pandas as pd

@@ -14,7 +14,8 @@ from landmarks import images, stage
 from landmarks.determinism import stream
 from landmarks.images import Picture
 from landmarks.params import Download
-from landmarks.sources import read_index, remote
+from landmarks.sources import remote, retry
+from landmarks.sources.index import read_index
 from landmarks.sources.store import Store
 
 import aiohttp
@@ -42,7 +43,7 @@ class Gldv1:
         rows = list(zip(wanted["id"], wanted["url"], strict=True))
         too_large = remote.too_large(self.download)
         stored, failures = self.store.pictures(), self.store.failures()
-        tried = {row: n for row, (reason, n) in failures.items() if not remote.outdated(reason, self.download)}
+        tried = {row: n for row, (reason, n) in failures.items() if not remote.limit_changed(reason, self.download)}
         attempts = {row: tried.get(row, 0) for row in rows if row not in stored}
         attempts = {row: n for row, n in attempts.items() if n <= self.download.retries}
         try:
@@ -73,7 +74,9 @@ class Gldv1:
         for row in attempts:
             queues.setdefault(host(row[1]), []).append(row)
         slots = asyncio.Semaphore(REQUESTS)
-        settings = remote.client(self.download.timeout) | {"auto_decompress": False}  # a picture gains nothing by it
+        settings = remote.client_settings(self.download.timeout) | {
+            "auto_decompress": False
+        }  # a picture gains nothing by it
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -107,10 +110,10 @@ class Gldv1:
             except images.Unfit as error:
                 return self.store.fail(name, url, str(error), last)
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                reason, seconds = remote.reason(error), remote.wait(error, attempt, rng)
-                if remote.lasting(error):
+                reason, seconds = retry.reason(error), retry.seconds_before_retry(error, attempt, rng)
+                if retry.is_permanent(error):
                     return self.store.fail(name, url, reason, None)
-                if attempt + 1 == last or not remote.may_pass(error) or seconds > remote.LONGEST_WAIT:
+                if attempt + 1 == last or not retry.is_transient(error) or seconds > retry.LONGEST_WAIT:
                     return self.store.fail(name, url, reason, last)
                 self.store.fail(name, url, reason, attempt + 1)
                 await asyncio.sleep(seconds)
@@ -125,11 +128,11 @@ class Gldv1:
                     try:
                         return await self.body(session, url)
                     except aiohttp.ClientResponseError as answer:
-                        until = time.monotonic() + remote.retry_after(answer.headers or {})
+                        until = time.monotonic() + retry.retry_after(answer.headers or {})
                         if until > self.rest.get(host(url), (time.monotonic(), None))[0]:
                             self.rest[host(url)] = until, answer
                         raise
-            if seconds > remote.LONGEST_WAIT:
+            if seconds > retry.LONGEST_WAIT:
                 raise error
             await asyncio.sleep(seconds)
 
@@ -139,7 +142,7 @@ class Gldv1:
         async with session.get(url, max_redirects=5) as response:
             if response.url.scheme not in ("http", "https"):
                 raise aiohttp.NonHttpUrlClientError(url)
-            limit, body, pace = self.download.max_bytes, bytearray(), remote.Pace(self.download.timeout)
+            limit, body, pace = self.download.max_bytes, bytearray(), retry.Pace(self.download.timeout)
             if (response.content_length or 0) > limit:
                 raise images.Unfit(remote.too_large(self.download))
             async for data in response.content.iter_any():

@@ -1,10 +1,10 @@
 """Google Landmarks v2 in its official layout: `metadata/train.csv`, `train/*.tar`, `md5sum/train/*.txt`.
 
 Tars are streamed, several at a time: only wanted members are kept, nothing is unpacked to disk, and every byte is
-hashed. What is found is stored together with how far the tar has been read and the state of its hash, so that an
-interrupted run goes on in the middle of a tar.
+hashed. An interrupted run continues with the tars that are not finished, each from its beginning.
 """
 
+import hashlib
 import re
 import tarfile
 from collections.abc import Iterator
@@ -18,25 +18,24 @@ from urllib.parse import unquote
 from landmarks import stage
 from landmarks.images import Picture
 from landmarks.params import Download
-from landmarks.sources import read_index
-from landmarks.sources.md5 import Md5
-from landmarks.sources.remote import Pace, Root, Stopped, outdated, too_large
+from landmarks.sources.index import read_index
+from landmarks.sources.remote import HttpFile, Root, limit_changed, too_large
+from landmarks.sources.retry import Pace, Stopped
 from landmarks.sources.store import Store, Tar
 from landmarks.stage import UserError
 
-import aiohttp
 import pandas as pd
 import pyarrow as pa
 from pyarrow import compute, csv
 from tqdm import tqdm
 
 BUFFER = 1 << 16  # bytes that tarfile asks for at a time
-STEPS, LEAST_STEP, LARGEST_STEP = 64, 1 << 20, 1 << 25  # progress is stored every 64th of a tar, or 1 to 32 MB
+STORED_AT_A_TIME = 1 << 24  # bytes of pictures that are in memory before they are stored
 BATCH = 16  # files asked for at once to find out which tars there are
 CREDITS = ["author", "license", "title"]  # columns of train_attribution.csv
 
 
-class Damaged(OSError):
+class DamagedTar(OSError):
     """A tar whose bytes are not those that its MD5 is of, or that is no tar."""
 
 
@@ -122,7 +121,7 @@ class Gldv2:
             if self.root.http:
                 sums = self.probe_tars(pool)
             else:
-                names = self.root.persist("train", lambda: self.root.names("train", ".tar")) or []
+                names = self.root.retry("train", lambda: self.root.names("train", ".tar")) or []
                 sums = dict(zip(names, pool.map(self.expected_md5, names), strict=True))
         if not sums:
             raise UserError(f"{self.root.name('train')}: no tars; data.root must be the data set's top directory")
@@ -164,7 +163,7 @@ class Gldv2:
         """The tars of which something is to be read, in order."""
         failures = self.store.failures().items()
         settled = self.store.pictures().keys() | {
-            row for row, (reason, _) in failures if not outdated(reason, self.download)
+            row for row, (reason, _) in failures if not limit_changed(reason, self.download)
         }
         return [
             tar
@@ -175,74 +174,40 @@ class Gldv2:
     def read_tars(self, tars: list[Tar], ids: set[str]) -> None:
         """Reads tars, several at a time."""
         with stage.progress(None, "B", "tars") as bar, self.root.pool(self.download.workers) as pool:
-            bar.update(sum(tar.position for tar in tars))
 
             def read(tar: Tar) -> None:
                 path = f"train/{tar.name}.tar"
-                if self.root.persist(path, lambda: self.read_tar(path, tar, ids, bar, len(tars))) is None:
+                if self.root.retry(path, lambda: self.read_tar(path, tar, ids, bar, len(tars))) is None:
                     raise UserError(f"{self.root.name(path)}: no such file, but its MD5 file is there")
 
             for future in as_completed([pool.submit(read, tar) for tar in tars]):
                 future.result()
 
     def read_tar(self, path: str, tar: Tar, ids: set[str], bar: tqdm, tars: int) -> bool:
-        """Reads a tar from where the last attempt left it, and stores the pictures of `ids` that it holds."""
-        try:
-            file, position = self.root.open(path, tar.position)
-        except aiohttp.ClientResponseError as error:
-            if error.status != 416:
-                raise
-            self.restart(tar, bar)
-            raise Damaged("truncated tar (it was longer before)") from None
-        with file:
-            if position != tar.position:
-                self.restart(tar, bar)
+        """Reads a tar, and stores the pictures of `ids` that it holds."""
+        with self.root.open(path) as file:
             tar.md5 = tar.md5 or self.expected_md5(tar.name)
-            size = self.root.size(file, position) or 0
-            bar.total = tars * size or None  # they are all about as large
-            step = min(max(LEAST_STEP, size // STEPS), LARGEST_STEP)
-            reader = HashingReader(file, tar, self.root, bar)
+            bar.total = tars * (self.root.size(file) or 0) or None  # they are all about as large
+            reader = Md5Reader(file, self.root, bar)
             try:
-                members = self.read_members(reader, tar, ids, step)
-                reader.finish()
-            except (tarfile.TarError, ValueError, Damaged) as error:
-                self.restart(tar, bar, reader.position)
-                raise Damaged(f"truncated or damaged tar ({error})") from None
-            except BaseException:
-                bar.update(tar.position - reader.position)
-                raise
-            if not tar.done:
-                tar.done, tar.members = True, "\n".join(members)
-            tar.position, tar.state = 0, None
-            self.store.advance(tar, [], [])
+                members = self.read_members(reader, tar, ids)
+                reader.finish(tar.md5)
+            except BaseException as error:
+                bar.update(-reader.position)
+                if not isinstance(error, tarfile.TarError | ValueError | DamagedTar):
+                    raise
+                self.store.restart(tar)
+                raise DamagedTar(f"truncated or damaged tar ({error})") from None
+            self.store.finish(tar, members)
         return True
 
-    def restart(self, tar: Tar, bar: tqdm, position: int | None = None) -> None:
-        """Makes the next attempt read a tar from its beginning; this one has come to `position`."""
-        bar.update(-(tar.position if position is None else position))
-        self.store.restart(tar)
-
-    def read_members(self, reader: "HashingReader", tar: Tar, ids: set[str], step: int) -> list[str]:
-        """Stores the pictures of `ids`, and every `step` bytes how far the tar has been read; returns all its ids.
-
-        What is stored twice, because the position could not be, does no harm.
-        """
-        begin = saved = tar.position
+    def read_members(self, reader: "Md5Reader", tar: Tar, ids: set[str]) -> list[str]:
+        """Stores the pictures of `ids`; returns all ids in the tar."""
         pictures: list[tuple[str, bytes]] = []
         failures: list[tuple[str, str]] = []
-        members = tar.members.split("\n") if tar.position and tar.members else []
+        members = []
         with tarfile.open(fileobj=reader, mode="r|", bufsize=BUFFER) as archive:
             for member in archive:
-                start = begin + member.offset
-                if start - saved >= step:
-                    saved = start
-                    state = reader.state_at(start)
-                    if state:
-                        tar.position, tar.state = start, state
-                        tar.members = tar.members if tar.done else "\n".join(members)
-                    self.store.advance(tar, pictures, failures)
-                    pictures.clear()
-                    failures.clear()
                 name = PurePosixPath(member.name)
                 if not member.isreg() or ".." in name.parts or not name.stem.isprintable():
                     continue
@@ -253,53 +218,38 @@ class Gldv2:
                     failures.append((name.stem, too_large(self.download)))
                 else:
                     pictures.append((name.stem, archive.extractfile(member).read()))
-        self.store.advance(tar, pictures, failures)
+                if sum(len(data) for _, data in pictures) >= STORED_AT_A_TIME:
+                    self.store.add_from_tar(tar, pictures, failures)
+                    pictures.clear()
+                    failures.clear()
+        self.store.add_from_tar(tar, pictures, failures)
         return members
 
 
-class HashingReader:
-    """A readable stream from a tar's `position` on, that hashes what passes through it.
+class Md5Reader:
+    """A readable stream that computes the MD5 of what passes through it."""
 
-    tarfile reads ahead of the member that it hands over, by less than two buffers, and the sum is wanted at members:
-    so that much is kept back from hashing.
-    """
-
-    def __init__(self, file: BinaryIO, tar: Tar, root: Root, bar: tqdm) -> None:
-        self.file, self.tar, self.root, self.bar = file, tar, root, bar
-        self.md5 = Md5(tar.state)
-        self.position = tar.position  # of the file
-        self.kept = bytearray()  # read, but not hashed
+    def __init__(self, file: BinaryIO | HttpFile, root: Root, bar: tqdm) -> None:
+        self.file, self.root, self.bar = file, root, bar
+        self.md5 = hashlib.md5(usedforsecurity=False)
+        self.position = 0
         self.pace = Pace(root.timeout)
 
     def read(self, size: int) -> bytes:
-        """Raises `Stopped` if another tar has failed, `TimeoutError` if the bytes but trickle."""
+        """Raises `Stopped` if another tar has failed, `TimeoutError` if the stream is too slow."""
         if self.root.stop.is_set():
             raise Stopped
         data = self.file.read(size)
         self.pace.count(len(data))
+        self.md5.update(data)
         self.position += len(data)
         self.bar.update(len(data))
-        self.kept += data
-        self.hash(max(0, len(self.kept) - 2 * BUFFER))
         return data
 
-    def hash(self, size: int) -> None:
-        self.md5.update(bytes(self.kept[:size]))
-        del self.kept[:size]
-
-    def state_at(self, position: int) -> bytes | None:
-        """The state of the sum of all bytes before `position`; None if it cannot be had."""
-        ahead = position - (self.position - len(self.kept))
-        if ahead < 0:  # a header of more than two buffers
-            return None
-        self.hash(ahead)
-        return self.md5.state
-
-    def finish(self) -> None:
-        """Reads what is left, for the sum is of the whole file. Raises `Damaged` if it is not as expected."""
+    def finish(self, expected: str) -> None:
+        """Reads the rest, since the sum is of the whole file. Raises `DamagedTar` if the sum is not `expected`."""
         while self.read(BUFFER):
             pass
-        self.hash(len(self.kept))
         found = self.md5.hexdigest()
-        if found != self.tar.md5:
-            raise Damaged(f"MD5 is {found}, not {self.tar.md5}")
+        if found != expected:
+            raise DamagedTar(f"MD5 is {found}, not {expected}")

@@ -20,24 +20,18 @@ TABLES = """
 create table if not exists pictures (id text, origin text, picture blob not null, primary key (id, origin));
 create table if not exists failures
     (id text, origin text, reason text not null, attempts integer, primary key (id, origin));
-create table if not exists tars
-    (name text primary key, md5 text not null, position integer not null, state blob, members text not null,
-     done integer not null);
+create table if not exists tar_files
+    (name text primary key, md5 text not null, members text not null, done integer not null);
 """
 
 
 @dataclass
 class Tar:
-    """How far a tar has been read: up to `position`, where `state` is that of its MD5.
-
-    `members` are the ids in it, up to there, or all once it has been read to its end and its MD5 was right (`done`).
-    When it is read again for other pictures, `done` and `members` stay.
-    """
+    """A tar of the data set. It is `done` when it has been read to its end and its MD5 was right. `members` are then
+    the ids in it. Both stay while it is read again for other pictures."""
 
     name: str
     md5: str
-    position: int = 0
-    state: bytes | None = None
     members: str = ""  # one id a line
     done: bool = False
 
@@ -64,7 +58,7 @@ class Store:
     def __enter__(self) -> "Store":
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, cls: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if isinstance(error, UserError):
             with self.transaction() as sql:
                 sql.execute("delete from failures where attempts is not null")
@@ -113,7 +107,7 @@ class Store:
 
     def tars(self) -> dict[str, Tar]:
         with self.transaction() as sql:
-            rows = sql.execute("select name, md5, position, state, members, done from tars order by name")
+            rows = sql.execute("select name, md5, members, done from tar_files order by name")
             return {row[0]: Tar(*row) for row in rows}
 
     def set_tars(self, md5s: dict[str, str]) -> None:
@@ -127,10 +121,9 @@ class Store:
                 if name in stale or name not in known:
                     put_tar(sql, Tar(name, md5))
 
-    def advance(self, tar: Tar, pictures: list[tuple[str, bytes]], failures: list[tuple[str, str]]) -> None:
-        """Records how far a tar has been read, with what was found on the way. Of an id twice, the first counts."""
+    def add_from_tar(self, tar: Tar, pictures: list[tuple[str, bytes]], failures: list[tuple[str, str]]) -> None:
+        """Records what was found in a tar. Of an id twice, the first counts."""
         with self.transaction() as sql:
-            put_tar(sql, tar)
             sql.executemany(
                 "insert or ignore into pictures values (?, ?, ?)", ((key, tar.name, data) for key, data in pictures)
             )
@@ -139,20 +132,26 @@ class Store:
                 ((key, tar.name, why) for key, why in failures),
             )
 
+    def finish(self, tar: Tar, members: list[str]) -> None:
+        """Records that a tar has been read to its end, and the ids in it."""
+        tar.done, tar.members = True, "\n".join(members)
+        with self.transaction() as sql:
+            put_tar(sql, tar)
+
     def restart(self, tar: Tar) -> None:
         """Forgets all of a tar, its sum included, for that may be what was wrong."""
-        tar.md5, tar.position, tar.state, tar.members, tar.done = "", 0, None, "", False
+        tar.md5, tar.members, tar.done = "", "", False
         with self.transaction() as sql:
             forget_tar(sql, tar.name)
             put_tar(sql, tar)
 
 
 def put_tar(sql: sqlite3.Connection, tar: Tar) -> None:
-    sql.execute("insert or replace into tars values (?, ?, ?, ?, ?, ?)", tuple(vars(tar).values()))
+    sql.execute("insert or replace into tar_files values (?, ?, ?, ?)", tuple(vars(tar).values()))
 
 
 def forget_tar(sql: sqlite3.Connection, name: str) -> None:
     """Removes a tar with all that came from it."""
-    sql.execute("delete from tars where name = ?", (name,))
+    sql.execute("delete from tar_files where name = ?", (name,))
     for table in ("pictures", "failures"):
         sql.execute(f"delete from {table} where origin = ?", (name,))

@@ -1,0 +1,153 @@
+"""The backbones: which networks there are, their levels, and the trunk that computes features.
+
+A backbone is a sequence of layers, the whole network without its classifier. A level is a name for a number of leading
+layers. VGG-16 (Simonyan & Zisserman, arXiv 1409.1556) is built here, all others by timm.
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from landmarks.params import Backbone
+from landmarks.stage import UserError
+
+import torch
+from torch import Tensor, nn
+
+GRID = 7  # the output is averaged to 7x7, which is what conv5 has for VGG's own input of 224 pixels
+
+VGG = "vgg16"
+VGG_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convolutions of each block
+VGG_LEVELS = {"conv3": 17, "conv4": 24, "conv5": 31}  # up to the block's max pooling
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
+
+
+class Network(NamedTuple):
+    """A backbone with random weights. `layers`, the chain, is made of the same tensors as `model`, which has them under
+    the names of published weights."""
+
+    model: nn.Module
+    layers: nn.Sequential
+    levels: dict[str, int]  # by name, how many of the layers lead up to it
+    mean: tuple[float, float, float]  # of RGB in 0..1, what weights of this network usually need
+    std: tuple[float, float, float]
+
+
+def network(name: str) -> Network:
+    """The backbone called `name`. Raises `UserError` if there is none, or it is no chain of convolutional layers."""
+    return vgg16_network() if name == VGG else timm_network(name)
+
+
+def vgg16_network() -> Network:
+    """VGG-16's convolutions; torchvision's, by its names. Importing that would take longer than importing torch."""
+    layers, inputs = [], 3
+    for channels, convolutions in VGG_BLOCKS:
+        for _ in range(convolutions):
+            layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU(inplace=True)]
+            inputs = channels
+        layers.append(nn.MaxPool2d(2))
+    chain = nn.Sequential(*layers)
+    return Network(nn.Sequential(OrderedDict(features=chain)), chain, VGG_LEVELS, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def timm_network(name: str) -> Network:
+    """A convolutional network of timm; its levels are its feature maps, from 1, and the last one before pooling."""
+    import timm  # slow to import, and the default does without
+
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="").eval()
+    except Exception as error:  # no such model, or tag, or one that cannot be built like this
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"backbone.name: timm has no {name} ({reason}); see timm.list_models()") from None
+    try:
+        steps = list(flatten_layers(model))
+        ends = [f"{level['module']}." for level in model.feature_info]
+        lengths = [max(n for n, (step, _) in enumerate(steps, 1) if f"{step}.".startswith(end)) for end in ends]
+        last = count_feature_layers(model)
+        if max(lengths) > last:
+            raise ValueError("a level lies beyond its last map")
+    except MemoryError:
+        raise
+    except Exception as error:  # a transformer, or one of its own ways to call what it is made of
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"backbone.name: {name} is no chain of convolutional layers ({reason}); take another") from None
+    levels = {f"level{number}": length for number, length in enumerate(lengths, 1)} | {"last": last}
+    config = timm.data.resolve_model_data_config(model)
+    return Network(model, nn.Sequential(*[layer for _, layer in steps[:last]]), levels, config["mean"], config["std"])
+
+
+def flatten_layers(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The layers of a network one by one, with their names; an `nn.Sequential` is taken apart."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Sequential):
+            yield from flatten_layers(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", child
+
+
+@torch.inference_mode()
+def count_feature_layers(model: nn.Module) -> int:
+    """How many layers, one after the other, give what timm's `forward_features` gives. Raises ValueError if none do."""
+    model = copy.deepcopy(model)
+    for weights in model.parameters():
+        if not weights.any():  # a residual block's last normalisation begins as 0, and would hide the block
+            nn.init.constant_(weights, 0.5)
+    layers = [layer for _, layer in flatten_layers(model)]
+    maps = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    wanted = model.forward_features(maps)
+    if wanted.ndim != 4:
+        raise ValueError("it gives no map")
+    for length, layer in enumerate(layers, 1):
+        maps = layer(maps)
+        if torch.equal(maps, wanted):
+            return length
+    raise ValueError("its layers do not follow one another")
+
+
+def split(backbone: Backbone) -> tuple[nn.Sequential, nn.Sequential]:
+    """The chain up to `backbone.layer`, and the rest of it, with random weights; layers keep their numbers.
+
+    Raises `UserError` if the backbone has no such level, or a tail that is to be trained has nothing to train.
+    """
+    net = network(backbone.name)
+    if backbone.layer not in net.levels:
+        known = ", ".join(net.levels)
+        raise UserError(f"backbone.layer: {backbone.name} has {known}, not {backbone.layer}; set one of those")
+    length = net.levels[backbone.layer]
+    rest = net.layers[length:]
+    if backbone.tail == "trained" and not list(rest.parameters()):
+        raise UserError(
+            f"backbone.tail: nothing of {backbone.name} follows {backbone.layer}; set none, or a lower layer"
+        )
+    return net.layers[:length], rest
+
+
+def load(part: nn.Sequential, state: dict[str, Tensor]) -> nn.Sequential:
+    """The part of a chain with its weights, of what `fetch` returns."""
+    part.load_state_dict({name: state[f"features.{name}"] for name in part.state_dict()})
+    return part
+
+
+class Trunk(nn.Module):
+    """The frozen backbone up to `backbone.layer`: pictures [N, 3, S, S], RGB in 0..1 -> features, float32.
+
+    Those are [N, C, 7, 7], averages of the map; or the map as it is, where `backbone.tail` is to read it.
+    """
+
+    def __init__(self, state: dict[str, Tensor], backbone: Backbone) -> None:
+        super().__init__()
+        self.features = load(split(backbone)[0], state)
+        self.register_buffer("mean", state["mean"].view(3, 1, 1))
+        self.register_buffer("std", state["std"].view(3, 1, 1))
+        self.pool = nn.AdaptiveAvgPool2d(GRID) if backbone.tail == "none" else nn.Identity()
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.pool(self.features((pictures - self.mean) / self.std))
+
+
+def trunk_weights(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+    """Of the weights of the whole chain those that a `Trunk` reads."""
+    kept = {"mean", "std"} | {f"features.{name}" for name in split(backbone)[0].state_dict()}
+    return {name: tensor for name, tensor in sorted(state.items()) if name in kept}

@@ -1,0 +1,76 @@
+"""A released model as one ONNX file: trunk, attention and classifier, with what a caller must know in its metadata.
+
+Input   pictures, float32 [N, 3, S, S]: RGB in 0..1. Their mean and std are inside.
+Output  scores, float32 [N, K]: the classes' probabilities; map, float32 [N, H, W] in 0..1, of a model with attention.
+"""
+
+import json
+from pathlib import Path
+
+from landmarks import stage
+from landmarks.objectives import probabilities
+from landmarks.serving.recognizer import Recognizer
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+OPSET = 20  # of 2023: old enough for what is in use
+
+
+class Whole(nn.Module):
+    """Pictures [N, 3, S, S], RGB in 0..1 -> scores [N, K], and the map [N, H, W] where there is one."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        super().__init__()
+        self.trunk, self.model = recognizer.trunk, recognizer.model
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        output = self.model(
+            self.trunk(pictures).half().float()
+        )  # rounded, as the features that the head was trained on
+        scores = probabilities(output, self.model.design.abn)
+        return (scores,) if output.map is None else (scores, output.map[:, 0])
+
+
+def metadata(recognizer: Recognizer) -> dict[str, str]:
+    """What the file says of itself."""
+    prepared, unknown = recognizer.facts["preprocessing"], recognizer.facts["unknown"]
+    side = prepared["crop"]
+    return {
+        "preprocessing": "Decode the photo to upright RGB (EXIF orientation applied). If its short side is above "
+        f"{prepared['short_side']} pixels, shrink it to that (Lanczos). Cut out the centre square, "
+        f"{prepared['centre_scale']:g} of the short side, and resize it to {side} x {side} pixels (bilinear, with "
+        f"antialiasing). Divide by 255, so that values are 0..1, and order as [N, 3, {side}, {side}]. Do not subtract "
+        "a mean: mean and std are inside.",
+        "landmarks": json.dumps(recognizer.landmarks),
+        "names": json.dumps([recognizer.names.get(name, "") for name in recognizer.landmarks]),
+        "threshold": f"{unknown['threshold']:g}",
+        "threshold_meaning": "A best score below it says that the photo probably shows none of the landmarks. On "
+        f"photos of known ones this happens by mistake with a probability of at most {unknown['false_alarm_rate']:g}.",
+        "model": recognizer.facts["name"],
+        "backbone": json.dumps(recognizer.facts["backbone"]),
+    }
+
+
+def write(recognizer: Recognizer, path: Path) -> None:
+    """Writes the file, whole or not at all."""
+    side = recognizer.facts["preprocessing"]["crop"]
+    outputs = ["scores", "map"] if recognizer.has_map else ["scores"]
+    pictures = torch.zeros(2, 3, side, side, device=recognizer.device)
+    program = torch.onnx.export(
+        Whole(recognizer).eval(),
+        (pictures,),
+        input_names=["pictures"],
+        output_names=outputs,
+        dynamic_shapes=({0: torch.export.Dim("N")},),
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    model = program.model_proto
+    onnx.helper.set_model_props(model, metadata(recognizer))
+    model.doc_string = __doc__
+    onnx.checker.check_model(model)
+    with stage.atomic_output(path) as part:
+        onnx.save(model, part)

@@ -1,0 +1,137 @@
+"""Answers in the format of the challenge (Google Landmark Recognition, Kaggle 2018 to 2021).
+
+    id,landmarks
+    000088da12d664db,8815 0.030000
+    0001623c6d808702,
+
+One row per picture, in the order of ids: the landmark and its confidence, nothing where none is recognised.
+"""
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+from itertools import islice, pairwise
+from pathlib import Path
+
+from landmarks import stage
+from landmarks.images import Unfit
+from landmarks.serving import recognizer
+from landmarks.serving.recognizer import Recognizer
+from landmarks.stage import UserError
+
+HEADER = ["id", "landmarks"]
+
+
+def photos(index: Path, folder: Path | None) -> dict[str, Path | None]:
+    """The picture of each id, None where there is none, in the order of ids.
+
+    `index` is a folder, whose pictures' names without endings are the ids, or a CSV with a column `id` whose pictures
+    are in `folder` (beside it unless given), at any depth: the layouts of v1 and v2 are both right. Raises `UserError`
+    naming the file or id that is missing or there twice.
+    """
+    if index.is_dir():
+        if folder:
+            raise UserError(f"--pictures: goes with a CSV, and {index} is a folder; leave it out")
+        found = by_stem(index)
+        if not found:
+            raise UserError(f"{index}: no pictures in it; they need an ending like .jpg")
+        return dict(sorted(found.items()))
+    try:
+        with index.open(newline="", encoding="utf-8-sig") as file:
+            ids = [row["id"] for row in csv.DictReader(file)]
+    except OSError as error:
+        raise UserError(f"{index}: {(error.strerror or str(error)).lower()}; name a folder or a CSV") from None
+    except (KeyError, UnicodeDecodeError, csv.Error):
+        raise UserError(f"{index}: no CSV with a column id; name a folder or a CSV") from None
+    if not ids:
+        raise UserError(f"{index}: no rows; it needs a row per picture")
+    folder = folder or index.parent
+    if not folder.is_dir():
+        raise UserError(f"--pictures: {folder} is no folder")
+    found = by_stem(folder, set(ids))
+    ids = sorted(ids)
+    for one, two in pairwise(ids):
+        if one == two:
+            raise UserError(f"{index}: id {one} is there more than once; ids must differ")
+    return {name: found.get(name) for name in ids}
+
+
+def by_stem(folder: Path, wanted: set[str] | None = None) -> dict[str, Path]:
+    """The pictures below `folder` by their names without endings, those that are `wanted` or all."""
+    found: dict[str, Path] = {}
+    for path in recognizer.pictures(folder):
+        if wanted is None or path.stem in wanted:
+            if path.stem in found:
+                raise UserError(f"{folder}: {found[path.stem]} and {path} have the same id; rename one")
+            found[path.stem] = path
+    return found
+
+
+def write(model: Recognizer, photos: dict[str, Path | None], out: Path) -> str:
+    """Writes the CSV for `photos`, which are in the order of ids, and returns a summary.
+
+    It appears when it is complete. Until then its rows are in a file beside it, with which a later run of the same
+    model goes on. Raises `UserError` if it cannot be written, or the model's ids do not fit into the format.
+    """
+    unfit = next((name for name in model.landmarks if re.search(r'[\s,"]', name)), None)
+    if unfit:
+        raise UserError(
+            f"landmark_id {unfit!r}: the challenge's format has no blanks, commas or quotes; rename the class"
+        )
+    key = hashlib.sha256(json.dumps(model.facts).encode()).hexdigest()[:12]
+    part = out.with_name(f".{out.name}.{key}.part")
+    try:
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        done = resume(part, list(photos))
+        reasons = append(part, model, photos, done)
+        part.replace(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({(error.strerror or str(error)).lower()})") from None
+    earlier = f", {done} of an earlier run" if done else ""
+    return f"{len(photos)} rows in {out}{earlier}{reasons and f' ({reasons})'}"
+
+
+def resume(part: Path, ids: list[str]) -> int:
+    """How many rows of an earlier run `part` begins with: whole batches, so that the rest gets the same last digits.
+
+    Takes away what comes after them, or everything if it is of other ids.
+    """
+    content = part.read_text(encoding="utf-8") if part.is_file() else ""
+    header, *rows = list(csv.reader(io.StringIO(content[: content.rfind("\n") + 1]))) or [[]]
+    rows = rows[: len(rows) // recognizer.BATCH * recognizer.BATCH]
+    if header != HEADER or [row[0] for row in rows] != ids[: len(rows)]:
+        rows = []
+    with part.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([HEADER, *rows])
+    return len(rows)
+
+
+def append(part: Path, model: Recognizer, photos: dict[str, Path | None], done: int) -> str:
+    """Adds the rows from place `done` on; returns how many pictures had no answer, by reason."""
+    reasons = []
+    with part.open("a", encoding="utf-8", newline="") as file, stage.progress(len(photos), "pictures") as bar:
+        rows = csv.writer(file, lineterminator="\n")
+        bar.update(done)
+        paths = islice(photos.values(), done, None)
+        for name, (_, answer) in zip(islice(photos, done, None), model.recognise(paths), strict=True):
+            landmarks = ""
+            if isinstance(answer, Unfit):
+                reasons.append(str(answer))
+            elif model.known(answer):
+                (guess,) = model.best(answer, 1)
+                landmarks = f"{guess.landmark_id} {guess.confidence:.6f}"
+            else:
+                reasons.append("not recognised")
+            rows.writerow([name, landmarks])
+            bar.update()
+            if bar.n % recognizer.BATCH == 0:
+                file.flush()  # so that a run that is killed loses no more than a batch
+        file.flush()
+        os.fsync(file.fileno())
+    return stage.count_reasons(reasons)

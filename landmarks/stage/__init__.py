@@ -1,0 +1,69 @@
+"""The frame around every stage: one-line errors, outputs that are complete or absent, progress bars.
+
+Guarantees: a user's mistake or a failure of the machine prints one line and ends with a status above 0. The outs that
+DVC removed before the failed run are put back as dvc.lock records them. An output appears under its name only when it
+is complete. A stage does not outlive the DVC that runs it.
+"""
+
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from landmarks.stage.errors import UserError, explain
+from landmarks.stage.outputs import atomic_output, remove, scratch
+from landmarks.stage.pipeline import check_unchanged, current_inputs, restore_outs
+from landmarks.stage.pool import run_in_processes
+from landmarks.stage.progress import count_reasons, progress
+from landmarks.stage.signals import (
+    SIGNAL_OUTCOMES,
+    Terminated,
+    exit_with_parent,
+    on_early_interrupt,
+    on_signal,
+    received_signals,
+)
+
+__all__ = [
+    "UserError",
+    "atomic_output",
+    "count_reasons",
+    "explain",
+    "progress",
+    "remove",
+    "run",
+    "run_in_processes",
+    "scratch",
+]
+
+if os.environ.get("DVC_STAGE"):
+    sys.excepthook = on_early_interrupt
+
+
+def run(main: Callable[[], str]) -> None:
+    """Runs a stage's `main`, prints the summary line that it returns, and exits.
+
+    Prints one line on stderr for a `UserError`, a full or read-only disk and too little memory (exit status 1), for
+    Ctrl-C (130) and for SIGTERM (143). Any other exception is a bug in this project and keeps its traceback.
+    """
+    name = os.environ.get("DVC_STAGE") or Path(sys.argv[0]).stem.replace("_", "-")
+    for number in SIGNAL_OUTCOMES:
+        signal.signal(number, on_signal)
+    if os.environ.get("DVC_STAGE"):
+        exit_with_parent(os.getppid())
+    before = current_inputs()
+    try:
+        summary = main()
+        check_unchanged(before)
+        gc.freeze()  # otherwise Python scans all of torch's objects again when it exits: half a second
+        return print(f"{name}: {summary}")
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        received = next(iter(received_signals), signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
+        _, status, text = SIGNAL_OUTCOMES[received] if received else (None, 1, explain(error))
+        restore_outs()
+        if text is None:
+            raise
+    print(f"{name}: {text}", file=sys.stderr)
+    sys.exit(status)

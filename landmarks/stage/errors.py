@@ -1,0 +1,37 @@
+"""Errors in one line: what went wrong, and how to fix it."""
+
+import errno
+import os
+import re
+from concurrent.futures import BrokenExecutor
+
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"),
+}
+MORE_MEMORY = "close other programs, or set compute.workers to 1"
+
+
+class UserError(Exception):
+    """A mistake that the user can correct. Its text names the key or file and the fix, in one line."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
+
+
+def explain(error: Exception) -> str | None:
+    """What went wrong and what to do, in one line, for a failure of the user or the machine; None for a bug."""
+    text = " ".join(str(error).split())
+    rust = re.search(r"\(os error (\d+)\)", text)  # safetensors hides the system's error in its own
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, BrokenExecutor):
+        return f"a worker process was killed, most likely because memory ran out; {MORE_MEMORY}"
+    if isinstance(error, MemoryError) or re.search("allocate memory|out of memory", text):
+        return f"not enough memory ({text or 'none left'}); {MORE_MEMORY}"
+    if isinstance(error, OSError) or rust:
+        number = int(rust[1]) if rust else getattr(error, "errno", None)
+        where = getattr(error, "filename", None)
+        parts = [str(where) if where else None, os.strerror(number).lower() if number else text]
+        return ": ".join(filter(None, parts)) + (f"; {ADVICE[number]}" if number in ADVICE else "")
+    return None

@@ -1,0 +1,67 @@
+"""Everything that touches DVC: the outs it removes before a run, and the inputs it records after one."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from landmarks.stage.errors import UserError
+from landmarks.stage.imports import running_code
+
+
+def current_inputs() -> dict[Path, bytes]:
+    """The contents of params.yaml and of the code that the running stage imports."""
+    return {path: path.read_bytes() for path in (Path("params.yaml"), *running_code()) if path.is_file()}
+
+
+def check_unchanged(before: dict[Path, bytes]) -> None:
+    """Raises `UserError` if parameters or code differ from `before`, the `current_inputs` at the start of the stage.
+
+    DVC reads both again when a stage has ended and records them in dvc.lock and its run cache: it would record what the
+    stage did not use. In params.yaml only the keys matter that dvc.yaml lists for the stage. No-op outside DVC.
+    """
+    address = os.environ.get("DVC_STAGE")
+    for path in [path for path, content in before.items() if address and path.read_bytes() != content]:
+        if path.name == "params.yaml":
+            import yaml
+
+            name, _, key = address.partition("@")
+            entry = yaml.safe_load(Path("dvc.yaml").read_bytes())["stages"][name]
+            keys = [listed.replace("${key}", key) for listed in entry.get("do", entry).get("params", [])]
+            old, new = (yaml.safe_load(content) for content in (before[path], path.read_bytes()))
+            changed = [listed for listed in keys if value_of(old, listed) != value_of(new, listed)]
+        else:
+            changed = [path.name]
+        if changed:
+            raise UserError(f"{os.path.relpath(path)}: {changed[0]} was changed while the stage ran; run it again")
+
+
+def value_of(values: object, key: str) -> object:
+    """The value of a dotted key, None if there is none."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
+
+
+def restore_outs() -> None:
+    """Puts back the outs that `dvc repro` removes before it runs a stage, from the cache. No-op outside DVC.
+
+    Ignores a second Ctrl-C meanwhile. The next run makes again what cannot be put back.
+    """
+    address = os.environ.get("DVC_STAGE")
+    if not address:
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    from dvc.exceptions import DvcException  # slow to import, and needed only here
+    from dvc.repo import Repo
+
+    try:
+        with Repo(os.environ.get("DVC_ROOT")) as repo:
+            for stage in repo.index.stages:
+                if stage.addressing == address:
+                    for out in stage.outs:
+                        if out.use_cache and not out.exists and out.hash_info and not out.changed_cache():
+                            out.checkout(force=True)
+    except (DvcException, OSError) as error:
+        print(f"the last outs could not be put back ({' '.join(str(error).split())})", file=sys.stderr)

@@ -1,0 +1,72 @@
+"""Ctrl-C, SIGTERM and the death of the parent process: each ends a stage in one line and leaves no process."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from landmarks.stage.pipeline import restore_outs
+
+
+class Terminated(SystemExit):
+    """SIGTERM."""
+
+
+# The exception that a signal raises, the exit status and the message.
+SIGNAL_OUTCOMES = {
+    signal.SIGINT: (KeyboardInterrupt, 130, "interrupted"),
+    signal.SIGTERM: (Terminated, 143, "terminated"),
+}
+received_signals: list[int] = []
+
+
+def on_signal(number: int, _: object) -> None:
+    """Turns a signal into an exception, so that pools end their processes and half-written outs are removed.
+
+    `received_signals` records it, because a pool whose workers die of the same signal may raise another exception.
+    """
+    received_signals.append(number)
+    for other in SIGNAL_OUTCOMES:  # DVC passes Ctrl-C on, so it arrives twice
+        signal.signal(other, signal.SIG_IGN)
+    threading.excepthook = lambda _: None  # threads of a pool may fail when their workers end
+    raise SIGNAL_OUTCOMES[number][0]
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Delays signals until the block ends: a worker that is interrupted while it starts prints a traceback.
+
+    Blocking the signals is not enough: another thread may receive them, and Python handles them in the main thread.
+    """
+    caught: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in SIGNAL_OUTCOMES}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if caught:
+            signal.raise_signal(caught[0])
+
+
+def exit_with_parent(parent: int) -> None:
+    """Ends this process soon after `parent` ends, so that no stage keeps writing outs after its DVC was killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def on_early_interrupt(cls: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The excepthook of a stage: one line also for Ctrl-C while modules are being imported, before `run`."""
+    if not issubclass(cls, KeyboardInterrupt):
+        return sys.__excepthook__(cls, error, trace)
+    restore_outs()
+    print("interrupted", file=sys.stderr)

@@ -1,0 +1,147 @@
+"""Backbones x levels x tail, with and without attention, in one table: docs/backbones.md.
+
+    .venv/bin/python -m studies.backbones HEADING [-S KEY=VALUE ...] [--only TEXT]
+
+Runs the pipeline of HEAD, without ablations, for each row of `ROWS` in one clone, and writes or replaces the section
+HEADING of docs/backbones.md after each, so that a run that is stopped leaves what it has. `--only` takes the rows
+whose name has that text in it, and leaves the others as they are.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+from landmarks import metrics, stage
+from landmarks.determinism import stream
+from landmarks.stage import UserError
+from studies.ablations import with_section
+from tools.clone import Clone, Repro, pair, temporary_folder
+
+import numpy as np
+import pandas as pd
+
+OUT = Path("docs/backbones.md")
+INTRODUCTION = """# Backbones
+
+Made by `make backbones`: the baseline and `abn` on test pictures, in percent, on the output of each backbone up to a
+level, with the rest of it left away (`none`) or trained along (`trained`). `perception` and `attention` are the
+branches of `abn` alone; `energy` is the share of the map on the landmark, where it is known; deletion is better when
+small, insertion when large (with a trained tail of 50 pictures in 7 steps, not to be compared with the other rows).
+What the tail adds is against the row without it, picture by picture.
+Views per second are those of extract-features, with start-up and all; seconds are of training, baseline and `abn`; MB
+is the folder of `abn` in `release/`.
+"""
+VGG, LITE0 = ("vgg16", "hed-bsds500"), ("tf_efficientnet_lite0", "efficientnet-lite0")
+ROWS = (
+    *((*VGG, layer, "none") for layer in ("conv3", "conv4", "conv5")),
+    (*VGG, "conv4", "trained"),
+    *((*LITE0, layer, "none") for layer in ("level3", "level4", "last")),
+    *((*LITE0, layer, "trained") for layer in ("level3", "level4")),
+)
+KEYS = ("name", "weights", "layer", "tail")
+COLUMNS = [
+    *("backbone", "baseline", "its 95 % interval", "abn", "its 95 % interval", "above baseline", "its 95 % interval"),
+    *("baseline, by its tail", "its 95 % interval", "abn, by its tail", "its 95 % interval"),
+    *("perception", "attention", "energy", "deletion", "insertion", "views/s", "s baseline", "s abn", "MB"),
+]
+
+
+def title(row: tuple[str, ...]) -> str:
+    name, _, layer, tail = row
+    return f"{name} {layer}, {tail}"
+
+
+def percent(*values: float | None) -> str:
+    return " to ".join("" if value is None else f"{100 * value:.2f}" for value in values)
+
+
+def right(predictions: pd.DataFrame) -> dict[str, np.ndarray]:
+    """By model, whether each test picture is named rightly: 1 or 0, in one order for all backbones."""
+    test = predictions[predictions["split"] == "test"]
+    return {name: (rows["label"] == rows["predicted"]).to_numpy(int) for name, rows in test.groupby("model")}
+
+
+def gained(trained: dict[str, np.ndarray], none: dict[str, np.ndarray] | None) -> list[str]:
+    """What a trained tail adds to the baseline and to abn, each with its interval; empty if nothing was run without."""
+    if none is None:
+        return [""] * 4
+    pairs = [
+        metrics.difference(trained[name], none[name], stream(0, "bootstrap")).values() for name in ("baseline", "abn")
+    ]
+    return [text for added, interval in pairs for text in (percent(added), percent(*interval))]
+
+
+def cells(results: dict, tail: list[str], seconds: dict[str, float], views: int, megabytes: float) -> list[str]:
+    """What a row says: of results.json, what the tail adds, how long each stage took, and the model folder's size."""
+    baseline, abn = (results[name]["test"] for name in ("baseline", "abn"))
+    attention = abn["attention"]
+    accuracy = [percent(*value) for model in (baseline, abn) for value in ([model["accuracy"]], model["accuracy_ci95"])]
+    above = [percent(abn["above_baseline"]), percent(*abn["above_baseline_ci95"])]
+    parts = [abn["perception_accuracy"], abn["attention_accuracy"], attention["energy"]]
+    parts += [attention[kind]["map"] for kind in ("deletion", "insertion")]
+    times = [f"{seconds[name]:.0f}" for name in ("train-baseline", "train-abn")]
+    speed = f"{views / seconds['extract-features']:.1f}"
+    return [*accuracy, *above, *tail, *map(percent, parts), speed, *times, f"{megabytes:.0f}"]
+
+
+def run(
+    clone: Clone, row: tuple[str, ...], none: dict[str, np.ndarray] | None
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Runs the pipeline in the clone with a row's backbone; returns its cells and what it names rightly. `none` is what
+    the row without a trained tail names rightly, to compare with. Raises `UserError` if it fails."""
+    for key, value in zip(KEYS, row, strict=True):
+        clone.set(f"backbone.{key}", value)
+    for made in ("data/features", "models", "metrics", "release"):  # or DVC would not make them again, and be quicker
+        stage.remove(clone.root / made)
+    shutil.rmtree(clone.root / ".dvc/cache/runs", ignore_errors=True)
+    repro = Repro(clone)
+    if repro.wait():
+        raise UserError(f"{title(row)}: {' '.join(''.join(repro.said).split())[-500:]}")
+    results = json.loads((clone.root / "metrics/results.json").read_text(encoding="utf-8"))
+    views = len(pd.read_parquet(clone.root / "data/augment.parquet"))
+    size = sum(path.stat().st_size for path in (clone.root / "release/abn").iterdir() if path.is_file())
+    named = right(pd.read_parquet(clone.root / "data/predictions.parquet"))
+    return cells(results, gained(named, none), repro.seconds(), views, size / 1e6), named
+
+
+def write(heading: str, command: str, rows: dict[str, list[str]]) -> None:
+    """Writes the section with the rows that there are, in the order of `ROWS`, and keeps what it had of the others."""
+    text = OUT.read_text(encoding="utf-8") if OUT.exists() else INTRODUCTION
+    section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:2] == "| "]
+    known = {line[0]: line[1:] for line in lines} | rows
+    body = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)]]
+    body += [[title(row), *known[title(row)]] for row in ROWS if title(row) in known]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in body)
+    OUT.write_text(with_section(text, heading, f"{command}\n\n{table}\n"), encoding="utf-8")
+
+
+def main() -> str:
+    parser = argparse.ArgumentParser(prog="backbones", description=__doc__.split("\n")[0])
+    parser.add_argument("heading")
+    parser.add_argument("--only", default="", help="rows whose name has this text in it")
+    parser.add_argument("-S", dest="settings", action="append", default=[], type=pair, metavar="KEY=VALUE")
+    given = parser.parse_args()
+    wanted = [row for row in ROWS if given.only in title(row)]
+    if not wanted:
+        parser.error(f"--only {given.only}: no such row; there are {', '.join(map(title, ROWS))}")
+    settings = [word for key, value in given.settings for word in ("-S", f"{key}={value}")]
+    command = f"`{shlex.join(['python', '-m', 'studies.backbones', given.heading, *settings])}`"
+    done: dict[str, list[str]] = {}
+    named: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
+    with temporary_folder() as folder, stage.progress(len(wanted), "backbones") as bar:
+        clone = Clone(Path.cwd(), folder)
+        clone.set("ablations", {})
+        clone.settle(given.settings)
+        clone.forget()
+        for row in wanted:
+            done[title(row)], named[row] = run(clone, row, named.get((*row[:-1], "none")))
+            write(given.heading, command, done)
+            bar.update()
+    return f"{len(done)} backbones, {OUT}"
+
+
+if __name__ == "__main__":
+    stage.run(main)

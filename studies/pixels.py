@@ -1,0 +1,92 @@
+"""Deletion and insertion on pixels, as papers report them (Petsiuk et al., arXiv 1806.07421, sec. 3.2).
+
+    .venv/bin/python -m studies.pixels [MODEL]      after `make reproduce`; MODEL is abn unless given
+
+Takes 100 test pictures. In the order of the map's cells, pixels are taken away (deletion: grey, the mean of the trunk's
+training) or brought back to a blurred picture (insertion), a seventh of them at a time, and the whole network, trunk
+and all, says anew how probable the true class is. Prints the areas under the mean curves, beside those of cells from
+the centre outwards and at random.
+"""
+
+import sys
+from pathlib import Path
+
+from landmarks import attention, augment, features, images, models, params, stage
+from landmarks.determinism import stream
+from landmarks.networks import Trunk
+from landmarks.objectives import probabilities
+from landmarks.training import labelled
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageFilter
+from safetensors.torch import load_file
+
+PICTURES = 100
+STEPS = 7
+BLUR = 11 / 224  # radius as a share of the picture's side; the paper's is 5 to 11 pixels of 224
+
+
+def present(order: np.ndarray, count: int, grid: tuple[int, int], crop: int) -> np.ndarray:
+    """Which pixels belong to the first `count` cells of `order`, bool [crop, crop, 1]."""
+    cells = np.zeros(len(order), dtype=np.uint8)
+    cells[order[:count]] = 255
+    return (
+        np.asarray(Image.fromarray(cells.reshape(grid)).resize((crop, crop), Image.Resampling.NEAREST))[..., None] > 0
+    )
+
+
+def versions(image: Image.Image, grey: np.ndarray, order: np.ndarray, grid: tuple[int, int]) -> list[np.ndarray]:
+    """The picture after 0, 1... `STEPS` steps of deletion, then of insertion: uint8 [crop, crop, 3] each."""
+    pixels, blurred = np.asarray(image), np.asarray(image.filter(ImageFilter.GaussianBlur(BLUR * image.width)))
+    counts = np.linspace(0, len(order), STEPS + 1).astype(int)
+    masks = [present(order, count, grid, image.width) for count in counts]
+    return [np.where(mask, grey, pixels) for mask in masks] + [np.where(mask, pixels, blurred) for mask in masks]
+
+
+def main() -> str:
+    name = sys.argv[1] if len(sys.argv) > 1 else "abn"
+    p = params.load()
+    model = models.load(Path("models") / name).eval()
+    if model.design.abn is None:
+        raise stage.UserError(f"models/{name}: has no attention map; name another model")
+    state = load_file("models/backbone.safetensors")
+    trunk = Trunk(state, p.backbone)
+    grey = (state["mean"] * 255).round().to(torch.uint8).numpy()
+    index = labelled(pd.read_parquet("data/augment.parquet"), pd.read_parquet("data/split.parquet"))
+    test = index[index["split"] == "test"]
+    chosen = test.iloc[np.unique(np.linspace(0, len(test) - 1, PICTURES).astype(int))]
+    views = {view.id: view for view in augment.views(chosen)}
+    labels = dict(zip(chosen["id"], chosen["label"], strict=True))
+
+    def answers(batch: list[np.ndarray]) -> models.Output:
+        parts = [features.forward(trunk, batch[n : n + features.BATCH]) for n in range(0, len(batch), features.BATCH)]
+        return model(torch.from_numpy(np.concatenate(parts)).float())
+
+    areas = []
+    with torch.inference_mode(), stage.progress(len(chosen), "pictures") as bar:
+        for picture in (picture for group in images.read_groups(Path("data/filtered")) for picture in group):
+            if picture.id not in views:
+                continue
+            image = augment.apply(images.decode(picture.picture), views[picture.id], p.augment.crop)
+            attention_map = answers([np.asarray(image)]).map[0].numpy()
+            grid = attention_map.shape[1:]
+            random = stream(p.seed, "pixels", picture.id).permutation(attention_map.size)
+            orders = (
+                attention.rank_cells(attention_map)[0],
+                attention.rank_cells(attention.centre_prior(*grid)[None])[0],
+                random,
+            )
+            altered = [version for order in orders for version in versions(image, grey, order, grid)]
+            truth = probabilities(answers(altered), model.design.abn)[:, labels[picture.id]].numpy()
+            areas.append(np.trapezoid(truth.reshape(len(orders), 2, STEPS + 1), dx=1 / STEPS))
+            bar.update()
+    print("| | by map | from the centre | at random |\n|---|---:|---:|---:|")
+    for kind, row in zip(("deletion", "insertion"), 100 * np.mean(areas, axis=0).T, strict=True):
+        print(f"| {kind} | " + " | ".join(f"{value:.2f}" for value in row) + " |")
+    return f"{name}, {len(areas)} test pictures of {p.augment.crop} pixels, areas in percent"
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,55 @@
+"""How much of the results is luck: other first weights, order and dropout, on the same pictures and views.
+
+    .venv/bin/python -m studies.seeds [SEED...]      after `make reproduce`; seeds 0 1 2 unless given
+
+Trains the baseline, abn and every ablation of params.yaml with each seed, prints test accuracy (mean and standard
+deviation over seeds, in percent), the last epoch's training loss, and the difference from the baseline with a 95 %
+bootstrap interval over pictures, each counted by the share of seeds that name it rightly.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from landmarks import determinism, metrics, params, stage
+from landmarks.objectives import probabilities
+from landmarks.training import Features, labelled, predict, read_tail, train_model
+
+import numpy as np
+import pandas as pd
+
+
+def main() -> str:
+    determinism.prepare_training()
+    p, seeds = params.load(), [int(seed) for seed in sys.argv[1:]] or [0, 1, 2]
+    array = np.load("data/features/features.npy", mmap_mode="r")
+    index = labelled(pd.read_parquet("data/augment.parquet"), pd.read_parquet("data/split.parquet"))
+    test = Features(array, index[index["split"] == "test"])
+    landmarks = [str(label) for label in range(index["label"].max() + 1)]
+    device = determinism.pick_device(p.compute.device)
+    tail = read_tail(p.backbone, Path("models/backbone.safetensors"))
+    right: dict[str, np.ndarray] = {}
+    print("| model | test | each seed | last training loss | above baseline | its 95 % interval |")
+    print("|---|---:|---|---:|---:|---:|")
+    for name, abn in {"baseline": None, "abn": p.abn, **dict(sorted(p.ablations.items()))}.items():
+        hits, losses = [], []
+        for seed in seeds:
+            with tempfile.TemporaryDirectory() as log:
+                settings = {"landmarks": landmarks, "abn": abn, "train": p.train, "seed": seed, "device": device}
+                model, last = train_model(array, index, **settings, tail=tail, log=Path(log) / "log")
+            scores = probabilities(predict(model, test), abn)
+            hits.append(scores.argmax(1).numpy() == test.labels)
+            losses.append(last["train/loss"])
+        right[name] = np.mean(hits, axis=0)
+        each = 100 * np.mean(hits, axis=1)
+        gained = 100 * np.array(
+            metrics.interval(right[name] - right["baseline"], determinism.stream(p.seed, "bootstrap"))
+        )
+        cells = [f"{each.mean():.2f} ± {each.std(ddof=1):.2f}", ", ".join(f"{value:.2f}" for value in each)]
+        cells += [f"{np.mean(losses):.3f}", f"{100 * (right[name] - right['baseline']).mean():+.2f}"]
+        print(f"| {name} | {' | '.join(cells)} | {gained[0]:.2f} to {gained[1]:.2f} |", flush=True)
+    return f"{len(seeds)} seeds, {len(test)} test pictures"
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,71 @@
+"""Is a photo of an unknown landmark told apart from known ones? Measured on landmarks that the filter left out.
+
+    .venv/bin/python -m studies.unknown        after `make reproduce`, with the same params.yaml
+
+Takes 200 pictures of landmarks that `data.source` has and that are no classes, evenly spread over them, and the test
+pictures of the classes. Prints for every model in release/ how many of either are called none of the known landmarks,
+and how well confidence ranks known above unknown (area under the ROC curve, 50 is chance). In percent.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from landmarks import classes, images, params, sources, stage
+from landmarks.serving.recognizer import BATCH, Answer, Recognizer
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+PICTURES = 200
+
+
+def left_out(index: pd.DataFrame, kept: Iterable[str]) -> pd.DataFrame:
+    """About `PICTURES` rows of the index of landmarks that are not kept, the same number of each where there are."""
+    others = index[~index["landmark_id"].isin(kept)].sort_values(["landmark_id", "id"])
+    if others.empty:
+        raise stage.UserError("data.source: has no landmark that the filter left out; lower filter.top_k")
+    each = -(-PICTURES // others["landmark_id"].nunique())
+    return others.groupby("landmark_id").head(each).sort_values("id")
+
+
+def answers(model: Recognizer, pictures: list[bytes]) -> list[Answer]:
+    views = []
+    for data in pictures:
+        try:
+            views.append(model.view(data))
+        except images.Unfit:
+            continue
+    return [answer for start in range(0, len(views), BATCH) for answer in model.answer(views[start : start + BATCH])]
+
+
+def main() -> str:
+    p = params.load()
+    with sources.open_source(
+        p.data, p.download, seed=p.seed, workers=p.compute.workers, scratch=Path(".scratch/download")
+    ) as source:
+        index = source.index()
+        ranking = classes.rank(index, skip_top=p.filter.skip_top, top_k=p.filter.top_k, min_images=p.filter.min_images)
+        wanted = left_out(index, ranking.loc[ranking["kept"], "landmark_id"])
+        failures = source.fetch(wanted)
+        wanted = wanted[~wanted["id"].isin(failures)]
+        unknown = [picture.picture for picture in source.pictures(wanted)]
+    split = pd.read_parquet("data/split.parquet")
+    test = set(split.loc[split["split"] == "test", "id"])
+    groups = images.read_groups(Path("data/filtered"))
+    known = [picture.picture for group in groups for picture in group if picture.id in test]
+
+    print("| model | test pictures called unknown | unknown ones called so | area under the ROC curve |")
+    print("|---|---:|---:|---:|")
+    for folder in sorted(path.parent for path in Path("release").glob("*/release.json")):
+        model = Recognizer(folder, p.compute.device)
+        both = [answers(model, pictures) for pictures in (known, unknown)]
+        called = [100 * np.mean([not model.known(answer) for answer in group]) for group in both]
+        confidence = [answer.scores.max() for group in both for answer in group]
+        truth = [1] * len(both[0]) + [0] * len(both[1])
+        print(f"| {folder.name} | {called[0]:.2f} | {called[1]:.2f} | {100 * roc_auc_score(truth, confidence):.2f} |")
+    return f"{len(known)} test pictures, {len(unknown)} pictures of {wanted['landmark_id'].nunique()} other landmarks"
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,131 @@
+"""The command line: what it prints, where, and with which exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from landmarks.serving.cli import VERSION, main
+
+import pytest
+from conftest import ROOT, abn, drawing, jpeg, model_folder
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(model_folder(tmp_path_factory.mktemp("release") / "abn", abn()))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for n in range(3):
+        (tmp_path / f"{n}.jpg").write_bytes(jpeg(drawing(n)))
+    return tmp_path
+
+
+Captured = pytest.CaptureFixture[str]
+
+
+def test_a_table(model: str, photos: Path, capsys: Captured) -> None:
+    assert main(["predict", str(photos), "--model", model, "--top", "2"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert err == "" and len(lines) == 9
+    assert lines[0] == str(photos / "0.jpg") and lines[1].startswith("  1  ") and lines[2].startswith("  2  ")
+    assert "%  b-2  Bridge" in out
+
+
+def test_json(model: str, photos: Path, capsys: Captured) -> None:
+    assert main(["predict", str(photos / "*.jpg"), "--model", model, "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [entry["file"] for entry in found] == [str(photos / f"{n}.jpg") for n in range(3)]
+    for entry in found:
+        confidence = [guess["confidence"] for guess in entry["guesses"]]
+        assert confidence == sorted(confidence, reverse=True) and sum(confidence) == pytest.approx(1, abs=1e-5)
+        assert entry["known"] is True and len(entry["box"]) == 4
+        assert [len(row) for row in entry["map"]] == [7] * 7
+
+
+def test_none_of_the_known_landmarks(tmp_path: Path, photos: Path, capsys: Captured) -> None:
+    model = str(model_folder(tmp_path / "strict", threshold=0.999))
+    assert main(["predict", str(photos / "0.jpg"), "--model", model]) == 0
+    assert "probably none of the known landmarks (below 99.9 %)" in capsys.readouterr().out
+    assert main(["predict", str(photos / "0.jpg"), "--model", model, "--json"]) == 0
+    entry = json.loads(capsys.readouterr().out)
+    assert entry["known"] is False and entry["map"] is None
+
+
+def test_a_broken_file_is_one_line_and_the_rest_goes_on(model: str, photos: Path, capsys: Captured) -> None:
+    (photos / "1.jpg").write_text("no picture")
+    assert main(["predict", str(photos), "nowhere.jpg", "--model", model]) == 1
+    out, err = capsys.readouterr()
+    assert str(photos / "0.jpg") in out and str(photos / "2.jpg") in out and str(photos / "1.jpg") not in out
+    assert err.splitlines() == [
+        f"landmarks: {photos / '1.jpg'}: broken",
+        "landmarks: nowhere.jpg: no such file or directory",
+    ]
+    assert main(["predict", str(photos / "1.jpg"), "--model", model, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {"file": str(photos / "1.jpg"), "error": "broken"}
+
+
+def test_overlays(model: str, photos: Path) -> None:
+    (photos / "more").mkdir()
+    (photos / "more/0.png").write_bytes((photos / "0.jpg").read_bytes())
+    assert main(["predict", str(photos), "--model", model, "--overlay", str(photos / "new/maps")]) == 0
+    drawn = sorted((photos / "new/maps").iterdir())
+    assert [path.name for path in drawn] == ["0-2.png", "0.png", "1.png", "2.png"], "none is lost to another"
+    assert all(Image.open(path).format == "PNG" for path in drawn)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "COMMAND"),
+        (["predict"], 2, "PHOTO"),
+        (["predict", "x.jpg", "--top", "0"], 2, "--top: must be 1 or more"),
+        (["serve", "--port", "70000"], 2, "--port: must be 1 to 65535"),
+        (["export"], 2, "--onnx"),
+        (["submit", "x"], 2, "--out"),
+        (["predict", "x.jpg", "--model", "nowhere"], 1, "release.json: not there"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_mistakes(arguments: list[str], status: int, message: str, capsys: Captured) -> None:
+    try:
+        found = main(arguments)
+    except SystemExit as left:
+        found = left.code
+    out, err = capsys.readouterr()
+    assert found == status and message in err and "Traceback" not in err and out == ""
+
+
+def test_mistakes_with_a_model(model: str, photos: Path, tmp_path: Path, capsys: Captured) -> None:
+    baseline = str(model_folder(tmp_path / "baseline"))
+    assert main(["predict", str(photos), "--model", baseline, "--overlay", str(tmp_path / "maps")]) == 1
+    assert "has no attention map" in capsys.readouterr().err
+    assert main(["predict", str(photos), "--model", model, "--overlay", str(photos / "0.jpg")]) == 1
+    assert "cannot be made a folder" in capsys.readouterr().err
+    assert main(["submit", str(tmp_path / "nowhere"), "--out", "x.csv", "--model", model]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [[], ["predict"], ["export"], ["submit"], ["serve"]])
+def test_help_has_examples(command: list[str], capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*command, "--help"])
+    out = capsys.readouterr().out
+    assert left.value.code == 0 and "xample" in out and "python -m landmarks" in out
+
+
+def test_from_any_directory_with_the_folder_and_the_code_alone(model: str, photos: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "landmarks", *arguments]
+        return subprocess.run(command, cwd=photos, env=environment, capture_output=True, text=True, check=False)
+
+    assert run("--version").stdout == f"landmarks {VERSION}\n"
+    done = run("predict", "0.jpg", "--model", model)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("0.jpg\n  1  ")
+    assert sorted(path.name for path in photos.iterdir()) == ["0.jpg", "1.jpg", "2.jpg"]

@@ -1,0 +1,66 @@
+"""The parts of tools/ that decide what is compared and what is killed."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from tools import clone as cloning
+from tools import torture, verify
+
+import yaml
+
+
+def lock(md5: str, alpha: float = 1.0) -> str:
+    """A dvc.lock with a stage that has a directory and a file as outs."""
+    outs = [{"path": "models/abn", "md5": f"{md5}.dir"}, {"path": "plain", "md5": "b" * 32}]
+    stages = {"train": {"cmd": "x", "outs": outs}, "plot": {"cmd": "x", "params": {"params.yaml": {"alpha": alpha}}}}
+    return yaml.safe_dump({"schema": "2.0", "stages": stages})
+
+
+def listing(root: Path, md5: str, **files: str) -> None:
+    """What DVC's cache knows of a directory."""
+    path = root / ".dvc/cache/files/md5" / md5[:2] / f"{md5[2:]}.dir"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps([{"relpath": name, "md5": md5} for name, md5 in files.items()]), encoding="utf-8")
+
+
+def test_what_differs_from_the_committed_results_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "metrics").mkdir(parents=True)
+    (source / "params.yaml").write_text("compute: {workers: 0}\n", encoding="utf-8")
+    (source / "metrics/results.json").write_text("{}\n", encoding="utf-8")
+    (source / "dvc.lock").write_text(lock("c" * 32), encoding="utf-8")
+    (source / ".gitignore").write_text("/.dvc/\n/.venv\n", encoding="utf-8")
+    commit = ["-c", "user.name=t", "-c", "user.email=t", "commit", "--quiet", "--message", "x"]
+    for command in (["init", "--quiet"], ["add", "--all"], commit):
+        subprocess.run(["git", *command], cwd=source, check=True)
+    clone = cloning.Clone(source, tmp_path / "place", threads="1", folder=cloning.ELSEWHERE, workers="4")
+    assert clone.environment["OMP_NUM_THREADS"] == "1" and clone.root.name == cloning.ELSEWHERE
+    assert yaml.safe_load((clone.root / "params.yaml").read_text(encoding="utf-8")) == {"compute": {"workers": 4}}
+    assert clone.differences() == []
+
+    (clone.root / "dvc.lock").write_text(lock("d" * 32, alpha=0.5), encoding="utf-8")
+    (clone.root / "metrics/results.json").write_text("{1}\n", encoding="utf-8")
+    (clone.root / "plots").mkdir()
+    (clone.root / "plots/new.png").touch()
+    listing(source, "c" * 32, design="1", weights="2")
+    listing(clone.root, "d" * 32, design="1", weights="3")
+    assert clone.differences() == [
+        "plot: its command, dependencies or parameters differ from those in dvc.lock",
+        "train: models/abn differs: weights",
+        " M metrics/results.json",
+        "?? plots/",
+    ]
+
+
+def test_the_matrix_has_every_value_of_every_factor() -> None:
+    for number, (factor, values) in enumerate(cloning.FACTORS.items()):
+        assert {row[number] for row in verify.MATRIX} == set(values), factor
+
+
+def test_kills_are_spread_over_the_stages_by_their_length() -> None:
+    seconds = {cloning.STARTING: 2.0, "long": 90.0, "short": 8.0}
+    moments = torture.moments(seconds, 200, seed=0)
+    assert moments == sorted(moments) and moments == torture.moments(seconds, 200, seed=0)
+    assert all(0 <= second <= list(seconds.values())[number] for number, second in moments)
+    assert 160 < sum(number == 1 for number, _ in moments) < 198 and len(moments) == 200

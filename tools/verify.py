@@ -1,0 +1,76 @@
+"""Whether the pipeline gives the committed results again, here or under other circumstances.
+
+    .venv/bin/python -m tools.verify [FACTOR=VALUE ...]     one run; `make verify` is the one without a factor
+    .venv/bin/python -m tools.verify --matrix               every value of every factor; `make verify-matrix`
+
+Runs the whole pipeline anew in a clone of HEAD, without any cache, and compares dvc.lock, metrics/ and plots/ with what
+is committed there. Says which outs differ, and which files in them if DVC's cache knows; then the clone stays, and the
+exit status is 1. `-S KEY=VALUE` tries other settings, for which the results of a first run without factors are taken.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from landmarks import stage
+from landmarks.stage import UserError
+from tools.clone import ELSEWHERE, FACTORS, Clone, pair, temporary_folder
+
+# Every value of every factor.
+MATRIX = (
+    ("1", "1", "avx2", "copy", "UTC0", "C", "0"),
+    ("2", "4", "avx512", ELSEWHERE, "XXX-13:45", "tr_TR.UTF-8", "random"),
+)
+
+
+def verify(source: Path, **factors: str) -> None:
+    """Raises `UserError` if a run under these circumstances differs from HEAD of `source`, after printing where."""
+    with temporary_folder() as folder:
+        clone = Clone(source, folder, **factors)
+        clone.run()
+        lines = clone.differences()
+        if lines:
+            print(*lines, sep="\n", flush=True)
+            raise UserError(f"{len(lines)} differences, listed above; the run stays in {clone.root}")
+
+
+def matrix(source: Path) -> str:
+    """Runs `MATRIX`; returns a table of it, and raises `UserError` with that if any run differed."""
+    rows, wrong = [f"| {' | '.join(FACTORS)} | result |", "|---" * (len(FACTORS) + 1) + "|"], 0
+    for values in MATRIX:
+        result = "identical"
+        try:
+            verify(source, **dict(zip(FACTORS, values, strict=True)))
+        except UserError as error:
+            result, wrong = str(error), wrong + 1
+        rows.append(f"| {' | '.join(values)} | {result} |")
+    print(*rows, sep="\n", flush=True)
+    if wrong:
+        raise UserError(f"{wrong} of {len(MATRIX)} runs differ; try python -m tools.verify FACTOR=VALUE")
+    return f"{len(MATRIX)} runs identical"
+
+
+def main() -> str:
+    known = "; ".join(f"{factor}: {', '.join(values)}" for factor, values in FACTORS.items())
+    parser = argparse.ArgumentParser(prog="verify", description=__doc__.split("\n")[0])
+    parser.add_argument("factors", nargs="*", type=pair, metavar="FACTOR=VALUE", help=known)
+    parser.add_argument("--matrix", action="store_true", help="every value of every factor, in a few runs")
+    parser.add_argument("-S", dest="settings", action="append", default=[], type=pair, metavar="KEY=VALUE")
+    given = parser.parse_args()
+    for factor, value in given.factors:
+        if value not in FACTORS.get(factor, {}):
+            parser.error(f"{factor}={value} is not known; {known}")
+    start, source = time.monotonic(), Path.cwd()
+    with temporary_folder() as folder:
+        if given.settings:
+            first = Clone(source, folder)
+            first.settle(given.settings)
+            first.run()
+            first.commit()
+            source = first.root
+        text = matrix(source) if given.matrix else verify(source, **dict(given.factors)) or "identical"
+    return f"{text}, in {(time.monotonic() - start) / 60:.1f} minutes"
+
+
+if __name__ == "__main__":
+    stage.run(main)
