@@ -190,8 +190,8 @@ def operations(trunk: Trunk, crop: int) -> list[list[object]]:
     return [[f"`{o.key}`", f"{100 * o.self_cpu_time_total / total:.1f}"] for o in found[:4]]
 
 
-def machine() -> str:
-    """The processor, its cores, memory, and the versions that matter, in one line."""
+def machine(gpu: str = "no GPU used") -> str:
+    """The processor, its cores, memory, the GPU, and the versions that matter, in one line."""
     name, memory = platform.processor(), ""
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
@@ -202,7 +202,7 @@ def machine() -> str:
         memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB"
     packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", "pillow", "dvc"))
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} cores of {name}{memory}, no GPU used, {system}, {packages}"
+    return f"{os.cpu_count()} cores of {name}{memory}, {gpu}, {system}, {packages}"
 
 
 def table(columns: list[str], rows: Sequence[Sequence[object]]) -> str:

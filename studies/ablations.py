@@ -1,39 +1,45 @@
-"""alpha x attention x layer, each by `dvc exp run`, in one table of `dvc exp show`: docs/ablations.md.
+"""alpha x attention x layer, each by `dvc exp run`: the tables of docs/ablations.md.
 
     .venv/bin/python -m studies.ablations HEADING [-S KEY=VALUE ...]
 
-Writes or replaces the section HEADING of docs/ablations.md; settings after it hold for all its experiments. Wants a
-clean working tree, and leaves it so but for the table. The experiments stay: `dvc exp show`, `dvc exp remove`.
+Writes or replaces the section HEADING of docs/ablations.md and keeps the rest of the page. Settings after the heading
+apply to all experiments. Needs a clean working tree and changes nothing in it but the page. The experiments stay:
+`dvc exp show`, `dvc exp remove`.
 """
 
+import csv
+import io
 import itertools
 import re
+import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+from benchmarks.speed import table
 from landmarks import stage
+from studies.document import origin, with_section
 
 OUT = Path("docs/ablations.md")
-INTRODUCTION = """# Ablations
-
-Made by `make ablations`: `abn` with every alpha, attention and layer; means over test pictures, 0 to 1. `baseline` is
-the same classifier without attention; `perception` and `attention` are the branches alone; `energy` is the share of the
-map on the landmark, where it is known; deletion is better when small, insertion when large.
-"""
 ELSEWHERE = (".", f":!{OUT}")
 DVC = (sys.executable, "-m", "dvc")
 ALPHAS, ATTENTIONS, LAYERS = (0.0, 0.25, 0.5, 1.0), ("residual", "multiply"), ("conv4", "conv5")
-COLUMNS = {
-    **{key: key for key in ("abn.alpha", "abn.attention", "backbone.layer")},
-    "baseline.test.accuracy": "baseline",
-    "abn.test.accuracy": "abn",
-    "abn.test.above_baseline": "above baseline",
-    "abn.test.perception_accuracy": "perception",
-    "abn.test.attention_accuracy": "attention",
-    "abn.test.attention.energy": "energy",
-    "abn.test.attention.deletion.map": "deletion",
-    "abn.test.attention.insertion.map": "insertion",
+SETTINGS = {"backbone.layer": "layer", "abn.attention": "attention", "abn.alpha": "alpha"}
+# The tables of a section: the metrics and their columns.
+TABLES = {
+    "Accuracy": {
+        "baseline.test.accuracy": "baseline",
+        "abn.test.accuracy": "abn",
+        "abn.test.above_baseline": "abn above baseline",
+        "abn.test.perception_accuracy": "perception branch",
+        "abn.test.attention_accuracy": "attention branch",
+    },
+    "Attention map": {
+        "abn.test.attention.energy": "energy",
+        "abn.test.attention.deletion.map": "deletion",
+        "abn.test.attention.insertion.map": "insertion",
+    },
 }
 
 
@@ -45,30 +51,33 @@ def run(*command: str, capture: bool = False) -> str:
     return done.stdout or ""
 
 
-def table(names: list[str]) -> str:
-    """The rows of `dvc exp show` for the experiments called `names`, in that order, as a Markdown table."""
-    keep = "|".join(f"{re.escape(column)}$" for column in ("Experiment", *COLUMNS))
-    show = (*DVC, "exp", "show", "--md", "--no-pager", "--hide-workspace", "--precision", "4")
-    lines = run(*show, "--drop", ".*", "--keep", keep, capture=True).strip().splitlines()
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    by_name = {match[1]: row for row in rows if (match := re.search(r"\[(.+)\]", row[0]))}
-    shown = [column for column in COLUMNS if column in head]  # not a metric that nobody has, such as energy
-    cells = [[COLUMNS[column] for column in shown], ["---"] * len(shown)]
-    cells += [[by_name[name][head.index(column)] for column in shown] for name in names]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells) + "\n"
+def show(names: list[str]) -> list[dict[str, str]]:
+    """The settings and metrics of the experiments called `names`, in that order, as `dvc exp show` gives them."""
+    columns = ("Experiment", *SETTINGS, *itertools.chain.from_iterable(TABLES.values()))
+    keep = "|".join(f"{re.escape(column)}$" for column in columns)
+    text = run(*DVC, "exp", "show", "--csv", "--drop", ".*", "--keep", keep, capture=True)
+    experiments = {row["Experiment"]: row for row in csv.DictReader(io.StringIO(text))}
+    return [experiments[name] for name in names]
 
 
-def with_section(text: str, heading: str, body: str) -> str:
-    """The document with the section `heading` replaced or added at its end."""
-    start, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
-    named = dict(section.split("\n", 1) for section in sections) | {heading: f"\n{body}\n"}
-    return "\n\n".join([start.strip(), *(f"## {name}\n\n{content.strip()}" for name, content in named.items())]) + "\n"
+def tables(rows: list[dict[str, str]]) -> str:
+    """The tables of a section, in percent. A metric that the first row lacks is left out: the energy needs masks."""
+    text = []
+    for caption, metrics in TABLES.items():
+        shown = [metric for metric in metrics if rows[0].get(metric)]
+        body = [
+            [*(row[key] for key in SETTINGS), *(f"{100 * float(row[metric]):.2f}" for metric in shown)] for row in rows
+        ]
+        columns = [*SETTINGS.values(), *(metrics[metric] for metric in shown)]
+        text.append(f"### {caption}\n\n{table(columns, body)}\n")
+    return "\n".join(text)
 
 
 def main() -> str:
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         raise stage.UserError("HEADING is missing: python -m studies.ablations HEADING [-S KEY=VALUE ...]")
     heading, *settings = sys.argv[1:]
+    command, start = shlex.join(["python", "-m", "studies.ablations", heading, *settings]), time.monotonic()
     if run("git", "status", "--porcelain", "--", *ELSEWHERE, capture=True):
         raise stage.UserError("the working tree has changes; commit or stash them, for experiments overwrite files")
     names, existing = [], run(*DVC, "exp", "list", "--name-only", capture=True).split()
@@ -79,13 +88,10 @@ def main() -> str:
         if names[-1] in existing:
             run(*DVC, "exp", "remove", names[-1])
         run(*DVC, "exp", "run", "--name", names[-1], *settings, *changes)
-    rows = table(names)
+    text = f"{origin(command, start, len(names))}\n{tables(show(names))}"
     run("git", "checkout", "--quiet", "--", *ELSEWHERE)
     run(*DVC, "checkout", "--quiet")
-    OUT.parent.mkdir(exist_ok=True)
-    text = OUT.read_text(encoding="utf-8") if OUT.exists() else INTRODUCTION
-    command = f"`python -m studies.ablations {' '.join(sys.argv[1:])}`"
-    OUT.write_text(with_section(text, heading, f"{command}\n\n{rows}"), encoding="utf-8")
+    OUT.write_text(with_section(OUT.read_text(encoding="utf-8"), heading, text), encoding="utf-8")
     return f"{len(names)} experiments, {OUT}"
 
 

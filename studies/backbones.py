@@ -1,4 +1,4 @@
-"""Backbones x levels x tail, with and without attention, in one table: docs/backbones.md.
+"""Backbones x levels x tail, with and without attention: the tables of docs/backbones.md.
 
     .venv/bin/python -m studies.backbones HEADING [-S KEY=VALUE ...] [--only TEXT]
 
@@ -9,30 +9,23 @@ whose name has that text in it, and leaves the others as they are.
 
 import argparse
 import json
+import re
 import shlex
 import shutil
+import time
 from pathlib import Path
 
+from benchmarks.speed import table
 from landmarks import metrics, stage
 from landmarks.determinism import stream
 from landmarks.stage import UserError
-from studies.ablations import with_section
+from studies.document import origin, with_section
 from tools.clone import Clone, Repro, pair, temporary_folder
 
 import numpy as np
 import pandas as pd
 
 OUT = Path("docs/backbones.md")
-INTRODUCTION = """# Backbones
-
-Made by `make backbones`: the baseline and `abn` on test pictures, in percent, on the output of each backbone up to a
-level, with the rest of it left away (`none`) or trained along (`trained`). `perception` and `attention` are the
-branches of `abn` alone; `energy` is the share of the map on the landmark, where it is known; deletion is better when
-small, insertion when large (with a trained tail of 50 pictures in 7 steps, not to be compared with the other rows).
-What the tail adds is against the row without it, picture by picture.
-Views per second are those of extract-features, with start-up and all; seconds are of training, baseline and `abn`; MB
-is the folder of `abn` in `release/`.
-"""
 VGG, LITE0 = ("vgg16", "hed-bsds500"), ("tf_efficientnet_lite0", "efficientnet-lite0")
 ROWS = (
     *((*VGG, layer, "none") for layer in ("conv3", "conv4", "conv5")),
@@ -41,16 +34,21 @@ ROWS = (
     *((*LITE0, layer, "trained") for layer in ("level3", "level4")),
 )
 KEYS = ("name", "weights", "layer", "tail")
-COLUMNS = [
-    *("backbone", "baseline", "its 95 % interval", "abn", "its 95 % interval", "above baseline", "its 95 % interval"),
-    *("baseline, by its tail", "its 95 % interval", "abn, by its tail", "its 95 % interval"),
-    *("perception", "attention", "energy", "deletion", "insertion", "views/s", "s baseline", "s abn", "MB"),
-]
+INTERVAL = "95 % interval"
+# The tables of a section: after the first column, those of all tables are the cells of a row.
+TABLES = {
+    "Accuracy": ["backbone", "baseline", INTERVAL, "abn", INTERVAL, "abn above baseline", INTERVAL],
+    "What the trained tail adds": ["backbone", "to the baseline", INTERVAL, "to abn", INTERVAL],
+    "Branches and attention map of abn": [
+        *("backbone", "perception branch", "attention branch", "energy", "deletion", "insertion")
+    ],
+    "Cost": ["backbone", "views/s", "baseline, s", "abn, s", "MB"],
+}
 
 
 def title(row: tuple[str, ...]) -> str:
     name, _, layer, tail = row
-    return f"{name} {layer}, {tail}"
+    return f"{name} {layer}{', trained tail' if tail == 'trained' else ''}"
 
 
 def percent(*values: float | None) -> str:
@@ -107,16 +105,35 @@ def run(
     return cells(results, gained(named, none), repro.seconds(), views, size / 1e6), named
 
 
-def write(heading: str, command: str, rows: dict[str, list[str]]) -> None:
-    """Writes the section with the rows that there are, in the order of `ROWS`, and keeps what it had of the others."""
-    text = OUT.read_text(encoding="utf-8") if OUT.exists() else INTRODUCTION
+def read_rows(section: str) -> dict[str, list[str]]:
+    """The cells of each row of a section, as `cells` returns them; empty in tables that do not have the row."""
+    _, *parts = re.split(r"^### (.+)\n", section, flags=re.MULTILINE)
+    bodies = dict(zip(parts[::2], parts[1::2], strict=True))
+    rows: dict[str, list[str]] = {title(row): [] for row in ROWS}
+    for caption, columns in TABLES.items():
+        lines = [line for line in bodies.get(caption, "").splitlines() if line.startswith("| ")]
+        found = {name.strip(): values for name, *values in (line.strip("|").split("|") for line in lines)}
+        for name, values in rows.items():
+            values += [value.strip() for value in found.get(name, [""] * (len(columns) - 1))]
+    return {name: values for name, values in rows.items() if any(values)}
+
+
+def tables(rows: dict[str, list[str]]) -> str:
+    """The tables of a section, in the order of `ROWS`; a table has only rows with a value in it."""
+    text, start = [], 0
+    for caption, columns in TABLES.items():
+        end = start + len(columns) - 1
+        body = [[name, *rows[name][start:end]] for name in map(title, ROWS) if any(rows.get(name, [])[start:end])]
+        if body:
+            text.append(f"### {caption}\n\n{table(columns, body)}\n")
+        start = end
+    return "\n".join(text)
+
+
+def with_rows(text: str, heading: str, origin: str, rows: dict[str, list[str]]) -> str:
+    """The page with these rows in the section `heading`; its other rows and the rest of the page stay."""
     section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:2] == "| "]
-    known = {line[0]: line[1:] for line in lines} | rows
-    body = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)]]
-    body += [[title(row), *known[title(row)]] for row in ROWS if title(row) in known]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in body)
-    OUT.write_text(with_section(text, heading, f"{command}\n\n{table}\n"), encoding="utf-8")
+    return with_section(text, heading, f"{origin}\n{tables(read_rows(section) | rows)}")
 
 
 def main() -> str:
@@ -129,7 +146,8 @@ def main() -> str:
     if not wanted:
         parser.error(f"--only {given.only}: no such row; there are {', '.join(map(title, ROWS))}")
     settings = [word for key, value in given.settings for word in ("-S", f"{key}={value}")]
-    command = f"`{shlex.join(['python', '-m', 'studies.backbones', given.heading, *settings])}`"
+    command = shlex.join(["python", "-m", "studies.backbones", given.heading, *settings])
+    start = time.monotonic()
     done: dict[str, list[str]] = {}
     named: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
     with temporary_folder() as folder, stage.progress(len(wanted), "backbones") as bar:
@@ -139,7 +157,8 @@ def main() -> str:
         clone.forget()
         for row in wanted:
             done[title(row)], named[row] = run(clone, row, named.get((*row[:-1], "none")))
-            write(given.heading, command, done)
+            text = with_rows(OUT.read_text(encoding="utf-8"), given.heading, origin(command, start, len(done)), done)
+            OUT.write_text(text, encoding="utf-8")
             bar.update()
     return f"{len(done)} backbones, {OUT}"
 

@@ -11,7 +11,10 @@ import yaml
 from conftest import ROOT
 
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/results.md", ROOT / "metrics/results.md"]
+PAGES = [
+    README,
+    *(page for folder in ("docs", "benchmarks", "metrics") for page in sorted((ROOT / folder).glob("*.md"))),
+]
 MAX_WORDS, MAX_LINES = 900, 150
 
 

@@ -1,10 +1,13 @@
 """The parts of studies/ that decide what is measured and what is written down."""
 
-from studies import ablations, backbones, pixels, unknown
+import re
+
+from studies import ablations, backbones, document, pixels, unknown
 
 import numpy as np
 import pandas as pd
-from conftest import drawing, user_error
+import pytest
+from conftest import ROOT, drawing, user_error
 
 GREY = np.array([120, 110, 100], dtype=np.uint8)
 
@@ -26,12 +29,55 @@ def test_pixels_are_taken_away_and_brought_back_cell_by_cell() -> None:
 
 
 def test_a_section_is_added_or_replaced_and_the_others_stay() -> None:
-    text = ablations.with_section("# Title\n\nIntroduction.\n", "Sample", "| a |")
+    text = document.with_section("# Title\n\nIntroduction.\n", "Sample", "| a |")
     assert text == "# Title\n\nIntroduction.\n\n## Sample\n\n| a |\n"
-    text = ablations.with_section(text, "Photographs", "| b |")
-    assert ablations.with_section(text, "Sample", "| c |") == (
+    text = document.with_section(text, "Photographs", "| b |")
+    assert document.with_section(text, "Sample", "| c |") == (
         "# Title\n\nIntroduction.\n\n## Sample\n\n| c |\n\n## Photographs\n\n| b |\n"
     )
+
+
+def committed(page: str) -> dict[str, str]:
+    """The sections of a committed page that a study wrote."""
+    _, *sections = re.split(r"^## ", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    named = dict(section.split("\n", 1) for section in sections)
+    return {heading: body.strip() for heading, body in named.items() if "- Command: " in body}
+
+
+def test_backbones_rewrites_its_committed_sections_as_they_are() -> None:
+    sections = committed("backbones.md")
+    assert len(sections) == 3
+    for body in sections.values():
+        rows = backbones.read_rows(body)
+        assert rows and body.endswith(backbones.tables(rows).strip())
+
+
+def test_a_new_row_of_backbones_replaces_only_itself() -> None:
+    page = (ROOT / "docs/backbones.md").read_text(encoding="utf-8")
+    cells = [str(number) for number in range(sum(len(columns) - 1 for columns in backbones.TABLES.values()))]
+    origin = document.origin("python -m studies.backbones Sample", 0, 1)
+    changed_page = backbones.with_rows(page, "Sample", origin, {"vgg16 conv4, trained tail": cells})
+    before, after = page.splitlines(), changed_page.splitlines()
+    changed = [line for line in after if line not in before]
+    assert [line.split(":")[0] for line in changed[:2]] == ["- Hardware", "- Duration"]
+    assert changed[2:] == [
+        "| vgg16 conv4, trained tail | 0 | 1 | 2 | 3 | 4 | 5 |",
+        "| vgg16 conv4, trained tail | 6 | 7 | 8 | 9 |",
+        "| vgg16 conv4, trained tail | 10 | 11 | 12 | 13 | 14 |",
+        "| vgg16 conv4, trained tail | 15 | 16 | 17 | 18 |",
+    ]
+    assert len(after) == len(before)
+
+
+@pytest.mark.parametrize("energy", ["0.4", ""])
+def test_ablations_writes_percent_in_the_committed_columns(energy: str) -> None:
+    metrics = [metric for table in ablations.TABLES.values() for metric in table]
+    row = dict.fromkeys(metrics, "0.123456") | {"abn.test.attention.energy": energy}
+    row |= {"backbone.layer": "conv4", "abn.attention": "multiply", "abn.alpha": "0.25"}
+    text = ablations.tables([row])
+    assert "| conv4 | multiply | 0.25 | 12.35 |" in text and ("40.00" in text) == bool(energy)
+    section = committed("ablations.md")["Sample" if energy else "Photographs"]
+    assert re.findall(r"^\| layer .*", text, re.MULTILINE) == re.findall(r"^\| layer .*", section, re.MULTILINE)
 
 
 def test_what_a_tail_adds_is_counted_picture_by_picture() -> None:
