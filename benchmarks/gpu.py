@@ -137,8 +137,15 @@ class Run:
         """The epochs of one model, as the stages train it."""
         views = [training.Features(self.array, part) for part in training_rows]
         landmarks = sorted({str(label) for label in self.rows["label"]})
-        shape = self.array.shape[1:]
-        model = models.build(models.Design(landmarks, shape, train.hidden, train.dropout, abn, self.p.seed))
+        design = models.Design(
+            landmarks=landmarks,
+            shape=self.array.shape[1:],
+            hidden=train.hidden,
+            dropout=train.dropout,
+            abn=abn,
+            seed=self.p.seed,
+        )
+        model = models.build(design)
         model.mean, model.std = views[0].statistics()
         return training.fit(
             model.to(device), views, training.Features(self.array, val), train, self.p.seed, lambda: None

@@ -42,7 +42,7 @@ def data(folder: str, split: str, p: "Params", mean: torch.Tensor, std: torch.Te
 def main() -> None:
     folder, row, epochs = sys.argv[1], sys.argv[2], int(sys.argv[3])
     torch.rand(64, 64) @ torch.rand(64, 64)  # MKL starts here, without the settings that landmarks makes for equal bits
-    from landmarks import features, models, objectives, params, training
+    from landmarks import features, models, params, training
     from landmarks.networks import Trunk
 
     from safetensors.torch import load_file
@@ -55,7 +55,9 @@ def main() -> None:
     trunk.mean.zero_(), trunk.std.fill_(1)  # the transforms normalise already
     landmarks = loaders["train"].dataset.classes  # type: ignore[attr-defined]
     shape = features.shape(trunk, 1, p.augment.crop)[1:]
-    design = models.Design(landmarks, shape, p.train.hidden, p.train.dropout, abn, p.seed)
+    design = models.Design(
+        landmarks=landmarks, shape=shape, hidden=p.train.hidden, dropout=p.train.dropout, abn=abn, seed=p.seed
+    )
     model = models.build(design)
     optimizer, schedule = training.optimization(model, p.train, epochs * len(loaders["train"]))
 
@@ -67,16 +69,14 @@ def main() -> None:
     @torch.no_grad()
     def accuracy(split: str) -> float:
         model.eval()
-        right = [
-            objectives.probabilities(output(pictures), abn).argmax(1) == labels for pictures, labels in loaders[split]
-        ]
+        right = [model.probabilities(output(x)).argmax(1) == labels for x, labels in loaders[split]]
         return torch.cat(right).double().mean().item()
 
     start = time.perf_counter()
     for epoch in range(epochs):
         model.train()
         for pictures, labels in loaders["train"]:
-            loss = objectives.loss(output(pictures), labels, abn)
+            loss = model.loss(output(pictures), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

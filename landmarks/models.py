@@ -1,28 +1,38 @@
-"""The classifier of VGG-16, and the Attention Branch Network (Fukui et al., arXiv 1812.10025) in front of it.
+"""The models: VGG-16's classifier, and the Attention Branch Network (Fukui et al., arXiv 1812.10025) around it.
 
-Both take the trunk's features [N, C, H, W] and return raw logits; softmax belongs to the loss and to inference.
+Both read the trunk's features [N, C, H, W], float32, and return logits.
 """
 
-import json
-from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-from landmarks import networks
+from landmarks import networks, objectives
 from landmarks.determinism import seed_torch
-from landmarks.params import Abn, Backbone
+from landmarks.params import Abn, Backbone, Block
 
 import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-ATTENTION_CHANNELS = 512  # the study's
-BLOCKS = {"abn": Abn, "tail": Backbone}  # the parts of a design that are blocks of params.yaml
+ATTENTION_CHANNELS = 512  # as in the study
+
+
+class Design(Block):
+    """Everything needed to build a model. It is stored with the weights."""
+
+    landmarks: list[str]  # the classes: label k is landmarks[k]
+    shape: tuple[int, int, int]  # of one picture's features: channels, height, width
+    hidden: int  # units of each hidden layer of the classifier
+    dropout: float
+    abn: Abn | None  # None: no attention
+    seed: int  # of the initial weights
+    tail: Backbone | None = None  # the backbone whose tail is trained with the model; None: no tail
 
 
 class Output(NamedTuple):
-    """What a model says of N pictures: logits of each branch [N, K], and the attention map in 0..1 [N, 1, H, W]."""
+    """The output for N pictures: logits of each branch [N, K], and the attention map in 0..1 [N, 1, H, W]."""
 
     perception: Tensor
     attention: Tensor | None = None
@@ -43,27 +53,14 @@ def classifier(inputs: int, hidden: int, classes: int, dropout: float) -> nn.Seq
     )
 
 
-@dataclass(frozen=True)
-class Design:
-    """All that is needed to build a model anew. It is stored with the weights."""
-
-    landmarks: list[str]  # the classes: label k is landmarks[k]
-    shape: tuple[int, int, int]  # of one picture's features: channels, height, width
-    hidden: int  # units of each hidden layer of the classifier
-    dropout: float
-    abn: Abn | None  # None: no attention
-    seed: int  # of the first weights
-    tail: Backbone | None = None  # the backbone whose rest is trained as perception's first part; None: no such part
-
-
 class Baseline(nn.Module):
-    """The classifier on the features as they are, but for each channel's mean and standard deviation.
+    """The classifier, on standardised features.
 
-    `mean` and `std` [C, 1, 1] are of the training features; without them most of what the first layer sees is the same
-    for every picture, and it learns several times more slowly. They are stored with the weights.
+    `mean` and `std` [C, 1, 1] are those of the training features, and are stored with the weights. Without them,
+    training is several times slower, because most of a feature is the same for every picture.
 
-    With a `tail`, the rest of the backbone stands between the features, as they are, and the classifier, and is trained
-    along: the paper's own wiring (its fig. 2), and for the baseline the fine-tuning of the last blocks.
+    With a `tail`, the rest of the backbone is trained between the features and the classifier. For the Attention
+    Branch Network that is the paper's own architecture (fig. 2); for the baseline it fine-tunes the last blocks.
     """
 
     mean: Tensor
@@ -77,8 +74,8 @@ class Baseline(nn.Module):
         if design.tail:
             _, rest = networks.split(design.tail)
             shape = output_shape(rest, shape)
-            self.tail = nn.Sequential(rest, nn.BatchNorm2d(shape[0], affine=False))  # standardised, as it changes
-        seed_torch(design.seed, "classifier")  # the same first weights with and without attention
+            self.tail = nn.Sequential(rest, nn.BatchNorm2d(shape[0], affine=False))  # standardises what changes
+        seed_torch(design.seed, "classifier")  # the same initial weights with and without attention
         self.classifier = classifier(prod(shape), design.hidden, len(design.landmarks), design.dropout)
         self.register_buffer("mean", torch.zeros(design.shape[0], 1, 1))
         self.register_buffer("std", torch.ones(design.shape[0], 1, 1))
@@ -87,27 +84,37 @@ class Baseline(nn.Module):
         return (features - self.mean) / self.std
 
     def classifier_input(self, features: Tensor) -> Tensor:
-        """What the tail, or else the classifier, reads [N, C, H, W]."""
+        """The input of the tail, or else of the classifier, [N, C, H, W]."""
         return self.standardise(features) if self.tail is None else features
 
-    def classify(self, seen: Tensor) -> Tensor:
+    def classify(self, inputs: Tensor) -> Tensor:
         """The logits [N, K] for a classifier input."""
-        return self.classifier(seen if self.tail is None else self.tail(seen))
+        return self.classifier(inputs if self.tail is None else self.tail(inputs))
 
     def forward(self, features: Tensor) -> Output:
         return Output(self.classify(self.classifier_input(features)))
 
+    def loss(self, output: Output, labels: Tensor) -> Tensor:
+        """The mean loss of a batch, a scalar. `labels` is int64 [N]."""
+        return F.cross_entropy(output.perception, labels)
+
+    def probabilities(self, output: Output) -> Tensor:
+        """The answer: the probability of each class, [N, K]."""
+        return output.perception.softmax(1)
+
 
 class AttentionBranchNetwork(Baseline):
-    """A branch that classifies on its own; its map weights the cells that the classifier (perception) reads.
+    """A branch that classifies on its own; its attention map weights what the classifier (perception) reads.
 
-    `abn.attention` residual: perception sees (1 + M) * f (the paper's eq. 2); multiply: M * f (the study's).
-    `abn.objective` summed_softmax brings the study's head with it: where the paper averages each class's evidence over
-    all places, the study averages it over the 7x7 places around each one, and has a linear layer read all of those.
+    `abn.attention` residual: the classifier reads (1 + M) * f (the paper's eq. 2); multiply: M * f (the study's).
+    `abn.objective` summed_softmax also selects the study's head. The paper averages each class's evidence over all
+    cells. The study averages it over the 7x7 cells around each cell; a linear layer reads all of these averages.
     """
 
     def __init__(self, design: Design) -> None:
         super().__init__(design)
+        assert design.abn
+        self.abn = design.abn
         seed_torch(design.seed, "attention")
         classes, (channels, height, width) = len(design.landmarks), design.shape
         self.evidence = nn.Sequential(
@@ -120,16 +127,16 @@ class AttentionBranchNetwork(Baseline):
             nn.ReLU(),
         )
         average = [nn.AvgPool2d((height, width)), nn.Flatten()]  # global average pooling, deterministic on every device
-        assert design.abn
-        if design.abn.objective == "summed_softmax":
+        if self.abn.objective == "summed_softmax":
             average = [nn.AvgPool2d(7, 1, 3), nn.Flatten(), nn.Linear(classes * height * width, classes)]
         self.scores = nn.Sequential(nn.Conv2d(classes, classes, 1), *average)
         self.map = nn.Sequential(nn.Conv2d(classes, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
-        # It begins as a class activation mapping: the evidence for a class, of a size like the features', is its score.
-        # From torch's own first weights, scores near to 0, it learns late: 71 instead of 82 % of rotated photographs.
+        # The branch starts as a class activation mapping: a class's score is its evidence, on the scale of the
+        # features. From torch's initial weights, with scores near 0, it learns late: 71 % of rotated photographs
+        # instead of 82 %.
         nn.init.kaiming_normal_(self.evidence[5].weight, nonlinearity="relu")  # type: ignore[arg-type]
         nn.init.dirac_(self.scores[0].weight)  # type: ignore[arg-type]
-        # And the map as all evidence there is. With weights of either sign, some landmarks would be left in the dark.
+        # The map starts as the sum of all evidence. With weights of both signs it would hide some landmarks.
         nn.init.constant_(self.map[0].weight, classes**-0.5)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Output:
@@ -143,34 +150,38 @@ class AttentionBranchNetwork(Baseline):
         return self.weight_by_map(self.classifier_input(features), attention_map)
 
     def weight_by_map(self, features: Tensor, attention_map: Tensor) -> Tensor:
-        """Features [N, C, H, W] weighted by `attention_map` [N, 1, H, W]."""
-        assert self.design.abn
-        return (1 + attention_map if self.design.abn.attention == "residual" else attention_map) * features
+        """Features [N, C, H, W], weighted by `attention_map` [N, 1, H, W]."""
+        return (1 + attention_map if self.abn.attention == "residual" else attention_map) * features
+
+    def loss(self, output: Output, labels: Tensor) -> Tensor:
+        assert output.attention is not None
+        return objectives.loss(output.perception, output.attention, labels, self.abn)
+
+    def probabilities(self, output: Output) -> Tensor:
+        assert output.attention is not None
+        return objectives.probabilities(output.perception, output.attention, self.abn)
 
 
 @torch.no_grad()
 def output_shape(part: nn.Sequential, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The shape [C, H, W] of what a part of a network makes of features of `shape`."""
+    """The shape [C, H, W] of the output of a part of a network for features of `shape`."""
     return tuple(part.eval()(torch.zeros(1, *shape)).shape[1:])
 
 
 def build(design: Design) -> Baseline:
-    """The model of that design, with its first weights."""
+    """The model of that design, with its initial weights."""
     return Baseline(design) if design.abn is None else AttentionBranchNetwork(design)
 
 
 def save(model: Baseline, directory: Path) -> None:
     """Writes `design.json` and `model.safetensors` into `directory`."""
     directory.mkdir()
-    blocks = {name: block and block.model_dump() for name, block in vars(model.design).items() if name in BLOCKS}
-    design = asdict(model.design) | blocks
-    (directory / "design.json").write_text(json.dumps(design, indent=1) + "\n", encoding="utf-8")
+    (directory / "design.json").write_text(model.design.model_dump_json(indent=1) + "\n", encoding="utf-8")
     save_model(model, str(directory / "model.safetensors"))
 
 
 def load(directory: Path) -> Baseline:
     """The model that `save` wrote to `directory`."""
-    design = json.loads((directory / "design.json").read_text(encoding="utf-8"))
-    model = build(Design(**design | {name: design[name] and cls(**design[name]) for name, cls in BLOCKS.items()}))
+    model = build(Design.model_validate_json((directory / "design.json").read_bytes()))
     load_model(model, directory / "model.safetensors")
     return model

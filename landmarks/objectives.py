@@ -1,8 +1,10 @@
-"""What is minimised, and how the branches' scores become one answer."""
+"""The losses of the Attention Branch Network, and how its two branches give one answer.
+
+Logits are [N, K], labels [N]. `abn` has the weights alpha (attention branch) and beta (perception branch).
+"""
 
 import math
 
-from landmarks.models import Output
 from landmarks.params import Abn
 
 import torch
@@ -10,53 +12,47 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def loss(output: Output, labels: Tensor, abn: Abn | None) -> Tensor:
-    """The mean loss of a batch, a scalar. `abn` is None for a model without attention.
+def loss(perception: Tensor, attention: Tensor, labels: Tensor, abn: Abn) -> Tensor:
+    """The mean loss of a batch of logits, a scalar.
 
     branches (arXiv 1812.10025, eq. 3):  alpha * CE(attention) + beta * CE(perception).
     summed_softmax (the study's code):   CE(alpha * softmax(attention) + beta * softmax(perception)). Cross-entropy
-    takes the softmax of these probabilities once more. So the loss cannot fall below `floor`, and its gradient
+    applies a second softmax to these probabilities. Therefore the loss cannot fall below `floor`, and its gradient
     (`logit_gradient_norm`) vanishes both where the answer is right and where it is confidently wrong.
     """
-    if abn is None:
-        return F.cross_entropy(output.perception, labels)
     if abn.objective == "summed_softmax":
-        return F.cross_entropy(weighted_sum(output, abn), labels)
-    # A branch of weight 0 is left out, so that a loss of infinity there cannot turn the sum into NaN.
-    assert output.attention is not None
-    branches = ((abn.alpha, output.attention), (abn.beta, output.perception))
+        return F.cross_entropy(weighted_sum(perception, attention, abn), labels)
+    # A branch of weight 0 is left out: 0 times an infinite loss would be NaN.
+    branches = ((abn.alpha, attention), (abn.beta, perception))
     losses = [weight * F.cross_entropy(logits, labels) for weight, logits in branches if weight]
     return sum(losses[1:], losses[0])
 
 
-def probabilities(output: Output, abn: Abn | None) -> Tensor:
-    """The answer at inference, [N, K]: both branches' probabilities, weighted like the loss (as in the study)."""
-    if abn is None:
-        return output.perception.softmax(1)
-    return weighted_sum(output, abn) / (abn.alpha + abn.beta)
+def probabilities(perception: Tensor, attention: Tensor, abn: Abn) -> Tensor:
+    """The answer, [N, K]: both branches' probabilities with the weights of the loss, as in the study."""
+    return weighted_sum(perception, attention, abn) / (abn.alpha + abn.beta)
 
 
-def weighted_sum(output: Output, abn: Abn) -> Tensor:
+def weighted_sum(perception: Tensor, attention: Tensor, abn: Abn) -> Tensor:
     """alpha * softmax(attention) + beta * softmax(perception), [N, K]."""
-    assert output.attention is not None
-    return abn.alpha * output.attention.softmax(1) + abn.beta * output.perception.softmax(1)
+    return abn.alpha * attention.softmax(1) + abn.beta * perception.softmax(1)
 
 
 def floor(abn: Abn, classes: int) -> float:
-    """The least that summed_softmax can be: all weight on the right class, ln(1 + (K - 1) / e**(alpha + beta))."""
+    """The minimum of summed_softmax, with all weight on the right class: ln(1 + (K - 1) / e**(alpha + beta))."""
     return math.log(1 + (classes - 1) / math.exp(abn.alpha + abn.beta))
 
 
 def logit_gradient_norm(truth: Tensor, abn: Abn, classes: int) -> Tensor:
     """The norm of the loss's gradient with respect to the logits of the perception branch, [N].
 
-    For N pictures whose true class has probability `truth` in that branch, 0..1, and one other class the rest. The
-    attention branch is undecided.
+    `truth` [N] is the probability 0..1 that this branch gives to the true class of each picture. One other class has
+    the rest. The attention branch gives all classes the same probability.
     """
     shares = torch.zeros(len(truth), classes, dtype=torch.float64)
     shares[:, 0], shares[:, 1] = truth, 1 - truth
     logits = shares.clamp(min=1e-12).log().requires_grad_()
-    output = Output(logits, torch.zeros_like(shares))
     labels = torch.zeros(len(truth), dtype=torch.long)
-    (gradient,) = torch.autograd.grad(loss(output, labels, abn) * len(truth), logits)
+    total = loss(logits, torch.zeros_like(shares), labels, abn) * len(truth)
+    (gradient,) = torch.autograd.grad(total, logits)
     return gradient.norm(dim=1)

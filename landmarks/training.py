@@ -13,7 +13,6 @@ from typing import NamedTuple
 from landmarks import networks
 from landmarks.determinism import seed_torch, send, stream
 from landmarks.models import Baseline, Design, Output, build
-from landmarks.objectives import loss, probabilities
 from landmarks.params import Abn, Backbone, Train
 
 import numpy as np
@@ -118,7 +117,16 @@ def train_model(
     training = index[index["split"] == "train"]
     views = [Features(array, rows) for _, rows in training.groupby("view")]
     val = Features(array, index[index["split"] == "val"])
-    model = build(Design(landmarks, array.shape[1:], train.hidden, train.dropout, abn, seed, tail and tail[0]))
+    design = Design(
+        landmarks=landmarks,
+        shape=array.shape[1:],
+        hidden=train.hidden,
+        dropout=train.dropout,
+        abn=abn,
+        seed=seed,
+        tail=tail[0] if tail else None,
+    )
+    model = build(design)
     if tail:
         networks.load(model.tail[0], tail[1])
     model.mean, model.std = views[0].statistics()
@@ -168,7 +176,7 @@ def fit(
     After an epoch, if `every` seconds have passed, the state of training is written to the file `checkpoint`. If that
     file exists at the start, the epochs in it are yielded first, and training goes on after them.
     """
-    device, abn = next(model.parameters()).device, model.design.abn
+    device = next(model.parameters()).device
     optimizer, schedule = optimization(model, train, train.epochs * views[0].steps(train.batch_size))
     history: list[Epoch] = []
     if checkpoint and checkpoint.exists():
@@ -186,13 +194,13 @@ def fit(
         values, correct = [], torch.zeros((), dtype=torch.long, device=device)
         for features, labels in data.batches(order, train.batch_size, device):
             output = model(features)
-            value = loss(output, labels, abn)
+            value = model.loss(output, labels)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
             schedule.step()
             values.append(value.detach())
-            correct += (probabilities(output, abn).argmax(1) == labels).sum()
+            correct += (model.probabilities(output).argmax(1) == labels).sum()
             tick()
         losses = torch.stack(values).tolist()
         sizes = [min(train.batch_size, len(data) - n * train.batch_size) for n in range(len(losses))]
@@ -254,9 +262,9 @@ def optimization(model: Baseline, train: Train, steps: int) -> tuple[Optimizer, 
 
 def validate(model: Baseline, data: Features) -> dict[str, float]:
     """Loss and accuracy on `data`."""
-    output, labels, abn = predict(model, data), torch.from_numpy(data.labels), model.design.abn
-    right = probabilities(output, abn).argmax(1) == labels
-    return {"loss": loss(output, labels, abn).item(), "accuracy": right.double().mean().item()}
+    output, labels = predict(model, data), torch.from_numpy(data.labels)
+    right = model.probabilities(output).argmax(1) == labels
+    return {"loss": model.loss(output, labels).item(), "accuracy": right.double().mean().item()}
 
 
 @torch.inference_mode()

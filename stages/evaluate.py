@@ -12,7 +12,6 @@ from pathlib import Path
 
 from landmarks import attention, augment, determinism, images, metrics, models, params, report, stage
 from landmarks.determinism import stream
-from landmarks.objectives import probabilities
 from landmarks.params import Params
 from landmarks.training import Features, labelled, predict
 
@@ -32,8 +31,8 @@ def judge(
     model: models.Baseline, data: Features, rows: pd.DataFrame, masks: np.ndarray, p: Params
 ) -> tuple[dict, pd.DataFrame]:
     """The entry of results.json for one model and split, and the rows of data/predictions.parquet for `rows`."""
-    output, abn = predict(model, data), model.design.abn
-    scores = probabilities(output, abn).double().numpy()
+    output = predict(model, data)
+    scores = model.probabilities(output).double().numpy()
     table = rows[["split", "id", "label"]].assign(predicted=scores.argmax(1), confidence=scores.max(1).round(6))
     table["truth"] = output.perception.double().softmax(1).numpy()[np.arange(len(rows)), data.labels].round(6)
     bins, rng = p.evaluate.calibration_bins, stream(p.seed, "bootstrap")
@@ -44,7 +43,7 @@ def judge(
             table[branch] = logits.argmax(1).numpy()
         entry[f"{branch}_accuracy"] = None if logits is None else (table[branch] == data.labels).mean()
     entry["attention"] = None
-    if abn:
+    if output.map is not None:
         maps = output.map[:, 0].numpy()
         table["map"] = list(maps.reshape(len(maps), -1).round(4))
         entry["attention"] = attention.summary(model, data, maps, masks, stream(p.seed, "cells"))

@@ -14,7 +14,6 @@ from pathlib import Path
 from landmarks import attention, augment, features, images, models, params, stage
 from landmarks.determinism import stream
 from landmarks.networks import Trunk
-from landmarks.objectives import probabilities
 from landmarks.training import labelled
 
 import numpy as np
@@ -81,7 +80,7 @@ def main() -> str:
                 random,
             )
             altered = [version for order in orders for version in versions(image, grey, order, grid)]
-            truth = probabilities(answers(altered), model.design.abn)[:, labels[picture.id]].numpy()
+            truth = model.probabilities(answers(altered))[:, labels[picture.id]].numpy()
             areas.append(np.trapezoid(truth.reshape(len(orders), 2, STEPS + 1), dx=1 / STEPS))
             bar.update()
     print("| | by map | from the centre | at random |\n|---|---:|---:|---:|")

@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 from landmarks import determinism, metrics, params, stage
-from landmarks.objectives import probabilities
 from landmarks.training import Features, labelled, predict, read_tail, train_model
 
 import numpy as np
@@ -46,7 +45,7 @@ def main() -> str:
                     tail=tail,
                     log=Path(log) / "log",
                 )
-            scores = probabilities(predict(model, test), abn)
+            scores = model.probabilities(predict(model, test))
             hits.append(scores.argmax(1).numpy() == test.labels)
             losses.append(last["train/loss"])
         right[name] = np.mean(hits, axis=0)

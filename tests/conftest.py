@@ -62,9 +62,18 @@ def abn(**changes: float | str) -> Abn:
     return Abn(**{"alpha": 0.25, "beta": 1.0, "attention": "residual", "objective": "branches"} | changes)
 
 
-def design(block: Abn | None = None, classes: int = 3, seed: int = 0, dropout: float = 0.0) -> Design:
-    """The design of a model of tiny features, 8 channels of 2 x 2."""
-    return Design([f"landmark-{k}" for k in range(classes)], (8, 2, 2), 64, dropout, block, seed)
+def design(
+    block: Abn | None = None,
+    classes: int = 3,
+    seed: int = 0,
+    dropout: float = 0.0,
+    shape: tuple[int, int, int] = (8, 2, 2),
+    hidden: int = 64,
+    tail: Backbone | None = None,
+) -> Design:
+    """The design of a small model; by default of tiny features, 8 channels of 2 x 2."""
+    landmarks = [f"landmark-{k}" for k in range(classes)]
+    return Design(landmarks=landmarks, shape=shape, hidden=hidden, dropout=dropout, abn=block, seed=seed, tail=tail)
 
 
 RESULTS = {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "top5": 1.0, "macro_recall": 0.5}
@@ -96,7 +105,8 @@ def model_folder(
     inputs = torch.stack([torch.from_numpy(np.array(drawing(n, 64, 64))) for n in range(8)])
     features = trunk(inputs.permute(0, 3, 1, 2) / 255)
     tail = base if base.tail == "trained" else None
-    model = models.build(Design(["a-1", "b-2", "c-3"], tuple(features.shape[1:]), 32, 0.0, block, 0, tail))
+    head = design(block, shape=tuple(features.shape[1:]), hidden=32, tail=tail)
+    model = models.build(head.model_copy(update={"landmarks": ["a-1", "b-2", "c-3"]}))
     if tail:
         networks.load(model.tail[0], full)
         seen = model.tail[:-1](features)

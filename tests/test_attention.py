@@ -91,7 +91,7 @@ def test_curves_are_what_the_classifier_says_of_the_cells_that_are_there(kind: s
 def test_curves_through_a_tail(kind: str) -> None:
     """The same question, answered by the rest of the backbone: cells that are away have the training features' mean."""
     block = abn(attention=kind)
-    model = models.build(models.Design(["a", "b", "c"], (256, 4, 4), 16, 0.0, block, 0, tailed(VGG))).eval()
+    model = models.build(design(block, shape=(256, 4, 4), hidden=16, tail=tailed(VGG))).eval()
     model.mean = torch.rand(256, 1, 1)
     features, labels = torch.rand(3, 256, 4, 4, generator=torch.Generator().manual_seed(3)), torch.tensor([0, 1, 2])
     order = np.random.default_rng(4).permuted(np.tile(np.arange(16), (3, 1)), axis=1)
@@ -115,7 +115,7 @@ def test_curves_through_a_tail(kind: str) -> None:
 def test_the_steps_of_a_curve_lead_from_none_to_all(cells: int) -> None:
     """One cell at a time, or in a few steps through a tail; the area under a straight line is a half in any case."""
     for base, steps in ((None, cells), (tailed(VGG), min(cells, attention.TAIL_STEPS))):
-        model = models.build(models.Design(["a", "b"], (256, 4, 4), 8, 0.0, abn(), 0, base))
+        model = models.build(design(abn(), 2, shape=(256, 4, 4), hidden=8, tail=base))
         counts = attention.step_sizes(model, cells)
         assert len(counts) == steps + 1 and counts[0] == 0 and counts[-1] == cells and (np.diff(counts) >= 1).all()
         assert np.trapezoid(counts / cells, counts / cells) == pytest.approx(0.5)

@@ -94,8 +94,7 @@ def test_training_twice_gives_the_same_bits(block: Abn | None) -> None:
 @pytest.mark.parametrize("tail", [False, True])
 def test_attention_is_measured_alike(tail: bool) -> None:
     shape = (256, 4, 4) if tail else (8, 7, 7)
-    block = models.Design(["a", "b", "c"], shape, 32, 0.0, abn(), 0, tailed(VGG) if tail else None)
-    model = models.build(block).eval()
+    model = models.build(design(abn(), shape=shape, hidden=32, tail=tailed(VGG) if tail else None)).eval()
     array = np.random.default_rng(2).random((12, *shape)).astype(np.float16)
     data = Features(array, pd.DataFrame({"label": np.arange(12) % 3}))
     maps = predict(model, data).map[:, 0].numpy()

@@ -4,8 +4,7 @@ import math
 from pathlib import Path
 
 from landmarks import models
-from landmarks.models import Baseline, Design
-from landmarks.objectives import loss
+from landmarks.models import Baseline
 from landmarks.params import Abn, Backbone
 
 import pytest
@@ -41,7 +40,7 @@ def test_outputs_have_their_shapes_and_no_nan(block: Abn | None, classes: int) -
 
 
 def test_a_map_of_another_shape() -> None:
-    wide = models.Design(["a", "b"], (8, 3, 5), 16, 0.0, abn(), 0)
+    wide = design(abn(), shape=(8, 3, 5))
     assert models.build(wide)(torch.rand(2, 8, 3, 5)).map.shape == (2, 1, 3, 5)
 
 
@@ -57,7 +56,7 @@ def test_a_gradient_reaches_what_trains_and_nothing_else(
     """With alpha 0 the map learns through perception; with beta 0 the branch learns without it."""
     block = abn(alpha=alpha, beta=beta, objective=objective)
     model = models.build(design(block)).train()
-    loss(model(features(8)), torch.arange(8) % 3, block).backward()
+    model.loss(model(features(8)), torch.arange(8) % 3).backward()
     for part, module in model.named_children():
         moved = [p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters()]
         assert any(moved) is (part not in without), part
@@ -69,7 +68,7 @@ def test_a_gradient_reaches_what_trains_and_nothing_else(
 
 def test_every_parameter_of_the_baseline_gets_a_gradient() -> None:
     model = models.build(design())
-    loss(model(features(8)), torch.arange(8) % 3, None).backward()
+    model.loss(model(features(8)), torch.arange(8) % 3).backward()
     assert all(p.grad.abs().sum() > 0 for p in model.parameters())
 
 
@@ -92,8 +91,7 @@ def test_the_map_weighs_what_perception_sees(attention: str, value: float, facto
 @pytest.mark.parametrize("shape", [(8, 7, 7), (8, 3, 5)])
 def test_the_studys_head_is_its_own(shape: tuple[int, int, int]) -> None:
     """AvgPool2d(7, 1, 3) and Linear(K * H * W, K), for 27 classes and 7 x 7 places Linear(1323, 27)."""
-    study = models.Design([str(k) for k in range(27)], shape, 16, 0.0, abn(objective="summed_softmax"), 0)
-    model = models.build(study).eval()
+    model = models.build(design(abn(objective="summed_softmax"), 27, shape=shape)).eval()
     convolution, pool, _, linear = model.scores
     assert (pool.kernel_size, pool.stride, pool.padding) == (7, 1, 3)
     assert (linear.in_features, linear.out_features) == (27 * shape[1] * shape[2], 27)
@@ -111,10 +109,10 @@ def test_the_papers_head_is_the_mean_over_all_places() -> None:
 @pytest.mark.parametrize("block", [None, abn(alpha=1.0, beta=0.0), abn(alpha=0.0), abn(objective="summed_softmax")])
 def test_the_first_loss_is_that_of_chance(block: Abn | None) -> None:
     """ln K, on standardised features of a size like the real one."""
-    design = models.Design([str(k) for k in range(27)], (64, 7, 7), 256, 0.0, block, 0)
-    model, labels = models.build(design).train(), torch.arange(54) % 27
+    model = models.build(design(block, 27, shape=(64, 7, 7), hidden=256)).train()
+    labels = torch.arange(54) % 27
     features = torch.randn(54, 64, 7, 7, generator=torch.Generator().manual_seed(1))
-    assert loss(model(features), labels, block).item() == pytest.approx(math.log(27), rel=0.02)
+    assert model.loss(model(features), labels).item() == pytest.approx(math.log(27), rel=0.02)
 
 
 def test_features_are_standardised_first() -> None:
@@ -142,7 +140,7 @@ TAILS = [pytest.param(tailed(base), shape, id=base.name) for base, shape in ((VG
 
 
 def with_tail(base: Backbone, shape: tuple[int, int, int], block: Abn | None) -> Baseline:
-    return models.build(Design(["a", "b", "c"], shape, 16, 0.0, block, 0, base))
+    return models.build(design(block, shape=shape, hidden=16, tail=base))
 
 
 @pytest.mark.parametrize(("base", "shape"), TAILS)
@@ -153,7 +151,7 @@ def test_a_tail_is_trained_with_the_model(base: Backbone, shape: tuple[int, int,
     maps = torch.rand(6, *shape, generator=torch.Generator().manual_seed(2))
     output = model(maps)
     assert output.perception.shape == (6, 3)
-    loss(output, torch.arange(6) % 3, block).backward()
+    model.loss(output, torch.arange(6) % 3).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.tail.parameters())
     model.eval()
     if block:

@@ -1,14 +1,15 @@
-"""What is minimised, and how two branches answer as one."""
+"""The loss and the answer of a model with one or two branches."""
 
 import math
 
+from landmarks import models
 from landmarks.models import Output
-from landmarks.objectives import floor, logit_gradient_norm, loss, probabilities
+from landmarks.objectives import floor, logit_gradient_norm
 from landmarks.params import Abn
 
 import pytest
 import torch
-from conftest import abn
+from conftest import abn, design
 from torch import Tensor
 
 # Two pictures, three classes. exp() of the logits are small integers, so that the softmaxes are easy to see.
@@ -25,6 +26,14 @@ def perfect(classes: int, margin: float = 100.0) -> tuple[Tensor, Tensor]:
     """Logits that name the right class without a doubt, and the labels."""
     labels = torch.arange(classes)
     return torch.nn.functional.one_hot(labels).float() * margin, labels
+
+
+def loss(output: Output, labels: Tensor, block: Abn | None) -> Tensor:
+    return models.build(design(block)).loss(output, labels)
+
+
+def probabilities(output: Output, block: Abn | None) -> Tensor:
+    return models.build(design(block)).probabilities(output)
 
 
 def test_without_attention_the_loss_is_cross_entropy() -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from landmarks import augment, features, images
 from landmarks.images import Picture, Unfit
 from landmarks.networks import Trunk
-from landmarks.objectives import probabilities
 from landmarks.params import Backbone
 from landmarks.serving import recognizer
 from landmarks.serving.recognizer import Recognizer
@@ -57,7 +56,7 @@ def pipeline(model: Recognizer, folder: Path, directory: Path) -> tuple[np.ndarr
     made = np.concatenate(list(features.extract(trunk, directory, index, p["crop"])))
     with torch.inference_mode():
         output = model.model(torch.from_numpy(made).float())
-    return probabilities(output, model.model.design.abn).numpy(), output.map[:, 0].numpy()
+    return model.model.probabilities(output).numpy(), output.map[:, 0].numpy()
 
 
 def test_it_gives_the_pipelines_answers(model: Recognizer, folder: Path, photos: list[Path], tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from landmarks import determinism, models, weight_files
 from landmarks.models import Baseline
-from landmarks.objectives import loss
 from landmarks.params import Abn, Backbone, Train
 from landmarks.training import Epoch, Features, fit, predict, train_model, validate
 
@@ -147,7 +146,7 @@ def test_the_studys_optimiser_is_sgd_at_one_rate() -> None:
     speed = [torch.zeros_like(parameter) for parameter in plain.parameters()]
     ((features, labels),) = pictures.batches(np.arange(8), 8)
     for _ in range(3):
-        gradients = torch.autograd.grad(loss(plain(features), labels, None), list(plain.parameters()))
+        gradients = torch.autograd.grad(plain.loss(plain(features), labels), list(plain.parameters()))
         with torch.no_grad():
             for parameter, velocity, gradient in zip(plain.parameters(), speed, gradients, strict=True):
                 velocity.mul_(0.9).add_(gradient)

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 from landmarks import stage
-from landmarks.objectives import probabilities
 from landmarks.serving.recognizer import Recognizer
 
 import onnx
@@ -29,7 +28,7 @@ class Whole(nn.Module):
         output = self.model(
             self.trunk(pictures).half().float()
         )  # rounded, as the features that the head was trained on
-        scores = probabilities(output, self.model.design.abn)
+        scores = self.model.probabilities(output)
         return (scores,) if output.map is None else (scores, output.map[:, 0])
 
 

@@ -15,7 +15,6 @@ from typing import NamedTuple, TypeVar
 from landmarks import augment, determinism, images, models, release
 from landmarks.images import Picture, Unfit
 from landmarks.networks import Trunk
-from landmarks.objectives import probabilities
 from landmarks.params import Backbone
 from landmarks.stage import UserError
 
@@ -98,7 +97,7 @@ class Recognizer:
         pixels = torch.from_numpy(np.stack([view.pixels for view in views])).to(self.device)
         features = self.trunk(pixels.permute(0, 3, 1, 2).float() / 255).half().float()
         output = self.model(features)
-        scores = probabilities(output, self.model.design.abn).cpu().double().numpy()  # MPS has no double
+        scores = self.model.probabilities(output).cpu().double().numpy()  # MPS has no double
         maps = [None] * len(views) if output.map is None else output.map[:, 0].cpu().numpy()
         return [Answer(*row) for row in zip(scores, maps, (view.box for view in views), strict=True)]
 
