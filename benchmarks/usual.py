@@ -64,7 +64,7 @@ def main() -> None:
     def output(pictures: torch.Tensor) -> models.Output:
         with torch.no_grad():
             seen = trunk(pictures.contiguous(memory_format=torch.channels_last))
-        return model(seen.contiguous())
+        return model(seen.float().contiguous())
 
     @torch.no_grad()
     def accuracy(split: str) -> float:

@@ -114,7 +114,7 @@ def batch_size(device: torch.device) -> int:
 
 @torch.inference_mode()
 def forward(trunk: Trunk, views: Tensor, precision: str = "float32") -> Tensor:
-    """The trunk's output for uint8 views [N, S, S, 3] on its device: float16 [N, C, H, W].
+    """The trunk's output for uint8 views [N, S, S, 3] on its device, float16 [N, C, H, W].
 
     N is at most the batch size of the device. A row's bits depend on that row alone, not on the rest of the batch.
     `precision` bfloat16 uses autocast: it is faster, and the features differ slightly.
@@ -122,7 +122,7 @@ def forward(trunk: Trunk, views: Tensor, precision: str = "float32") -> Tensor:
     size = batch_size(views.device)
     padded = torch.cat([views, views[:1].expand(size - len(views), -1, -1, -1)])
     with torch.autocast(views.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        return trunk(padded.permute(0, 3, 1, 2).float() / 255)[: len(views)].half().contiguous()
+        return trunk(padded)[: len(views)].contiguous()
 
 
 def extract(

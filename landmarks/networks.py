@@ -130,9 +130,10 @@ def load(part: nn.Sequential, state: dict[str, Tensor]) -> nn.Sequential:
 
 
 class Trunk(nn.Module):
-    """The frozen backbone up to `backbone.layer`: pictures [N, 3, S, S], RGB in 0..1 -> features, float32.
+    """The frozen backbone up to `backbone.layer`: RGB pictures -> features, rounded to float16.
 
-    Those are [N, C, 7, 7], averages of the map; or the map as it is, where `backbone.tail` is to read it.
+    Pictures are uint8 [N, S, S, 3], or floats in 0..1 [N, 3, S, S]. Features are the map averaged to [N, C, 7, 7], or
+    with a trained tail the map as it is.
     """
 
     mean: Tensor
@@ -147,7 +148,9 @@ class Trunk(nn.Module):
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.pool(self.features((pictures - self.mean) / self.std))
+        if pictures.dtype == torch.uint8:
+            pictures = pictures.permute(0, 3, 1, 2).float() / 255
+        return self.pool(self.features((pictures - self.mean) / self.std)).half()
 
 
 def trunk_weights(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:

@@ -103,7 +103,7 @@ def model_folder(
     full = weight_files.fetch(base.name, base.weights, 0)
     trunk = networks.Trunk(full, base)
     inputs = torch.stack([torch.from_numpy(np.array(drawing(n, 64, 64))) for n in range(8)])
-    features = trunk(inputs.permute(0, 3, 1, 2) / 255)
+    features = trunk(inputs).float()
     tail = base if base.tail == "trained" else None
     head = design(block, shape=tuple(features.shape[1:]), hidden=32, tail=tail)
     model = models.build(head.model_copy(update={"landmarks": ["a-1", "b-2", "c-3"]}))

@@ -85,7 +85,7 @@ def test_cached_features_equal_those_on_the_fly_to_the_bit(
 @torch.inference_mode()
 def test_features_are_the_trunks_output_in_half_precision(block: Backbone, channels: int) -> None:
     trunk, batch = trunk_of(block), inputs(draw(3), 64)
-    expected = trunk(torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2) / 255)
+    expected = trunk.pool(trunk.features((tensor(batch).permute(0, 3, 1, 2) / 255 - trunk.mean) / trunk.std))
     found = features.forward(trunk, tensor(batch)).numpy()
     assert found.shape == (len(batch), channels, 7, 7) == features.shape(trunk, len(batch), 64)
     assert np.allclose(found, expected.numpy(), rtol=1e-3, atol=1e-6 if block == VGG else 1e-5)

@@ -25,7 +25,7 @@ def vgg(layer: str, tail: str = "none") -> Backbone:
 @torch.inference_mode()
 def test_every_layer_gives_a_map_of_the_same_size(layer: str, channels: int, crop: int) -> None:
     output = Trunk(STATE, vgg(layer))(torch.rand(1, 3, crop, crop))
-    assert output.shape == (1, channels, 7, 7) and output.dtype == torch.float32
+    assert output.shape == (1, channels, 7, 7) and output.dtype == torch.float16
     assert output.isfinite().all() and (output >= 0).all() and output.std() > 0
 
 
@@ -43,8 +43,8 @@ def test_a_lower_layer_is_a_part_of_a_higher_one() -> None:
     pictures = torch.rand(2, 3, 224, 224)
     lower, higher = Trunk(STATE, vgg("conv4")), Trunk(STATE, vgg("conv5"))
     before_pooling = lower.features((pictures - lower.mean) / lower.std)
-    assert torch.allclose(lower(pictures), torch.nn.functional.avg_pool2d(before_pooling, 2))
-    assert torch.allclose(higher(pictures), higher.features[len(lower.features) :](before_pooling))
+    assert torch.equal(lower(pictures), torch.nn.functional.avg_pool2d(before_pooling, 2).half())
+    assert torch.equal(higher(pictures), higher.features[len(lower.features) :](before_pooling).half())
 
 
 TIMM = [
@@ -144,6 +144,13 @@ def test_the_two_parts_make_the_whole(block: Backbone) -> None:
 def test_for_a_tail_the_map_stays_as_it_is() -> None:
     pictures = torch.rand(1, 3, 224, 224)
     assert Trunk(STATE, vgg("conv4", "trained"))(pictures).shape == (1, 512, 14, 14)
+
+
+@torch.inference_mode()
+def test_bytes_and_floats_give_the_same_features() -> None:
+    pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    trunk = Trunk(STATE, vgg("conv3"))
+    assert torch.equal(trunk(pixels), trunk(pixels.permute(0, 3, 1, 2).float() / 255))
 
 
 @torch.inference_mode()

@@ -25,9 +25,7 @@ class Whole(nn.Module):
         self.trunk, self.model = recognizer.trunk, recognizer.model
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        output = self.model(
-            self.trunk(pictures).half().float()
-        )  # rounded, as the features that the head was trained on
+        output = self.model(self.trunk(pictures).float())
         scores = self.model.probabilities(output)
         return (scores,) if output.map is None else (scores, output.map[:, 0])
 

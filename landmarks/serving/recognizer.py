@@ -95,7 +95,7 @@ class Recognizer:
         bits of a sum may then differ from the pipeline's, before they are rounded to float16.
         """
         pixels = torch.from_numpy(np.stack([view.pixels for view in views])).to(self.device)
-        features = self.trunk(pixels.permute(0, 3, 1, 2).float() / 255).half().float()
+        features = self.trunk(pixels).float()
         output = self.model(features)
         scores = self.model.probabilities(output).cpu().double().numpy()  # MPS has no double
         maps = [None] * len(views) if output.map is None else output.map[:, 0].cpu().numpy()
