@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks import generated
 from benchmarks.speed import process
-from landmarks import determinism, features, models, networks, params, training
+from landmarks import artifacts, determinism, features, models, networks, params, training
 from landmarks.networks import Trunk
 from landmarks.params import Abn, Params, Train
 
@@ -84,12 +84,10 @@ class Run:
 
     def __init__(self, directory: Path, p: Params) -> None:
         self.directory, self.p, self.device = directory, p, determinism.pick_device(p.compute.device)
-        self.filtered = directory / "data/filtered"
-        self.index = pd.read_parquet(directory / "data/augment.parquet")
-        self.rows = training.labelled(self.index, pd.read_parquet(directory / "data/split.parquet"))
-        self.array = np.load(directory / "data/features/features.npy", mmap_mode="r")
-        self.trunk = Trunk(load_file(directory / "models/backbone.safetensors"), p.backbone).to(self.device)
-        self.models = {"baseline": None, "abn": p.abn} | dict(sorted(p.ablations.items()))
+        self.filtered = directory / artifacts.FILTERED
+        self.index = artifacts.read_labelled_views(directory)
+        self.array = artifacts.read_features(directory)
+        self.trunk = Trunk(load_file(directory / artifacts.BACKBONE), p.backbone).to(self.device)
 
     def inputs(self) -> features.Inputs:
         return features.Inputs(self.filtered, self.index, self.p.augment.crop)
@@ -136,7 +134,7 @@ class Run:
     ) -> Iterator[training.Epoch]:
         """The epochs of one model, as the stages train it."""
         views = [training.Features(self.array, part) for part in training_rows]
-        landmarks = sorted({str(label) for label in self.rows["label"]})
+        landmarks = sorted({str(label) for label in self.index["label"]})
         design = models.Design(
             landmarks=landmarks,
             shape=self.array.shape[1:],
@@ -153,13 +151,13 @@ class Run:
 
     def split(self, name: str, most: int | None = None) -> list[pd.DataFrame]:
         """The rows of a split by view, about `most` of each."""
-        parts = [part for _, part in self.rows[self.rows["split"] == name].groupby("view")]
+        parts = [part for _, part in self.index[self.index["split"] == name].groupby("view")]
         return [part.iloc[:: max(1, len(part) // (most or len(part)))] for part in parts]
 
     def epoch_seconds(self, name: str) -> float:
         """Seconds of the second of two epochs, with its validation."""
         train = self.p.train.model_copy(update={"epochs": 2})
-        epochs = self.train(self.models[name], train, self.device, self.split("train"), self.split("val")[0])
+        epochs = self.train(self.p.models[name], train, self.device, self.split("train"), self.split("val")[0])
         next(epochs)
         start = time.perf_counter()
         next(epochs)
@@ -169,7 +167,7 @@ class Run:
         """Validation accuracy after two epochs of a smaller training."""
         train = self.p.train.model_copy(update={"hidden": 512, "dropout": 0.1, "epochs": 2})
         rows, val = (self.split(split, most) for split, most in COMPARED.items())
-        *_, last = self.train(self.models[name], train, device, rows[:1], val[0])
+        *_, last = self.train(self.p.models[name], train, device, rows[:1], val[0])
         return last.metrics["val/accuracy"]
 
     def feature_difference(self) -> float:
@@ -213,19 +211,19 @@ def report(directory: Path, pictures: int, dry: bool) -> str:
     (directory / "params.yaml").write_text(yaml.safe_dump(settings(dry)), encoding="utf-8")
     random_weights(directory / "random.safetensors")
     p = params.load(directory / "params.yaml")
-    count = generated.write(directory / "data/raw", pictures)
+    count = generated.write(directory / artifacts.RAW, pictures)
     stages = ("filter", "split", "augment_index", "fetch_backbone", "extract_features")
     seconds = {stage: run_stage(stage, directory) for stage in stages}
     run = Run(directory, p)
-    seconds |= {f"train {name}": run_stage("train", directory, name) for name in run.models}
+    seconds |= {f"train {name}": run_stage("train", directory, name) for name in p.models}
     seconds["evaluate"] = run_stage("evaluate", directory)
-    results = json.loads((directory / "metrics/results.json").read_text(encoding="utf-8"))
+    results = json.loads((directory / artifacts.RESULTS).read_text(encoding="utf-8"))
     once = (directory / "models/abn/model.safetensors").read_bytes()
     run_stage("train", directory, "abn")
     repeated = "the same" if once == (directory / "models/abn/model.safetensors").read_bytes() else "OTHER"
 
     idle = {stage: start_up(stage, directory) for stage in ("filter", "split", "augment_index", "train")}
-    epochs = {name: run.epoch_seconds(name) for name in run.models}
+    epochs = {name: run.epoch_seconds(name) for name in p.models}
     rates = run.extraction(200 if dry else 25_000)
     table = at_study_size(seconds, epochs, idle, STUDY / count, p)
     total = table.iloc[:, -1].sum()
@@ -262,7 +260,7 @@ with features in float32, {faster / 60:.1f} in bfloat16.
 
 ## Agreement
 
-- Test accuracy: {", ".join(f"{name} {100 * results[name]['test']['accuracy']:.2f} %" for name in run.models)}.
+- Test accuracy: {", ".join(f"{name} {100 * results[name]['test']['accuracy']:.2f} %" for name in p.models)}.
 - Features differ from the CPU's by {run.feature_difference():.1e} of their norm (float32).
 - Validation accuracy of a smaller training: {", ".join(compared)}.
 - Training abn twice gives {repeated} weights.

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from landmarks import determinism, features, images, params, stage
+from landmarks import artifacts, determinism, features, images, params, stage
 from landmarks.networks import Trunk
 from tools.clone import Clone
 
@@ -76,15 +76,14 @@ def median(work: Callable[[], object], times: int) -> float:
 
 def part(directory: Path, share: int, crop: int) -> int:
     """A copy of what extract-features reads, with `share` eighths of the pictures; returns how many views they have."""
-    index = pd.read_parquet("data/augment.parquet")
+    index = pd.read_parquet(artifacts.VIEWS)
     ids = index["id"].unique()
-    kept = set(ids[: len(ids) * share // 8])
-    pictures = [p for group in images.read_groups(Path("data/filtered")) for p in group if p.id in kept]
-    images.write_shards(directory / "data/filtered", pictures, len(pictures))
+    kept = ids[: len(ids) * share // 8]
+    images.write_shards(directory / artifacts.FILTERED, images.read_pictures(artifacts.FILTERED, kept), len(kept))
     index = index[index["id"].isin(kept)]
-    index.to_parquet(directory / "data/augment.parquet", index=False)
-    (directory / "models").mkdir()
-    (directory / "models/backbone.safetensors").symlink_to(ROOT / "models/backbone.safetensors")
+    index.to_parquet(directory / artifacts.VIEWS, index=False)
+    (directory / artifacts.MODELS).mkdir()
+    (directory / artifacts.BACKBONE).symlink_to(ROOT / artifacts.BACKBONE)
     settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     settings["augment"]["crop"] = crop
     settings["compute"]["device"] = "cpu"  # as the limit
@@ -109,7 +108,7 @@ def extraction(trunk: Trunk, crop: int, shares: tuple[int, ...]) -> list[list[ob
             directory = Path(name)
             views = part(directory, share, crop)
             cost = process(sys.executable, "-m", "stages.extract_features", cwd=directory, path=ROOT)
-            size = (directory / "data/features/features.npy").stat().st_size
+            size = (directory / artifacts.FEATURES).stat().st_size
         limits.append(limit(trunk, crop))
         most = statistics.mean(limits[-2:])  # before and after
         costs.append((views, cost.seconds))
@@ -133,8 +132,8 @@ def extraction(trunk: Trunk, crop: int, shares: tuple[int, ...]) -> list[list[ob
 
 def folders(directory: Path) -> None:
     """The pictures as files, which is what the usual way reads: SPLIT/LANDMARK/ID.jpg."""
-    split = pd.read_parquet("data/split.parquet").set_index("id")["split"]
-    for group in images.read_groups(Path("data/filtered")):
+    split = pd.read_parquet(artifacts.SPLIT).set_index("id")["split"]
+    for group in images.read_groups(artifacts.FILTERED):
         for picture in group:
             path = directory / split[picture.id] / picture.landmark_id / f"{picture.id}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +216,7 @@ def main() -> str:
         raise stage.UserError("compute.precision: the limit and the usual way have float32; set that")
     if p.backbone.tail == "trained":
         raise stage.UserError("backbone.tail: the usual way is compared without one; set none")
-    trunk = Trunk(load_file("models/backbone.safetensors"), p.backbone)
+    trunk = Trunk(load_file(artifacts.BACKBONE), p.backbone)
     determinism.prepare_inference()  # the limit is the best that we know
     noop = median(lambda: process(*DVC, "repro", cwd=ROOT), 3)
     starts = [[name, f"{median(partial(python, f'import stages.{name}'), 3):.1f}"] for name in STAGES]

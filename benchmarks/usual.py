@@ -48,7 +48,7 @@ def main() -> None:
     from safetensors.torch import load_file
 
     p = params.load()
-    abn = None if row == "baseline" else p.abn if row == "abn" else p.ablations[row]
+    abn = p.models[row]
     state = load_file("models/backbone.safetensors")
     trunk = Trunk(state, p.backbone).eval()
     loaders = {split: data(folder, split, p, state["mean"], state["std"]) for split in ("train", "val", "test")}

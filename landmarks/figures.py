@@ -30,8 +30,7 @@ plt.rcParams.update(
         "figure.constrained_layout.use": True,
     }
 )
-KEPT, LEFT_OUT = "#1f77b4", "#bbbbbb"
-COLOURS = {"study": "#d62728", "abn": "#1f77b4"}
+BLUE, RED, GREY = "#1f77b4", "#d62728", "#bbbbbb"
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -45,11 +44,11 @@ def save(figure: Figure, path: Path) -> None:
 def class_histogram(ranking: pd.DataFrame) -> Figure:
     """Pictures in the index of each class of `ranking` (rank, landmark_id, images, kept)."""
     figure, axes = plt.subplots(figsize=(11, 4))
-    colours = np.where(ranking["kept"], KEPT, LEFT_OUT)
+    colours = np.where(ranking["kept"], BLUE, GREY)
     axes.bar(ranking["rank"], ranking["images"], color=colours)
     axes.set_xticks(ranking["rank"], ranking["landmark_id"], rotation=90, fontsize=7)
     axes.set(title=f"The {len(ranking)} largest classes", ylabel="pictures in the index", xlim=(0, len(ranking) + 1))
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (KEPT, LEFT_OUT)]
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (BLUE, GREY)]
     axes.legend(handles, ["kept", "left out"])
     axes.grid(axis="x", visible=False)
     return figure
@@ -72,28 +71,31 @@ def training_curves(curves: pd.DataFrame) -> Figure:
 
 
 def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], blocks: dict[str, Abn], classes: int) -> Figure:
-    """Why the study's objective fails, beside ours: `blocks` are the settings of study and abn.
+    """Why the study's objective fails: `blocks` has a model with the objective summed_softmax, then abn.
 
-    Left, what training does, against what the study's loss can reach at best: `losses` has model, epoch (with a
-    fraction) and loss of each step. Right, how strongly a picture pulls at a perception branch that gives its true
-    class some probability, and how many test pictures have it: `truth` by model, [N].
+    Left: the training loss, and the lowest value that the first model's loss can have. `losses` has model, epoch (with
+    a fraction) and loss of each step. Right: the norm of the loss's gradient with respect to the logits of the
+    perception branch, against the probability of the true class, and the share of test pictures with that
+    probability. `truth` has the probabilities by model, [N].
     """
+    colours = dict(zip(blocks, (RED, BLUE), strict=True))
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4))
     for model, rows in losses.groupby("model", sort=False):
         smooth = rows["loss"].rolling(max(1, len(rows) // 25), min_periods=1, center=True).mean()
-        left.plot(rows["epoch"], rows["loss"], color=COLOURS[model], alpha=0.25, linewidth=0.8)
-        left.plot(rows["epoch"], smooth, color=COLOURS[model], label=model)
-    study = blocks["study"]
-    once = study.model_copy(update={"alpha": 0.0, "beta": 1.0})
-    lines = {
-        f"chance: ln {classes}": (math.log(classes), "bottom"),
-        "floor of one softmax too many": (objectives.floor(once, classes), "bottom"),
-        f"study's floor, with weights {study.alpha:g} and {study.beta:g}": (
-            objectives.floor(study, classes),
+        left.plot(rows["epoch"], rows["loss"], color=colours[model], alpha=0.25, linewidth=0.8)
+        left.plot(rows["epoch"], smooth, color=colours[model], label=model)
+    name, summed = next(iter(blocks.items()))
+    once = summed.model_copy(update={"alpha": 0.0, "beta": 1.0})
+    lines = [
+        (f"chance: ln {classes}", math.log(classes), "bottom"),
+        ("floor of one softmax too many", objectives.floor(once, classes), "bottom"),
+        (
+            f"{name}'s floor, with weights {summed.alpha:g} and {summed.beta:g}",
+            objectives.floor(summed, classes),
             "top",
         ),
-    }
-    for text, (value, side) in lines.items():
+    ]
+    for text, value, side in lines:
         left.axhline(value, color="grey", linestyle="--", linewidth=1)
         box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
         left.text(losses["epoch"].max(), value, f"{text}: {value:.2f}", ha="right", va=side, fontsize=8, bbox=box)
@@ -105,9 +107,9 @@ def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], blocks: dict[st
     edges = np.linspace(0, 1, 21)
     for model, block in blocks.items():
         norm = objectives.logit_gradient_norm(chances, block, classes)
-        right.plot(chances, norm, color=COLOURS[model], label=f"{model}: gradient")
+        right.plot(chances, norm, color=colours[model], label=f"{model}: gradient")
         share = np.histogram(truth[model], edges)[0] / len(truth[model])
-        bars.stairs(share, edges, color=COLOURS[model], fill=True, alpha=0.25)
+        bars.stairs(share, edges, color=colours[model], fill=True, alpha=0.25)
     right.set(title="What a wrong answer teaches", xlabel="probability of the true class (perception branch)")
     right.set(ylabel="norm of the loss's gradient by the logits (lines)", ylim=(0, None))
     bars.set(ylabel="share of test pictures (bars)", ylim=(0, 1))
@@ -141,8 +143,8 @@ def reliability(bins: dict[str, tuple[float, np.ndarray]]) -> Figure:
     figure, panels = plt.subplots(1, len(bins), figsize=(2.9 * len(bins), 3.2), sharey=True, squeeze=False)
     for axes, (model, (ece, rows)) in zip(panels[0], bins.items(), strict=True):
         axes.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
-        axes.plot(rows[:, 0], rows[:, 1], color=KEPT, linewidth=1)
-        axes.scatter(rows[:, 0], rows[:, 1], s=8 + 150 * rows[:, 2] / rows[:, 2].sum(), color=KEPT, clip_on=False)
+        axes.plot(rows[:, 0], rows[:, 1], color=BLUE, linewidth=1)
+        axes.scatter(rows[:, 0], rows[:, 1], s=8 + 150 * rows[:, 2] / rows[:, 2].sum(), color=BLUE, clip_on=False)
         axes.set(title=f"{model}: ECE {100 * ece:.1f} %", xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
     panels[0, 0].set_ylabel("accuracy (dot size: share of pictures)")
     return figure

@@ -8,6 +8,7 @@ where the landmark is seen, or null where nobody drew one (all but the synthetic
 import io
 import math
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -120,6 +121,18 @@ def row_groups(directory: Path) -> Iterator[RowGroup]:
         with pq.ParquetFile(shard) as file:
             for number in range(file.num_row_groups):
                 yield RowGroup(shard, number, file.read_row_group(number, columns=["id"])["id"][-1].as_py())
+
+
+def read_pictures(directory: Path, ids: Iterable[str]) -> Iterator[Picture]:
+    """Streams the pictures with these ids, in id order. Reads only the row groups that contain one of them."""
+    wanted = sorted(set(ids))
+    start = 0
+    for group in row_groups(directory):
+        stop = bisect_right(wanted, group.last_id)
+        if stop > start:
+            inside = set(wanted[start:stop])
+            yield from (picture for picture in group.read() if picture.id in inside)
+        start = stop
 
 
 def read_index(directory: Path) -> "pd.DataFrame":

@@ -2,11 +2,12 @@
 
 from typing import SupportsFloat
 
+from landmarks.artifacts import DIGITS
+
 import numpy as np
 import pandas as pd
 
 DRAWS = 10_000  # of the bootstrap
-DIGITS = 6  # in files; more would only show the last bits of float32
 
 
 def summary(

@@ -158,6 +158,11 @@ class Params(Block):
     package: Package
     compute: Compute
 
+    @property
+    def models(self) -> dict[str, Abn | None]:
+        """The attention block of every model, in the order of the results table; the baseline has none."""
+        return {"baseline": None, "abn": self.abn, **dict(sorted(self.ablations.items()))}
+
     @model_validator(mode="after")
     def names_are_free(self) -> "Params":
         taken = {"baseline", "abn"} & set(self.ablations)

@@ -15,12 +15,12 @@ import textwrap
 from pathlib import Path
 
 from landmarks import augment, weights
+from landmarks.artifacts import DIGITS
 from landmarks.stage import UserError
 
 import numpy as np
 
 FORMAT = 2  # of release.json; another number is another layout
-DIGITS = 6  # of confidences, here and in data/predictions.parquet
 
 
 def threshold(confidence: np.ndarray, rate: float) -> float:

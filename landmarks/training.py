@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from landmarks import networks
+from landmarks.artifacts import DIGITS
 from landmarks.determinism import seed_torch, send, stream
 from landmarks.models import Baseline, Design, Output, build
 from landmarks.params import Abn, Backbone, Train
@@ -30,17 +31,12 @@ AHEAD = 2  # batches that are read before they are needed
 CHECKPOINT_SECONDS = 30  # of training at least between two checkpoints, each of which takes up to half a second
 
 
-def labelled(index: pd.DataFrame, split: pd.DataFrame) -> pd.DataFrame:
-    """The augmentation index, in its order, with the `label` and the `split` of each row's picture."""
-    return index.merge(split[["id", "label", "split"]], on="id", how="left")
-
-
 class Features:
-    """Features and labels of some rows of the index, read from the memory-mapped array when they are asked for."""
+    """Features and labels of some views, read from the memory-mapped array when they are asked for."""
 
-    def __init__(self, array: np.ndarray, rows: pd.DataFrame) -> None:
-        """`array` is [rows of the index, C, H, W]; `rows` is a selection of the index with a `label`."""
-        self.array, self.rows, self.labels = array, rows.index.to_numpy(), rows["label"].to_numpy(copy=True)
+    def __init__(self, array: np.ndarray, views: pd.DataFrame) -> None:
+        """`array` is [rows, C, H, W]; `views` has the `row` and the `label` of each view."""
+        self.array, self.rows, self.labels = array, views["row"].to_numpy(), views["label"].to_numpy(copy=True)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,7 +48,7 @@ class Features:
     def batches(
         self, order: np.ndarray, batch_size: int, device: torch.device | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Streams features float32 [N, C, H, W] and labels int64 [N] on `device`, in `order` (positions in `rows`).
+        """Streams features float32 [N, C, H, W] and labels int64 [N] on `device`, in `order` (positions in `views`).
 
         The next batch is read from disk while the caller uses the last one.
         """
@@ -109,9 +105,9 @@ def train_model(
 ) -> tuple[Baseline, dict[str, float]]:
     """Trains the baseline (`abn` is None) or an attention branch network; returns it and its last epoch's metrics.
 
-    `index` is the augmentation index with each row's `label` and `split`, `array` has the features of its rows. Metrics
-    of every epoch go to the directory `log`, as DVCLive writes them, and the loss of every step to `steps.csv` there
-    (epoch, with a fraction; loss). Where the file `checkpoint` is there, training goes on from it. `tail` is the
+    `array` and `index` are what `artifacts.read_features` and `read_labelled_views` return. Metrics of every epoch go
+    to the directory `log`, as DVCLive writes them, and the loss of every step to `steps.csv` there (epoch, with a
+    fraction; loss). Where the file `checkpoint` is there, training goes on from it. `tail` is the
     backbone whose rest is trained along, if there is one, with its weights as `weight_files.fetch` returns them.
     """
     training = index[index["split"] == "train"]
@@ -139,13 +135,15 @@ def train_model(
         losses: list[float] = []
         for epoch in fit(model, views, val, train, seed, bar.update, checkpoint):
             losses += epoch.losses
-            metrics = {name: round(value, 6) for name, value in epoch.metrics.items()}
+            metrics = {name: round(value, DIGITS) for name, value in epoch.metrics.items()}
             for name, value in metrics.items():
                 live.log_metric(name, value)
             live.next_step()
             bar.set_postfix(metrics)
     epochs = np.arange(1, len(losses) + 1) * train.epochs / len(losses)
-    pd.DataFrame({"epoch": epochs, "loss": losses}).round(6).to_csv(log / "steps.csv", index=False, lineterminator="\n")
+    pd.DataFrame({"epoch": epochs, "loss": losses}).round(DIGITS).to_csv(
+        log / "steps.csv", index=False, lineterminator="\n"
+    )
     return model.cpu(), metrics
 
 

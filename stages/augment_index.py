@@ -1,25 +1,20 @@
-"""augment-index: which views of each picture the network will see.
+"""augment-index: which views of each picture the network sees.
 
-Reads   data/split.parquet.
-Writes  data/augment.parquet: id, view, angle, left, top, side, brightness, flip (see landmarks/augment.py), sorted by
-        (id, view); `augment.views` random rows for a training picture, one plain row for the others.
-Holds   all randomness of the network's inputs.
+Reads    data/split.parquet.
+Writes   data/augment.parquet: id, view, angle, left, top, side, brightness, flip (see landmarks/augment.py), sorted by
+         id and view; `augment.views` random views of a training picture, the centre view of any other.
+Ensures  no later stage draws anything at random that changes the network's inputs.
 """
 
-from pathlib import Path
-
-from landmarks import augment, params, stage
+from landmarks import artifacts, augment, params, stage
 
 import pandas as pd
-
-SPLIT = Path("data/split.parquet")
-OUT = Path("data/augment.parquet")
 
 
 def main() -> str:
     p = params.load()
-    index = augment.draw(
-        pd.read_parquet(SPLIT),
+    views = augment.draw(
+        pd.read_parquet(artifacts.SPLIT),
         views=p.augment.views,
         rotation=p.augment.rotation,
         eval_rotation=p.augment.eval_rotation,
@@ -28,9 +23,9 @@ def main() -> str:
         flip=p.augment.flip,
         seed=p.seed,
     )
-    with stage.atomic_output(OUT) as out:
-        index.to_parquet(out, index=False)
-    return f"{len(index)} views of {index['id'].nunique()} pictures"
+    with stage.atomic_output(artifacts.VIEWS) as out:
+        views.to_parquet(out, index=False)
+    return f"{len(views)} views of {views['id'].nunique()} pictures"
 
 
 if __name__ == "__main__":

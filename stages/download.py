@@ -1,45 +1,41 @@
 """download: the index of all pictures, and the pictures of the classes that the filter will keep.
 
-Reads   the source that data.source names.
-Writes  data/raw/index.parquet (id, landmark_id of every picture the source lists), data/raw/pictures-NNN.parquet (see
-        landmarks/images.py), data/raw/failures.csv (wanted pictures that could not be had: id, landmark_id, reason) and
-        data/raw/names.csv (landmark_id, name of every kept class; the name is empty where the source knows none).
-Holds   the same bytes for any number of workers and interruptions: pictures are in id order. What came over the network
-        stays in the scratch folder, so that no other choice of classes fetches it again.
+Reads    the source that data.source names.
+Writes   in data/raw/: index.parquet (id, landmark_id of every picture that the source lists), pictures-NNN.parquet (see
+         landmarks/images.py), failures.csv (wanted pictures that could not be fetched: id, landmark_id, reason) and
+         names.csv (landmark_id, name of every kept class; the name is empty where the source knows none).
+Ensures  the same bytes for any number of workers and interruptions: pictures are in id order. Fetched pictures stay in
+         the scratch folder, so that another choice of classes does not fetch them again.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from landmarks import classes, images, params, sources, stage
+from landmarks import artifacts, classes, images, params, sources, stage
 
 import pandas as pd
-
-OUT = Path("data/raw")
-SCRATCH = Path(".scratch/download")
 
 
 def main() -> str:
     p = params.load()
-    with sources.open_source(p.data, p.download, seed=p.seed, workers=p.compute.workers, scratch=SCRATCH) as source:
+    with sources.open_source(
+        p.data, p.download, seed=p.seed, workers=p.compute.workers, scratch=artifacts.DOWNLOADS
+    ) as source:
         index = source.index()
         ranking = classes.rank(index, skip_top=p.filter.skip_top, top_k=p.filter.top_k, min_images=p.filter.min_images)
-        kept = ranking.loc[ranking["kept"], "landmark_id"]
+        kept = sorted(ranking.loc[ranking["kept"], "landmark_id"])
         wanted = index[index["landmark_id"].isin(kept)]
         known = source.names()
-        names = pd.DataFrame([(landmark, known.get(landmark, "")) for landmark in sorted(kept)])
+        names = pd.DataFrame([(landmark, known.get(landmark, "")) for landmark in kept])
 
         failures = wanted.assign(reason=wanted["id"].map(source.fetch(wanted))).dropna(subset="reason")
         found = wanted[~wanted["id"].isin(failures["id"])]
         reasons = stage.count_reasons(failures["reason"])
         if len(found) < p.download.min_success * len(wanted):
             raise stage.UserError(
-                f"download.min_success: only {len(found)} of {len(wanted)} pictures, less than "
-                f"{p.download.min_success:.0%} ({reasons}); run it again to try what may pass, or lower it"
+                f"download.min_success: only {len(found)} of {len(wanted)} pictures were fetched, less than "
+                f"{p.download.min_success:.0%} ({reasons}); run it again to retry temporary failures, or lower it"
             )
-        classes.check_sizes(
-            found["landmark_id"].value_counts().reindex(sorted(kept), fill_value=0), p.filter.min_images
-        )
+        classes.check_sizes(found["landmark_id"].value_counts().reindex(kept, fill_value=0), p.filter.min_images)
 
         def pictures() -> Iterator[images.Picture]:
             with stage.progress(len(found), "pictures") as bar:
@@ -47,7 +43,7 @@ def main() -> str:
                     yield picture
                     bar.update()
 
-        with stage.atomic_output(OUT) as out:
+        with stage.atomic_output(artifacts.RAW) as out:
             images.write_shards(out, pictures(), len(found))
             index[["id", "landmark_id"]].to_parquet(out / "index.parquet", index=False)
             names.to_csv(out / "names.csv", header=["landmark_id", "name"], index=False, lineterminator="\n")

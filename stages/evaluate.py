@@ -1,42 +1,37 @@
 """evaluate: every model on validation and test.
 
-Reads   models/*/, data/features/, data/augment.parquet, data/split.parquet, data/filtered/ (classes, masks).
-Writes  metrics/results.json (see landmarks/metrics.py), metrics/results.md (the same as a table, beside the numbers
-        that the study published) and data/predictions.parquet (a row per model, split and picture: label, predicted
-        label, confidence, probability of the true class in the perception branch, each branch's label, attention map).
-Holds   one row for the baseline, one for abn, one for each ablation in params.yaml.
+Reads    models/NAME/, data/features/, data/augment.parquet, data/split.parquet, data/filtered/ (masks).
+Writes   metrics/results.json (see landmarks/metrics.py), metrics/results.md (the same as a table, with the numbers that
+         the study published) and data/predictions.parquet (a row per model, split and picture: label, predicted label,
+         confidence, probability of the true class in the perception branch, each branch's label, attention map).
+Ensures  one entry for each of the baseline, abn and the ablations in params.yaml.
 """
 
 import json
-from pathlib import Path
 
-from landmarks import attention, augment, determinism, images, metrics, models, params, report, stage
+from landmarks import artifacts, attention, augment, determinism, images, metrics, models, params, report, stage
 from landmarks.determinism import stream
 from landmarks.params import Params
-from landmarks.training import Features, labelled, predict
+from landmarks.training import Features, predict
 
 import numpy as np
 import pandas as pd
 
-FEATURES = Path("data/features/features.npy")
-INDEX = Path("data/augment.parquet")
-SPLIT = Path("data/split.parquet")
-FILTERED = Path("data/filtered")
-MODELS = Path("models")
-PREDICTIONS = Path("data/predictions.parquet")
-RESULTS = Path("metrics")
-
 
 def judge(
-    model: models.Baseline, data: Features, rows: pd.DataFrame, masks: np.ndarray, p: Params
+    model: models.Baseline, data: Features, views: pd.DataFrame, masks: np.ndarray, p: Params
 ) -> tuple[dict, pd.DataFrame]:
-    """The entry of results.json for one model and split, and the rows of data/predictions.parquet for `rows`."""
+    """The entry of results.json for one model and split, and the rows of predictions.parquet for its `views`."""
     output = predict(model, data)
     scores = model.probabilities(output).double().numpy()
-    table = rows[["split", "id", "label"]].assign(predicted=scores.argmax(1), confidence=scores.max(1).round(6))
-    table["truth"] = output.perception.double().softmax(1).numpy()[np.arange(len(rows)), data.labels].round(6)
+    truth = output.perception.double().softmax(1).numpy()[np.arange(len(views)), data.labels]
+    table = views[["split", "id", "label"]].assign(
+        predicted=scores.argmax(1),
+        confidence=scores.max(1).round(artifacts.DIGITS),
+        truth=truth.round(artifacts.DIGITS),
+    )
     bins, rng = p.evaluate.calibration_bins, stream(p.seed, "bootstrap")
-    entry = metrics.summary(scores, data.labels, rows["id"].to_numpy(), bins, rng)
+    entry = metrics.summary(scores, data.labels, views["id"].to_numpy(), bins, rng)
     for branch in ("perception", "attention"):
         logits = getattr(output, branch)
         if logits is not None:
@@ -50,12 +45,12 @@ def judge(
     return entry, table
 
 
-def masks(rows: pd.DataFrame, grid: tuple[int, int]) -> np.ndarray:
-    """The share of each cell of `grid` that the landmark covers, [N, H, W], in the order of `rows`; NaN unknown."""
+def read_masks(rows: pd.DataFrame, grid: tuple[int, int]) -> np.ndarray:
+    """The share of each cell of `grid` that the landmark covers, [N, H, W], in the order of `rows`; NaN: unknown."""
     views = {view.id: view for view in augment.views(rows)}
     cells = {
         name: augment.mask_cells(images.decode_mask(mask), views[name], grid)
-        for name, mask in images.read_masks(FILTERED)
+        for name, mask in images.read_masks(artifacts.FILTERED)
         if name in views
     }
     return np.stack([cells[name] for name in rows["id"]])
@@ -65,24 +60,23 @@ def main() -> str:
     determinism.prepare_training()
     p = params.load()
     device = determinism.pick_device(p.compute.device)
-    names = ["baseline", "abn", *sorted(p.ablations)]
-    stale = {path.name for path in MODELS.iterdir() if path.is_dir()} - set(names)
+    names = list(p.models)
+    stale = {path.name for path in artifacts.MODELS.iterdir() if path.is_dir()} - set(names)
     if stale:
         raise stage.UserError(f"models/{min(stale)}: no such ablation in params.yaml; remove the folder")
 
-    array = np.load(FEATURES, mmap_mode="r")
-    index = labelled(pd.read_parquet(INDEX), pd.read_parquet(SPLIT))
-    splits = {name: index[index["split"] == name] for name in ("val", "test")}
-    grids = {name: masks(rows, array.shape[2:]) for name, rows in splits.items()}
-    largest = index.loc[index["split"] == "train", "label"].mode()[0]
-    results: dict = {"majority_class": round(float((splits["test"]["label"] == largest).mean()), metrics.DIGITS)}
-    tables, right = [], {}  # by model and split, which pictures it names rightly
+    array, views = artifacts.read_features(), artifacts.read_labelled_views()
+    splits = {name: views[views["split"] == name] for name in ("val", "test")}
+    masks = {name: read_masks(rows, array.shape[2:]) for name, rows in splits.items()}
+    largest = views.loc[views["split"] == "train", "label"].mode()[0]
+    results: dict = {"majority_class": round(float((splits["test"]["label"] == largest).mean()), artifacts.DIGITS)}
+    tables, right = [], {}  # by model and split, which pictures are classified correctly
     with stage.progress(len(names), "models") as bar:
         for name in names:
-            model = models.load(MODELS / name).to(device)
+            model = models.load(artifacts.MODELS / name).to(device)
             results[name] = {}
             for split, rows in splits.items():
-                entry, table = judge(model, Features(array, rows), rows, grids[split], p)
+                entry, table = judge(model, Features(array, rows), rows, masks[split], p)
                 right[name, split] = (table["predicted"] == table["label"]).to_numpy(dtype=int)
                 pair = right[name, split], right["baseline", split]
                 entry |= metrics.difference(*pair, stream(p.seed, "bootstrap"))
@@ -90,11 +84,11 @@ def main() -> str:
                 tables.append(table.assign(model=name))
             bar.update()
 
-    with stage.atomic_output(PREDICTIONS) as out:
+    with stage.atomic_output(artifacts.PREDICTIONS) as out:
         pd.concat(tables, ignore_index=True).to_parquet(out, index=False)
-    with stage.atomic_output(RESULTS / "results.json") as out:
+    with stage.atomic_output(artifacts.RESULTS) as out:
         out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    with stage.atomic_output(RESULTS / "results.md") as out:
+    with stage.atomic_output(artifacts.RESULTS.with_suffix(".md")) as out:
         out.write_text(report.table(results, p.data.source), encoding="utf-8")
     return ", ".join(f"{name} {results[name]['test']['accuracy']:.4f}" for name in names) + " (test accuracy)"
 

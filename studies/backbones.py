@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.speed import table
-from landmarks import metrics, stage
+from landmarks import artifacts, metrics, stage
 from landmarks.determinism import stream
 from landmarks.stage import UserError
 from studies.document import origin, with_section
@@ -98,10 +98,10 @@ def run(
     repro = Repro(clone)
     if repro.wait():
         raise UserError(f"{title(row)}: {' '.join(''.join(repro.said).split())[-500:]}")
-    results = json.loads((clone.root / "metrics/results.json").read_text(encoding="utf-8"))
-    views = len(pd.read_parquet(clone.root / "data/augment.parquet"))
+    results = json.loads((clone.root / artifacts.RESULTS).read_text(encoding="utf-8"))
+    views = len(pd.read_parquet(clone.root / artifacts.VIEWS))
     size = sum(path.stat().st_size for path in (clone.root / "release/abn").iterdir() if path.is_file())
-    named = right(pd.read_parquet(clone.root / "data/predictions.parquet"))
+    named = right(pd.read_parquet(clone.root / artifacts.PREDICTIONS))
     return cells(results, gained(named, none), repro.seconds(), views, size / 1e6), named
 
 

@@ -9,15 +9,12 @@ the centre outwards and at random.
 """
 
 import sys
-from pathlib import Path
 
-from landmarks import attention, augment, features, images, models, params, stage
+from landmarks import artifacts, attention, augment, features, images, models, params, stage
 from landmarks.determinism import stream
 from landmarks.networks import Trunk
-from landmarks.training import labelled
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import load_file
@@ -47,13 +44,13 @@ def versions(image: Image.Image, grey: np.ndarray, order: np.ndarray, grid: tupl
 def main() -> str:
     name = sys.argv[1] if len(sys.argv) > 1 else "abn"
     p = params.load()
-    model = models.load(Path("models") / name).eval()
+    model = models.load(artifacts.MODELS / name).eval()
     if model.design.abn is None:
         raise stage.UserError(f"models/{name}: has no attention map; name another model")
-    state = load_file("models/backbone.safetensors")
+    state = load_file(artifacts.BACKBONE)
     trunk = Trunk(state, p.backbone)
     grey = (state["mean"] * 255).round().to(torch.uint8).numpy()
-    index = labelled(pd.read_parquet("data/augment.parquet"), pd.read_parquet("data/split.parquet"))
+    index = artifacts.read_labelled_views()
     test = index[index["split"] == "test"]
     chosen = test.iloc[np.unique(np.linspace(0, len(test) - 1, PICTURES).astype(int))]
     views = {view.id: view for view in augment.views(chosen)}
@@ -65,9 +62,7 @@ def main() -> str:
 
     areas = []
     with torch.inference_mode(), stage.progress(len(chosen), "pictures") as bar:
-        for picture in (picture for group in images.read_groups(Path("data/filtered")) for picture in group):
-            if picture.id not in views:
-                continue
+        for picture in images.read_pictures(artifacts.FILTERED, views):
             image = augment.apply(images.decode(picture.picture), views[picture.id], p.augment.crop)
             output = answers([np.asarray(image)])
             assert output.map is not None

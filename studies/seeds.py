@@ -11,26 +11,24 @@ import sys
 import tempfile
 from pathlib import Path
 
-from landmarks import determinism, metrics, params, stage
-from landmarks.training import Features, labelled, predict, read_tail, train_model
+from landmarks import artifacts, determinism, metrics, params, stage
+from landmarks.training import Features, predict, read_tail, train_model
 
 import numpy as np
-import pandas as pd
 
 
 def main() -> str:
     determinism.prepare_training()
     p, seeds = params.load(), [int(seed) for seed in sys.argv[1:]] or [0, 1, 2]
-    array = np.load("data/features/features.npy", mmap_mode="r")
-    index = labelled(pd.read_parquet("data/augment.parquet"), pd.read_parquet("data/split.parquet"))
+    array, index = artifacts.read_features(), artifacts.read_labelled_views()
     test = Features(array, index[index["split"] == "test"])
     landmarks = [str(label) for label in range(index["label"].max() + 1)]
     device = determinism.pick_device(p.compute.device)
-    tail = read_tail(p.backbone, Path("models/backbone.safetensors"))
+    tail = read_tail(p.backbone, artifacts.BACKBONE)
     right: dict[str, np.ndarray] = {}
     print("| model | test | each seed | last training loss | above baseline | its 95 % interval |")
     print("|---|---:|---|---:|---:|---:|")
-    for name, abn in {"baseline": None, "abn": p.abn, **dict(sorted(p.ablations.items()))}.items():
+    for name, abn in p.models.items():
         hits, losses = [], []
         for seed in seeds:
             with tempfile.TemporaryDirectory() as log:

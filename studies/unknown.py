@@ -8,9 +8,8 @@ and how well confidence ranks known above unknown (area under the ROC curve, 50 
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 
-from landmarks import classes, images, params, sources, stage
+from landmarks import artifacts, classes, images, params, sources, stage
 from landmarks.serving.recognizer import BATCH, Answer, Recognizer
 
 import numpy as np
@@ -42,7 +41,7 @@ def answers(model: Recognizer, pictures: list[bytes]) -> list[Answer]:
 def main() -> str:
     p = params.load()
     with sources.open_source(
-        p.data, p.download, seed=p.seed, workers=p.compute.workers, scratch=Path(".scratch/download")
+        p.data, p.download, seed=p.seed, workers=p.compute.workers, scratch=artifacts.DOWNLOADS
     ) as source:
         index = source.index()
         ranking = classes.rank(index, skip_top=p.filter.skip_top, top_k=p.filter.top_k, min_images=p.filter.min_images)
@@ -50,14 +49,13 @@ def main() -> str:
         failures = source.fetch(wanted)
         wanted = wanted[~wanted["id"].isin(failures)]
         unknown = [picture.picture for picture in source.pictures(wanted)]
-    split = pd.read_parquet("data/split.parquet")
-    test = set(split.loc[split["split"] == "test", "id"])
-    groups = images.read_groups(Path("data/filtered"))
-    known = [picture.picture for group in groups for picture in group if picture.id in test]
+    split = pd.read_parquet(artifacts.SPLIT)
+    test = split.loc[split["split"] == "test", "id"]
+    known = [picture.picture for picture in images.read_pictures(artifacts.FILTERED, test)]
 
     print("| model | test pictures called unknown | unknown ones called so | area under the ROC curve |")
     print("|---|---:|---:|---:|")
-    for folder in sorted(path.parent for path in Path("release").glob("*/release.json")):
+    for folder in sorted(path.parent for path in artifacts.RELEASE.glob("*/release.json")):
         model = Recognizer(folder, p.compute.device)
         both = [answers(model, pictures) for pictures in (known, unknown)]
         called = [100 * np.mean([not model.known(answer) for answer in group]) for group in both]

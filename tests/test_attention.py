@@ -132,7 +132,7 @@ def test_the_cell_that_decides_is_found_by_a_map_that_points_at_it() -> None:
         last.weight.mul_(20)
         data = some_features(60)
         labels = model(data).perception.argmax(1)
-    rows = pd.DataFrame({"label": labels.numpy()})
+    rows = pd.DataFrame({"row": np.arange(60), "label": labels.numpy()})
     maps = np.zeros((60, 2, 2), dtype=np.float32)
     maps[:, 1, 0] = 1
     entry = attention.summary(
@@ -146,7 +146,7 @@ def test_the_cell_that_decides_is_found_by_a_map_that_points_at_it() -> None:
 def test_pictures_without_a_visible_landmark_are_left_out() -> None:
     masks = np.stack([MASK, np.zeros((2, 2)), np.full((2, 2), np.nan)])
     maps = np.array([MAPS["on it"], MAPS["beside it"], MAPS["flat"]], dtype=np.float32)
-    data = Features(some_features(3).numpy(), pd.DataFrame({"label": [0, 1, 2]}))
+    data = Features(some_features(3).numpy(), pd.DataFrame({"row": [0, 1, 2], "label": [0, 1, 2]}))
     entry = attention.summary(network(), data, maps, masks, np.random.default_rng(0))
     assert (entry["energy"], entry["pointing"], entry["area"]) == pytest.approx((1, 1, 0.55))
     assert set(entry["deletion"]) == set(entry["insertion"]) == {"map", "centre", "random"}

@@ -46,7 +46,7 @@ def paths(name: str) -> list[str]:
 
 @cache
 def parameters(file: Path) -> frozenset[str]:
-    """The parameters that a stage's script reads: `filter.top_k` for `p.filter.top_k`."""
+    """The parameters that a stage's script reads: `filter.top_k` for `p.filter.top_k`; `p.models` is two blocks."""
     tree = ast.parse(file.read_bytes())
     inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     read = set()
@@ -57,7 +57,7 @@ def parameters(file: Path) -> frozenset[str]:
             keys.append(node.attr)
             node = node.value
         if outermost and keys and isinstance(node, ast.Name) and node.id == "p":
-            read.add(".".join(keys[::-1]))
+            read |= {"abn", "ablations"} if keys[-1] == "models" else {".".join(keys[::-1])}
     return frozenset(read)
 
 

@@ -43,7 +43,7 @@ def index() -> pd.DataFrame:
 
 def eight() -> Features:
     array = np.random.default_rng(1).random((8, 8, 2, 2)).astype(np.float16) * 4
-    return Features(array, pd.DataFrame({"label": np.arange(8) % 3}))
+    return Features(array, pd.DataFrame({"row": np.arange(8), "label": np.arange(8) % 3}))
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.05)])
@@ -96,7 +96,7 @@ def test_attention_is_measured_alike(tail: bool) -> None:
     shape = (256, 4, 4) if tail else (8, 7, 7)
     model = models.build(design(abn(), shape=shape, hidden=32, tail=tailed(VGG) if tail else None)).eval()
     array = np.random.default_rng(2).random((12, *shape)).astype(np.float16)
-    data = Features(array, pd.DataFrame({"label": np.arange(12) % 3}))
+    data = Features(array, pd.DataFrame({"row": np.arange(12), "label": np.arange(12) % 3}))
     maps = predict(model, data).map[:, 0].numpy()
     masks = np.full(maps.shape, np.nan)
     here, there = (

@@ -33,7 +33,7 @@ PROFILE = {
 }
 MODELS = ("baseline", "abn", "alpha-0", "study")
 PLOTS = ("attention.png", "calibration.png", "collapse.png", "class_histogram.png", "confusion.png", "training.png")
-TABLES = ("attention.csv", "class_histogram.csv", "confused.csv", "confusion.csv")
+TABLES = ("attention.csv", "class_histogram.csv", "confused.csv", "confusion.csv", "training.csv")
 RELEASED = ("README.md", "backbone.safetensors", "classes.csv", "design.json", "model.safetensors", "release.json")
 OUTS = [
     *(f"data/raw/{name}" for name in ("index.parquet", "failures.csv", "names.csv", "pictures-000.parquet")),

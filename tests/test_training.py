@@ -39,6 +39,7 @@ def data(views: int = 2) -> tuple[np.ndarray, pd.DataFrame]:
             for view in range(views if split == "train" else 1):
                 rows.append({"id": f"{n}-{label}", "view": view, "label": label, "split": split})
     index = pd.DataFrame(rows).sort_values(["id", "view"], ignore_index=True)
+    index["row"] = np.arange(len(index))
     noise = rng.random((len(index), 8, 2, 2)) * 0.5
     return (prototypes[index["label"]] + noise).astype(np.float16), index
 
@@ -46,7 +47,7 @@ def data(views: int = 2) -> tuple[np.ndarray, pd.DataFrame]:
 def eight() -> Features:
     """Eight pictures of three classes, with one view each."""
     array = np.random.default_rng(1).random((8, 8, 2, 2)).astype(np.float16) * 4
-    return Features(array, pd.DataFrame({"label": np.arange(8) % 3}))
+    return Features(array, pd.DataFrame({"row": np.arange(8), "label": np.arange(8) % 3}))
 
 
 class Recorded(Features):
@@ -75,11 +76,21 @@ def test_batches_have_the_features_and_labels_of_the_order() -> None:
     assert labels.tolist() == rows["label"].iloc[order].tolist()
 
 
+def test_features_follow_the_row_and_not_the_labels_of_the_frame() -> None:
+    array, views = data()
+    training = views[views["split"] == "train"]
+    for selected in (training.reset_index(drop=True), training.sample(frac=1, random_state=0, ignore_index=True)):
+        ((features, labels),) = Features(array, selected).batches(np.arange(len(selected)), len(selected))
+        rows = [views.index[(views["id"] == v.id) & (views["view"] == v.view)].item() for v in selected.itertuples()]
+        assert np.array_equal(features.numpy(), array[rows].astype(np.float32))
+        assert labels.tolist() == selected["label"].tolist()
+
+
 @pytest.mark.parametrize("factor", [0.1, 1.0, 30.0])
 def test_statistics_standardise_each_channel(factor: float) -> None:
     rng = np.random.default_rng(0)
     array = (rng.random((400, 8, 2, 2)) * factor * np.arange(1, 9)[:, None, None]).astype(np.float16)
-    rows = pd.DataFrame({"label": 0}, index=range(5, 395))
+    rows = pd.DataFrame({"row": range(5, 395), "label": 0})
     mean, std = Features(array, rows).statistics()
     scaled = (torch.from_numpy(array[5:395]).float() - mean) / std
     assert torch.allclose(scaled.mean((0, 2, 3)), torch.zeros(8), atol=0.02)
@@ -88,13 +99,13 @@ def test_statistics_standardise_each_channel(factor: float) -> None:
 
 def test_statistics_of_a_dead_channel_are_finite() -> None:
     array = np.zeros((9, 8, 2, 2), np.float16)
-    mean, std = Features(array, pd.DataFrame({"label": 0}, index=range(9))).statistics()
+    mean, std = Features(array, pd.DataFrame({"row": range(9), "label": 0})).statistics()
     assert (mean == 0).all() and (std > 0).all()
 
 
 def test_statistics_of_many_rows_need_only_some() -> None:
     array = np.random.default_rng(0).random((500, 8, 2, 2)).astype(np.float16)
-    features = Features(array, pd.DataFrame({"label": 0}, index=range(500)))
+    features = Features(array, pd.DataFrame({"row": range(500), "label": 0}))
     for some, of_all in zip(features.statistics(sample=50), features.statistics(), strict=True):
         assert torch.allclose(some, of_all, rtol=0.15)
 

@@ -1,0 +1,63 @@
+"""Where every artefact of the pipeline is, and how it is read.
+
+Paths are relative to the repository's root, where DVC runs the stages. docs/architecture.md lists the columns of each
+file, its writer and its readers. Pictures are read by landmarks/images.py.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RAW = Path("data/raw")
+FILTERED = Path("data/filtered")
+SPLIT = Path("data/split.parquet")
+VIEWS = Path("data/augment.parquet")
+MODELS = Path("models")
+BACKBONE = MODELS / "backbone.safetensors"
+FEATURES = Path("data/features/features.npy")
+LOGS = Path("metrics/train")
+PREDICTIONS = Path("data/predictions.parquet")
+RESULTS = Path("metrics/results.json")
+PLOTS = Path("plots")
+RELEASE = Path("release")
+DOWNLOADS = Path(".scratch/download")  # what the download stage has fetched; not an output
+
+DIGITS = 6  # decimals of metrics and confidences in files; more would only show the last bits of float32
+TEXT = dict.fromkeys(["id", "landmark_id", "name", "reason"], str)  # columns of CSV files that may look like numbers
+
+
+def read_csv(path: Path) -> "pd.DataFrame":
+    """A CSV file whose ids and names stay text: an id may be 007, a name NA."""
+    import pandas as pd
+
+    return pd.read_csv(path, dtype=TEXT, keep_default_na=False)
+
+
+def read_classes() -> "pd.DataFrame":
+    """The kept classes in the order of their labels: `label` (0, 1...), `landmark_id`, `pictures`."""
+    return read_csv(FILTERED / "classes.csv")
+
+
+def read_views(root: Path = Path()) -> "pd.DataFrame":
+    """The augmentation index with a column `row`: which row of features.npy belongs to the view."""
+    import pandas as pd
+
+    index = pd.read_parquet(root / VIEWS)
+    return index.assign(row=np.arange(len(index)))
+
+
+def read_labelled_views(root: Path = Path()) -> "pd.DataFrame":
+    """`read_views` with the `label` and the `split` of each view's picture."""
+    import pandas as pd
+
+    split = pd.read_parquet(root / SPLIT, columns=["id", "label", "split"])
+    return read_views(root).merge(split, on="id", how="left")
+
+
+def read_features(root: Path = Path()) -> np.ndarray:
+    """The features of all views, float16 [row, channels, height, width], mapped into memory."""
+    return np.load(root / FEATURES, mmap_mode="r")
