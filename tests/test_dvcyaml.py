@@ -144,6 +144,12 @@ def test_params_are_those_that_are_read(file: Path) -> None:
     assert {block for block in listed if not any(covers(block, key) for key in read)} == set(), "listed, but not read"
 
 
+def test_no_ablation_is_named() -> None:
+    """Adding or removing one in params.yaml needs no change here."""
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert [name for name in ABLATIONS if name in text] == []
+
+
 def test_only_what_git_shows_is_kept_from_the_cache() -> None:
     uncached = {
         path for stage in STAGES.values() for path, options in outs(stage).items() if options.get("cache") is False

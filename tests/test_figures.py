@@ -45,13 +45,13 @@ def gallery(models: list[str]) -> Figure:
     return figures.attention_gallery(rows, models)
 
 
-def collapse() -> Figure:
-    """The study's loss stays up, abn's falls; the study gives most true classes nothing."""
+def collapse(name: str = "study") -> Figure:
+    """The study's loss stays high, abn's falls; the study gives most true classes a probability of 0."""
     epochs = np.arange(1, 41) / 10
-    losses = {"study": 3.3 - 0.05 * epochs, "abn": 3.3 * np.exp(-epochs)}
+    losses = {name: 3.3 - 0.05 * epochs, "abn": 3.3 * np.exp(-epochs)}
     steps = [pd.DataFrame({"model": name, "epoch": epochs, "loss": loss}) for name, loss in losses.items()]
-    truth = {"study": np.array([0.0] * 8 + [1.0] * 2), "abn": np.linspace(0, 1, 10)}
-    return figures.collapse(pd.concat(steps), truth, {"study": STUDY, "abn": abn()}, 27)
+    truth = {name: np.array([0.0] * 8 + [1.0] * 2), "abn": np.linspace(0, 1, 10)}
+    return figures.collapse(pd.concat(steps), truth, {name: STUDY, "abn": abn()}, 27)
 
 
 STUDY = abn(attention="multiply", objective="summed_softmax")
@@ -116,6 +116,13 @@ def test_the_collapse_is_drawn_against_the_floors_and_chance() -> None:
     study, ours = (line.get_ydata() for line in right.lines)
     assert study[0] == pytest.approx(0, abs=1e-6) and ours[0] == pytest.approx(2**0.5)
     assert [patch.get_data().values.max() for patch in bars.patches] == pytest.approx([0.8, 0.1])
+
+
+def test_the_collapse_is_drawn_of_any_ablation() -> None:
+    left, right, _ = collapse("mistake").axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["mistake", "abn"]
+    assert left.texts[2].get_text().startswith("mistake's floor")
+    assert right.lines[0].get_label() == "mistake: gradient"
 
 
 @pytest.mark.parametrize(

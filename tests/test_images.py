@@ -159,6 +159,14 @@ def test_shards_give_back_what_was_written_in_order(tmp_path: Path) -> None:
     assert index["id"].tolist() == [picture.id for picture in written]
 
 
+@pytest.mark.parametrize("rows", [[], [0], [63, 64], [299, 5, 256, 255, 5]])
+def test_single_pictures_are_read_in_id_order(tmp_path: Path, rows: list[int]) -> None:
+    written = pictures(300)  # two shards, five row groups
+    images.write_shards(tmp_path, written, len(written))
+    ids = [written[row].id for row in rows]
+    assert list(images.read_pictures(tmp_path, [*ids, "id-0001x"])) == [written[row] for row in sorted(set(rows))]
+
+
 def test_no_pictures_make_no_shards(tmp_path: Path) -> None:
     images.write_shards(tmp_path, [], 0)
     assert images.shards(tmp_path) == [] and images.read_index(tmp_path).empty

@@ -41,6 +41,13 @@ def test_the_repositorys_file_is_read() -> None:
     assert isinstance(read.augment.scale, tuple)
 
 
+def test_models_are_in_the_order_of_the_results_table() -> None:
+    values = VALUES | {"ablations": {"study": VALUES["ablations"]["study"], "alpha-0": VALUES["abn"]}}
+    models = params.Params.model_validate(values).models
+    assert list(models) == ["baseline", "abn", "alpha-0", "study"]
+    assert models["baseline"] is None and models["alpha-0"] == models["abn"] != models["study"]
+
+
 @pytest.mark.parametrize("key", ["sede", "filter.topk", "ablations.study.alhpa"])
 def test_unknown_key(file: Path, key: str) -> None:
     with user_error(rf"params\.yaml: {key}: unknown key"):

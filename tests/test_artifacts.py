@@ -1,0 +1,27 @@
+"""Artefacts: what their readers promise."""
+
+from pathlib import Path
+
+from landmarks import artifacts
+
+import numpy as np
+import pandas as pd
+
+
+def test_ids_and_names_stay_text(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("landmark_id,name,pictures\n007,NA,12\n1e3,,3\n", encoding="utf-8")
+    table = artifacts.read_csv(tmp_path / "names.csv")
+    assert table["landmark_id"].tolist() == ["007", "1e3"]
+    assert table["name"].tolist() == ["NA", ""]
+    assert table["pictures"].tolist() == [12, 3]
+
+
+def test_every_view_has_its_row_label_and_split(tmp_path: Path) -> None:
+    views = pd.DataFrame({"id": ["a", "a", "b", "c"], "view": [0, 1, 0, 0]})
+    split = pd.DataFrame({"id": ["c", "b", "a"], "group": 0, "label": [2, 1, 0], "split": ["test", "val", "train"]})
+    for table, path in ((views, artifacts.VIEWS), (split, artifacts.SPLIT)):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        table.to_parquet(tmp_path / path, index=False)
+    expected = views.assign(row=np.arange(4), label=[0, 0, 1, 2], split=["train", "train", "val", "test"])
+    pd.testing.assert_frame_equal(artifacts.read_labelled_views(tmp_path), expected)
+    pd.testing.assert_frame_equal(artifacts.read_views(tmp_path), expected[["id", "view", "row"]])
