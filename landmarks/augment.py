@@ -57,10 +57,12 @@ def random_view(
     )
 
 
-def centre_view(rng: np.random.Generator, *, picture: tuple[str, int, int], rotation: float) -> View:
+def centre_view(
+    rng: np.random.Generator, *, picture: tuple[str, int, int], rotation: float, scale: float = CENTRE_SCALE
+) -> View:
     """The one view of a validation or test picture: its centre, upright (`rotation` 0) or rotated, else untouched."""
     name, width, height = picture
-    side = max(1, round(min(width, height) * CENTRE_SCALE))
+    side = max(1, round(min(width, height) * scale))
     angle = round(rng.uniform(-rotation, rotation), 2) + 0.0  # no -0.0
     return View(name, 0, angle, (width - side) // 2, (height - side) // 2, side, 1.0, False)
 

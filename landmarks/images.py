@@ -36,8 +36,9 @@ MAX_SHARDS = 32
 MIN_SHARD_ROWS = 256
 GROUP_ROWS, GROUP_BYTES = 64, 1 << 26  # rows, and bytes of pictures, that are in memory at a time
 MAX_PIXELS = 100_000_000  # a larger picture is a decompression bomb or a scan, and takes 300 MB to decode
-# Pillow knows more, some of which run programs (EPS) or are no pictures (MPEG).
+# The accepted formats. Pillow knows more, some of which run programs (EPS) or are no pictures (MPEG).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+ENDINGS = frozenset(ending for ending, name in Image.registered_extensions().items() if name in FORMATS)
 MIN_SIDE = 64  # pixels; less than that, enlarged to 224, shows nothing of a building
 
 

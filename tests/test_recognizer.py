@@ -1,8 +1,9 @@
 """A released model at work: the pipeline's answers, whatever the photo, its batch and its place."""
 
+import json
 from pathlib import Path
 
-from landmarks import augment, features, images
+from landmarks import augment, features, images, release
 from landmarks.images import Picture, Unfit
 from landmarks.networks import Trunk
 from landmarks.params import Backbone
@@ -117,11 +118,11 @@ def test_the_baseline_has_no_map(tmp_path: Path, photos: list[Path]) -> None:
 def test_a_broken_folder_is_one_line(tmp_path: Path, file: str) -> None:
     folder = model_folder(tmp_path / "m")
     (folder / file).unlink()
-    with user_error("m: a file of the model is not there, or broken"):
+    with user_error("m: a file of the model is missing or broken"):
         Recognizer(folder, "cpu")
     if file != "classes.csv":
         (folder / file).write_bytes(b"{]")
-        with user_error("m: a file of the model is not there, or broken"):
+        with user_error("m: a file of the model is missing or broken"):
             Recognizer(folder, "cpu")
 
 
@@ -137,3 +138,16 @@ def test_files_folders_and_globs(tmp_path: Path) -> None:
     assert found("*.jpg") == ["b.jpg", "d[1].jpg"]
     assert found("**/*.webp", "notes.txt", "d[1].jpg") == ["sub/c.webp", "notes.txt", "d[1].jpg"]
     assert found("none.jpg", "none*") == ["none.jpg", "none*"], "they fail when they are read"
+
+
+@pytest.mark.parametrize(("key", "value"), [("short_side", 64), ("centre_scale", 0.5), ("crop", 32)])
+def test_preprocessing_is_read_from_the_folder(tmp_path: Path, key: str, value: float) -> None:
+    folder, photo = model_folder(tmp_path / "m"), PHOTOS["id-1.jpg"]
+    usual = Recognizer(folder, "cpu").view(photo)
+    content = release.read(folder)
+    content["preprocessing"][key] = value
+    (folder / "release.json").write_text(json.dumps(content), encoding="utf-8")
+    view = Recognizer(folder, "cpu").view(photo)
+    assert not np.array_equal(view.pixels, usual.pixels)
+    if key == "centre_scale":
+        assert (view.box[1], view.box[3]) == (0.25, 0.75)

@@ -1,6 +1,6 @@
-"""A released model as one ONNX file: trunk, attention and classifier, with what a caller must know in its metadata.
+"""A released model as one ONNX file: trunk, attention and classifier. Its metadata say how to use it.
 
-Input   pictures, float32 [N, 3, S, S]: RGB in 0..1. Their mean and std are inside.
+Input   pictures, float32 [N, 3, S, S]: RGB in 0..1. The model itself normalises them.
 Output  scores, float32 [N, K]: the classes' probabilities; map, float32 [N, H, W] in 0..1, of a model with attention.
 """
 
@@ -14,11 +14,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-OPSET = 20  # of 2023: old enough for what is in use
+OPSET = 20  # of 2023, which the runtimes in use support
 
 
-class Whole(nn.Module):
-    """Pictures [N, 3, S, S], RGB in 0..1 -> scores [N, K], and the map [N, H, W] where there is one."""
+class WholeModel(nn.Module):
+    """Pictures [N, 3, S, S], RGB in 0..1 -> scores [N, K], and the map [N, H, W] of a model with attention."""
 
     def __init__(self, recognizer: Recognizer) -> None:
         super().__init__()
@@ -31,35 +31,33 @@ class Whole(nn.Module):
 
 
 def metadata(recognizer: Recognizer) -> dict[str, str]:
-    """What the file says of itself."""
+    """What a program needs to know to use the file."""
     prepared, unknown = recognizer.facts["preprocessing"], recognizer.facts["unknown"]
     side = prepared["crop"]
     return {
-        "preprocessing": "Decode the photo to upright RGB (EXIF orientation applied). If its short side is above "
+        "preprocessing": "Decode the photo to upright RGB (apply the EXIF orientation). If its short side is above "
         f"{prepared['short_side']} pixels, shrink it to that (Lanczos). Cut out the centre square, "
         f"{prepared['centre_scale']:g} of the short side, and resize it to {side} x {side} pixels (bilinear, with "
         f"antialiasing). Divide by 255, so that values are 0..1, and order as [N, 3, {side}, {side}]. Do not subtract "
-        "a mean: mean and std are inside.",
+        "a mean: the model does.",
         "landmarks": json.dumps(recognizer.landmarks),
         "names": json.dumps([recognizer.names.get(name, "") for name in recognizer.landmarks]),
         "threshold": f"{unknown['threshold']:g}",
-        "threshold_meaning": "A best score below it says that the photo probably shows none of the landmarks. On "
-        f"photos of known ones this happens by mistake with a probability of at most {unknown['false_alarm_rate']:g}.",
+        "threshold_meaning": "If the best score is below it, the photo probably shows none of the landmarks. For a "
+        f"photo of a known landmark this happens with a probability of at most {unknown['false_alarm_rate']:g}.",
         "model": recognizer.facts["name"],
         "backbone": json.dumps(recognizer.facts["backbone"]),
     }
 
 
 def write(recognizer: Recognizer, path: Path) -> None:
-    """Writes the file, whole or not at all."""
+    """Writes the file, in an atomic write."""
     side = recognizer.facts["preprocessing"]["crop"]
-    outputs = ["scores", "map"] if recognizer.has_map else ["scores"]
-    pictures = torch.zeros(2, 3, side, side, device=recognizer.device)
     program = torch.onnx.export(
-        Whole(recognizer).eval(),
-        (pictures,),
+        WholeModel(recognizer).eval(),
+        (torch.zeros(2, 3, side, side, device=recognizer.device),),
         input_names=["pictures"],
-        output_names=outputs,
+        output_names=["scores", "map"] if recognizer.has_map else ["scores"],
         dynamic_shapes=({0: torch.export.Dim("N")},),
         opset_version=OPSET,
         dynamo=True,

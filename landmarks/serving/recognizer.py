@@ -1,7 +1,7 @@
-"""A released model at work: photos in, answers out. Needs a model folder (landmarks/release.py) and nothing else.
+"""A released model in use: photos in, answers out. It needs a model folder (landmarks/release.py) and nothing else.
 
-A photo goes the way of the pipeline's validation pictures, through the same functions: shrunk, its centre cut out, the
-trunk, rounded to float16, the head. So the answer for a picture of the data set is that of data/predictions.parquet.
+A photo is processed like a validation picture, by the same functions: shrink, cut out the centre, trunk, classifier. So
+the answer for a picture of the data set is the one in data/predictions.parquet.
 """
 
 import csv
@@ -24,21 +24,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 BATCH = 16  # photos per forward pass
-ENDINGS = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of images.FORMATS
 
 P = TypeVar("P", bound=Path | None)
-Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the photo's width and height
+Box = tuple[float, float, float, float]  # left, top, right, bottom, as fractions of the photo's width and height
 
 
 class View(NamedTuple):
-    """What the network sees of a photo: its input, uint8 [S, S, 3], and where on the upright photo that is."""
+    """What the network sees of a photo: its input, uint8 [S, S, 3], and where that is on the upright photo."""
 
     pixels: np.ndarray
     box: Box
 
 
 class Answer(NamedTuple):
-    """What a model says of a photo: the classes' probabilities [K], and the map in 0..1 [H, W] of what `box` shows."""
+    """A model's answer for a photo: the classes' probabilities [K], and the attention map in 0..1 [H, W] of `box`."""
 
     scores: np.ndarray
     map: np.ndarray | None
@@ -47,12 +46,12 @@ class Answer(NamedTuple):
 
 class Guess(NamedTuple):
     landmark_id: str
-    name: str  # empty where none is known
+    name: str  # empty if unknown
     confidence: float
 
 
 class Recognizer:
-    """The model of a folder. Raises `UserError` if that is no model folder, or a broken one."""
+    """The model of a folder. Raises `UserError` if the folder is no model folder, or a broken one."""
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
         self.facts = release.read(folder)
@@ -64,7 +63,7 @@ class Recognizer:
                 self.names = {row["landmark_id"]: row.get("name") or "" for row in csv.DictReader(file)}
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder}: a file of the model is not there, or broken ({reason}); copy it anew") from None
+            raise UserError(f"{folder}: a file of the model is missing or broken ({reason}); copy it again") from None
         self.trunk.to(self.device)
         self.model.to(self.device).eval()
         self.landmarks = self.model.design.landmarks
@@ -75,13 +74,14 @@ class Recognizer:
         return self.model.design.abn is not None
 
     def view(self, data: bytes) -> View:
-        """What the network sees of an encoded photo. Raises `Unfit` as `images.decode` does."""
+        """What the network sees of an encoded photo, as release.json says. Raises `Unfit` as `images.decode` does."""
         prepared = self.facts["preprocessing"]
         shrunk, _ = images.shrink(Picture("", "", data), prepared["short_side"])
-        image = images.decode(shrunk.picture)
+        image = images.decode(shrunk.picture)  # like the pipeline's pictures, it may have become a JPEG
         width, height = image.size
-        rng = np.random.default_rng(0)  # an upright view draws nothing of consequence
-        centre = augment.centre_view(rng, picture=("", width, height), rotation=0)
+        rng = np.random.default_rng(0)  # without rotation its numbers are not used
+        scale = prepared["centre_scale"]
+        centre = augment.centre_view(rng, picture=("", width, height), rotation=0, scale=scale)
         pixels = np.asarray(augment.apply(image, centre, prepared["crop"]))
         left, top = centre.left, centre.top
         right, bottom = left + centre.side, top + centre.side
@@ -89,66 +89,61 @@ class Recognizer:
 
     @torch.inference_mode()
     def answer(self, views: list[View]) -> list[Answer]:
-        """The answers for one batch of views, whatever its size.
+        """The answers for one batch of views of any size.
 
-        Not filled up to a batch as `features.forward` does, for a single photo would take many times as long: the last
-        bits of a sum may then differ from the pipeline's, before they are rounded to float16.
+        The batch is not padded as in `features.forward`, because a single photo would take many times as long. So the
+        last bits of a sum may differ from the pipeline's, before they are rounded to float16.
         """
         pixels = torch.from_numpy(np.stack([view.pixels for view in views])).to(self.device)
-        features = self.trunk(pixels).float()
-        output = self.model(features)
+        output = self.model(self.trunk(pixels).float())
         scores = self.model.probabilities(output).cpu().double().numpy()  # MPS has no double
         maps = [None] * len(views) if output.map is None else output.map[:, 0].cpu().numpy()
         return [Answer(*row) for row in zip(scores, maps, (view.box for view in views), strict=True)]
 
     def recognise(self, photos: Iterable[P]) -> Iterator[tuple[P, Answer | Unfit]]:
-        """Streams the answer for each photo, in order, or why there is none; None is a photo that is missing.
+        """Streams each photo, in order, with its answer or the reason why there is none. None is a missing photo.
 
-        Decodes photos while the trunk is at work on earlier ones.
+        Threads decode the next photos while the network works on a batch.
         """
         photos = iter(photos)
 
-        def read(path: Path | None) -> View:
-            if path is None:
-                raise Unfit("missing")
+        def read(path: Path | None) -> View | Unfit:
             try:
-                return self.view(path.read_bytes())
+                return self.view(path.read_bytes()) if path else Unfit("missing")
+            except Unfit as unfit:
+                return unfit
             except OSError as error:
-                raise Unfit((error.strerror or str(error)).lower()) from None
+                return Unfit((error.strerror or str(error)).lower())
 
         with ThreadPoolExecutor() as pool:
 
-            def submit() -> list[tuple[P, Future[View]]]:
+            def submit() -> list[tuple[P, Future[View | Unfit]]]:
                 return [(path, pool.submit(read, path)) for path in islice(photos, BATCH)]
 
             ahead = submit()
             while ahead:
                 jobs, ahead = ahead, submit()
-                fit = [job.result() for _, job in jobs if not job.exception()]
+                views = [(path, job.result()) for path, job in jobs]
+                fit = [view for _, view in views if isinstance(view, View)]
                 answers = iter(self.answer(fit) if fit else [])
-                for path, job in jobs:
-                    error = job.exception()
-                    if error is not None and not isinstance(error, Unfit):
-                        raise error
-                    yield path, error or next(answers)
+                for path, view in views:
+                    yield path, view if isinstance(view, Unfit) else next(answers)
 
     def known(self, answer: Answer) -> bool:
-        """Whether a photo seems to show one of the landmarks at all; see `release.threshold`."""
+        """Whether the photo seems to show one of the landmarks; see `release.threshold`."""
         return round(float(answer.scores.max()), release.DIGITS) >= self.threshold
 
     def best(self, answer: Answer, count: int) -> list[Guess]:
-        """The `count` most probable landmarks, the most probable first."""
-        order = np.argsort(-answer.scores, kind="stable")[:count]
-        ids = [self.landmarks[label] for label in order]
-        return [
-            Guess(name, self.names.get(name, ""), float(answer.scores[k])) for name, k in zip(ids, order, strict=True)
-        ]
+        """The `count` most probable landmarks, in descending order."""
+        labels = np.argsort(-answer.scores, kind="stable")[:count]
+        pairs = [(self.landmarks[label], float(answer.scores[label])) for label in labels]
+        return [Guess(name, self.names.get(name, ""), confidence) for name, confidence in pairs]
 
 
 def find(arguments: Iterable[str]) -> Iterator[Path]:
-    """The photos that files, folders (at any depth, by their endings) and globs stand for, sorted within each.
+    """The photos of files, folders (at any depth, by file ending) and globs, sorted within each argument.
 
-    A name that stands for nothing is passed on as it is, and fails when it is read.
+    An argument that matches nothing is passed on as it is, and fails when it is read.
     """
     for argument in arguments:
         path = Path(argument)
@@ -162,5 +157,5 @@ def find(arguments: Iterable[str]) -> Iterator[Path]:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The files with the ending of a picture below `folder`, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    """The files below `folder` that have the ending of a picture, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.ENDINGS and path.is_file())

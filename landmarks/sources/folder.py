@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from landmarks.images import Picture
+from landmarks.images import ENDINGS, Picture
 from landmarks.sources.index import read_index, reason
 from landmarks.stage import UserError
 
@@ -40,18 +40,18 @@ def open_folder(root: Path) -> Folder:
     """Reads `root`/images.csv (`id,landmark_id,file`) if there is one, else a directory per class.
 
     Directories are read as torchvision's ImageFolder does: a class is a directory right below `root`, its pictures are
-    all files below it, at any depth, with the ending of an image. The id is the path below `root`.
+    all files below it, at any depth, with one of `images.ENDINGS`. The id is the path below `root`.
     """
     if (root / "images.csv").is_file():
         return Folder(root, read_index(root / "images.csv", ["id", "landmark_id", "file"]))
     # Imported here because torchvision takes seconds to import, and other sources do without.
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+    from torchvision.datasets.folder import make_dataset
 
     classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     if not classes:
         raise UserError(f"data.root: {root} has neither an images.csv nor a directory per class")
     samples = make_dataset(
-        str(root), dict(zip(classes, classes, strict=True)), extensions=IMG_EXTENSIONS, allow_empty=True
+        str(root), dict(zip(classes, classes, strict=True)), extensions=tuple(ENDINGS), allow_empty=True
     )
     for path, _ in samples:
         if not path.isprintable():  # bytes that are no UTF-8 are no text that a table can hold
