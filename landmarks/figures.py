@@ -1,4 +1,4 @@
-"""The pictures that explain the results. Each function takes tables and returns a matplotlib figure."""
+"""The figures that explain the results. Each function takes tables and returns a matplotlib figure."""
 
 import math
 import textwrap
@@ -34,7 +34,7 @@ BLUE, RED, GREY = "#1f77b4", "#d62728", "#bbbbbb"
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG without the version of matplotlib in it, so that the file depends on what it shows alone."""
+    """Writes a PNG, without matplotlib's version in its metadata: the bytes depend only on what the figure shows."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font does not have
         figure.savefig(path, dpi=110, metadata={"Software": None})
@@ -42,7 +42,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def class_histogram(ranking: pd.DataFrame) -> Figure:
-    """Pictures in the index of each class of `ranking` (rank, landmark_id, images, kept)."""
+    """The number of pictures of each class of `ranking` (rank, landmark_id, images, kept)."""
     figure, axes = plt.subplots(figsize=(11, 4))
     colours = np.where(ranking["kept"], BLUE, GREY)
     axes.bar(ranking["rank"], ranking["images"], color=colours)
@@ -86,16 +86,13 @@ def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], blocks: dict[st
         left.plot(rows["epoch"], smooth, color=colours[model], label=model)
     name, summed = next(iter(blocks.items()))
     once = summed.model_copy(update={"alpha": 0.0, "beta": 1.0})
-    lines = [
-        (f"chance: ln {classes}", math.log(classes), "bottom"),
-        ("floor of one softmax too many", objectives.floor(once, classes), "bottom"),
-        (
-            f"{name}'s floor, with weights {summed.alpha:g} and {summed.beta:g}",
-            objectives.floor(summed, classes),
-            "top",
-        ),
-    ]
-    for text, value, side in lines:
+    levels = {
+        f"chance: ln {classes}": math.log(classes),
+        "floor of one softmax too many": objectives.floor(once, classes),
+        f"{name}'s floor, with weights {summed.alpha:g} and {summed.beta:g}": objectives.floor(summed, classes),
+    }
+    for text, value in levels.items():
+        side = "top" if text.startswith(name) else "bottom"
         left.axhline(value, color="grey", linestyle="--", linewidth=1)
         box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
         left.text(losses["epoch"].max(), value, f"{text}: {value:.2f}", ha="right", va=side, fontsize=8, bbox=box)
@@ -120,7 +117,7 @@ def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], blocks: dict[st
 
 
 def confusion(predictions: pd.DataFrame, landmarks: list[str], title: str) -> Figure:
-    """Share of each landmark's pictures (rows) given to each landmark (columns)."""
+    """The confusion matrix: the share of each true landmark's pictures (row) for each predicted landmark (column)."""
     counts = np.zeros((len(landmarks), len(landmarks)))
     np.add.at(counts, (predictions["label"], predictions["predicted"]), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -139,7 +136,8 @@ def confusion(predictions: pd.DataFrame, landmarks: list[str], title: str) -> Fi
 
 
 def reliability(bins: dict[str, tuple[float, np.ndarray]]) -> Figure:
-    """Confidence against accuracy: for each model its ECE, and per bin mean confidence, accuracy, number [bins, 3]."""
+    """Accuracy against confidence. `bins` has each model's ECE and, per bin, mean confidence, accuracy and number of
+    pictures [bins, 3]."""
     figure, panels = plt.subplots(1, len(bins), figsize=(2.9 * len(bins), 3.2), sharey=True, squeeze=False)
     for axes, (model, (ece, rows)) in zip(panels[0], bins.items(), strict=True):
         axes.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
@@ -151,14 +149,14 @@ def reliability(bins: dict[str, tuple[float, np.ndarray]]) -> Figure:
 
 
 def attribution(picture: Picture) -> str:
-    """Title, author and licence of a picture, as far as they are known, shortened: "A tower" by Jane Doe, CC BY 2.0."""
+    """Title, author and licence of a picture, where known, shortened: "A tower" by Jane Doe, CC BY 2.0."""
     title, author = (textwrap.shorten(text or "", 60, placeholder="...") for text in (picture.title, picture.author))
     work = " ".join(filter(None, [title and f'"{title}"', author and f"by {author}"]))
     return ", ".join(filter(None, [work, picture.license]))
 
 
 def examples(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
-    """About `count` rows of different labels, evenly spread: first a half that are `right`, then one that are not."""
+    """At most `count` rows, evenly spread over labels: half of them `right`, the others wrong, in this order."""
     rows = predictions.sort_values(["label", "id"])
     halves = [half.drop_duplicates("label") for half in (rows[rows["right"]], rows[~rows["right"]])]
     positions = [np.linspace(0, len(half) - 1, min(count // 2, len(half))).astype(int) for half in halves]
@@ -166,11 +164,10 @@ def examples(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def attention_gallery(rows: list[dict], models: list[str]) -> Figure:
-    """Pictures (rows) with the attention map of each model (columns) over them.
+    """Pictures (rows) overlaid with the attention map of each model (columns).
 
-    A row has `image` (RGB, the network's input), `title`, `source` (whose author, license and title are written below
-    it, where they are known), and `maps`: by model the map in 0..1 [H, W] and its title. Colours span 0 to 1 in every
-    cell, so that maps can be compared.
+    A row has `image` (RGB, the network's input), `title`, `source` (the `Picture`, credited below it) and `maps`: for
+    each model the map, 0..1 [H, W], and its title. The colour scale is 0 to 1 everywhere, so that maps can be compared.
     """
     height = 2.7 if any(attribution(row["source"]) for row in rows) else 2.35  # inches
     figure, panels = plt.subplots(

@@ -1,7 +1,4 @@
-"""params.yaml, typed: an unknown, missing or impossible value is an error that names its key.
-
-The meaning of each key, with its unit and the reason for its value, is in params.yaml itself.
-"""
+"""params.yaml, typed. The file itself explains each key, its unit and its value."""
 
 import reprlib
 from pathlib import Path
@@ -15,6 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+Angle = Annotated[float, Field(ge=0, le=180)]
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 # A name is a folder in models/ and a row of the results table.
@@ -51,9 +50,9 @@ class Filter(Block):
 
 
 class Split(Block):
-    train: Fraction
-    val: Fraction
-    test: Fraction
+    train: PositiveFraction
+    val: PositiveFraction
+    test: PositiveFraction
     group_near_duplicates: bool
 
     @model_validator(mode="after")
@@ -61,17 +60,15 @@ class Split(Block):
         total = self.train + self.val + self.test
         if abs(total - 1) > 1e-9:
             raise ValueError(f"train + val + test is {total:g}; make it 1")
-        if 0 in (self.train, self.val, self.test):
-            raise ValueError("train, val and test must each be above 0")
         return self
 
 
 class Augment(Block):
     views: Count
-    rotation: Annotated[float, Field(ge=0, le=180)]
-    eval_rotation: Annotated[float, Field(ge=0, le=180)]
+    rotation: Angle
+    eval_rotation: Angle
     crop: Annotated[int, Field(ge=32)]
-    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = Field(strict=False)
+    scale: tuple[PositiveFraction, PositiveFraction] = Field(strict=False)
     brightness: Annotated[float, Field(ge=0, lt=1)]
     flip: bool
 
@@ -83,7 +80,7 @@ class Augment(Block):
 
 
 class Backbone(Block):
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_.]+$")]  # with timm's tag, if need be
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_.]+$")]  # timm's names may have a tag: resnet50.a1_in1k
     weights: Annotated[str, Field(pattern=rf"^({NAMED_WEIGHTS}|.+\.safetensors)$")]
     layer: Annotated[str, Field(pattern=r"^(conv[345]|level[1-9]|last)$")]
     tail: Literal["none", "trained"]
@@ -92,17 +89,15 @@ class Backbone(Block):
     def fits(self) -> "Backbone":
         networks = [row.network for row in WEIGHT_SETS if row.name == self.weights]
         if networks and not {None, self.name} & set(networks):
-            raise ValueError(
-                f"weights {self.weights} are of {networks[0]}, not {self.name}; set imagenet, random or a file"
-            )
+            raise ValueError(f"weights {self.weights} belong to {networks[0]}; set imagenet, random or a file")
         if self.layer.startswith("conv") is not (self.name == "vgg16"):
             levels = "conv3, conv4, conv5" if self.name == "vgg16" else "level1, level2... and last"
-            raise ValueError(f"layer {self.layer} is none of {self.name}; it has {levels}")
+            raise ValueError(f"{self.name} has no layer {self.layer}; it has {levels}")
         return self
 
     @property
     def portable(self) -> "Backbone":
-        """The same, of a file of weights with its name alone: its place is of no use on another machine."""
+        """The same block without the directory of a weights file, which means nothing on another machine."""
         return self.model_copy(update={"weights": self.weights.rpartition("/")[2]})
 
 
@@ -167,22 +162,19 @@ class Params(Block):
     def names_are_free(self) -> "Params":
         taken = {"baseline", "abn"} & set(self.ablations)
         if taken:
-            raise ValueError(f"ablations.{taken.pop()}: the name is taken by a stage; choose another")
+            raise ValueError(f"ablations.{min(taken)}: the name is taken by a model; choose another")
         return self
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """Reads and checks the whole file, whatever part the caller needs, so that no stage runs on a broken one.
-
-    Raises `UserError` naming the file, the key and what would be right, for the first mistake.
-    """
+    """Reads and checks the whole file. Raises `UserError` that names the file, the first wrong key and the fix."""
     try:
         values = yaml.safe_load(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the repository's root") from None
     except OSError as error:
         raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-    except Exception as error:  # a date with a 13th month, brackets 1,000 deep: PyYAML lets nearly anything through
+    except Exception as error:  # PyYAML passes on many kinds, such as for a date with a 13th month
         raise UserError(f"{path}: not YAML: {error}") from None
     try:
         return Params.model_validate({} if values is None else values)
@@ -196,7 +188,7 @@ def describe(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"] if part != "[key]")
     match first["type"]:
         case "missing":
-            text = f"{key}: missing; every key must be there"
+            text = f"{key}: missing; every key is required"
         case "extra_forbidden":
             text = f"{key}: unknown key; remove it or correct its spelling"
         case "value_error":
@@ -207,4 +199,4 @@ def describe(error: ValidationError) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(lambda: f"seed {load().seed}, all keys are right")
+    stage.run(lambda: f"seed {load().seed}, all keys are valid")

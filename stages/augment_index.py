@@ -1,10 +1,4 @@
-"""augment-index: which views of each picture the network sees.
-
-Reads    data/split.parquet.
-Writes   data/augment.parquet: id, view, angle, left, top, side, brightness, flip (see landmarks/augment.py), sorted by
-         id and view; `augment.views` random views of a training picture, the centre view of any other.
-Ensures  no later stage draws anything at random that changes the network's inputs.
-"""
+"""augment-index: which views of each picture the network sees. Later stages draw nothing that changes them."""
 
 from landmarks import artifacts, augment, params, stage
 

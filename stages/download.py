@@ -1,11 +1,7 @@
 """download: the index of all pictures, and the pictures of the classes that the filter will keep.
 
-Reads    the source that data.source names.
-Writes   in data/raw/: index.parquet (id, landmark_id of every picture that the source lists), pictures-NNN.parquet (see
-         landmarks/images.py), failures.csv (wanted pictures that could not be fetched: id, landmark_id, reason) and
-         names.csv (landmark_id, name of every kept class; the name is empty where the source knows none).
-Ensures  the same bytes for any number of workers and interruptions: pictures are in id order. Fetched pictures stay in
-         the scratch folder, so that another choice of classes does not fetch them again.
+The outputs have the same bytes for any number of workers and interruptions: pictures are in id order. Fetched pictures
+stay in the scratch folder, so that another choice of classes does not fetch them again.
 """
 
 from collections.abc import Iterator

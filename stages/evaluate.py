@@ -1,11 +1,4 @@
-"""evaluate: every model on validation and test.
-
-Reads    models/NAME/, data/features/, data/augment.parquet, data/split.parquet, data/filtered/ (masks).
-Writes   metrics/results.json (see landmarks/metrics.py), metrics/results.md (the same as a table, with the numbers that
-         the study published) and data/predictions.parquet (a row per model, split and picture: label, predicted label,
-         confidence, probability of the true class in the perception branch, each branch's label, attention map).
-Ensures  one entry for each of the baseline, abn and the ablations in params.yaml.
-"""
+"""evaluate: the metrics and predictions of every model on validation and test."""
 
 import json
 

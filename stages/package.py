@@ -1,9 +1,6 @@
-"""package: one self-contained folder per trained model, ready to be used elsewhere.
+"""package: one self-contained folder per trained model, ready to be used elsewhere (see landmarks/release.py).
 
-Reads    models/, data/predictions.parquet, metrics/results.json, data/filtered/ (classes, pictures),
-         data/raw/names.csv.
-Writes   release/NAME/ for the baseline, abn and each ablation; landmarks/release.py describes its files.
-Ensures  a folder needs nothing else of the pipeline; the threshold is chosen on validation pictures alone.
+The threshold for unknown landmarks is chosen on validation pictures alone.
 """
 
 import json

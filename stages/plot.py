@@ -1,13 +1,6 @@
 """plot: the figures, and the tables behind them.
 
-Reads    data/filtered/ (ranking, classes, pictures), data/augment.parquet, data/predictions.parquet, metrics/train/.
-Writes   in plots/: class_histogram.png, training.png, confusion.png, calibration.png, attention.png, and collapse.png
-         if an ablation has the objective summed_softmax (with several, the first by name);
-         attention.csv (the pictures of attention.png: id, landmark_id, author, license, title), confused.csv (actual,
-         predicted, pictures: the classes that are confused most often), and for `dvc plots` training.csv (model, split,
-         epoch, accuracy, loss), class_histogram.csv (rank, landmark_id, images, kept), confusion.csv (actual,
-         predicted).
-Ensures  each picture in attention.png is credited, where its author, license or title is known.
+collapse.png is drawn only if an ablation has the objective summed_softmax; of several, the first by name is shown.
 """
 
 from landmarks import artifacts, augment, figures, images, metrics, params, stage

@@ -1,9 +1,4 @@
-"""split: which pictures train, which validate, which test.
-
-Reads    data/filtered/hashes.parquet and classes.csv.
-Writes   data/split.parquet: id, landmark_id, label, width, height, group, split (train, val or test), in id order.
-Ensures  pictures of one group (near-duplicates) share a split.
-"""
+"""split: which pictures train, which validate, which test. Near-duplicates share a split."""
 
 from landmarks import artifacts, params, split, stage
 

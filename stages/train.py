@@ -1,11 +1,10 @@
 """train-baseline, train-abn and train-ablation@NAME: one model on the frozen features.
 
-Call     python -m stages.train MODEL: baseline (VGG-16's classifier), abn (the Attention Branch Network with the block
-         `abn`), or NAME or train-ablation@NAME (the same with the block `ablations.NAME`).
-Reads    data/features/, data/augment.parquet, data/split.parquet, data/filtered/classes.csv; with a trained tail also
-         models/backbone.safetensors.
-Writes   models/MODEL/ (weights and design), metrics/train/MODEL/ (DVCLive: loss and accuracy per epoch).
-Ensures  on the CPU, the same weights on any x86-64 machine; an interrupted run continues from its last checkpoint.
+    python -m stages.train MODEL
+
+MODEL is baseline (VGG-16's classifier), abn (the Attention Branch Network with the block `abn`), or an ablation (the
+same with the block `ablations.NAME`), as NAME or train-ablation@NAME. On the CPU, the weights are the same on any
+x86-64 machine. An interrupted run continues from its last checkpoint.
 """
 
 import sys
