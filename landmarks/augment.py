@@ -1,7 +1,6 @@
-"""The augmentation index: all randomness of the network's inputs, drawn once, one row per (picture, view).
+"""The augmentation index: all random choices about the network's inputs, drawn once, a row per picture and view.
 
-A row and a picture determine the input completely, so that features of frozen layers can be computed once and shared by
-every model that trains on them.
+A picture and a row determine an input completely, so the features of frozen layers are computed once, for all models.
 """
 
 from collections.abc import Iterator
@@ -15,12 +14,12 @@ from PIL import Image, ImageEnhance, ImageOps
 if TYPE_CHECKING:
     import pandas as pd
 
-# Validation and test see the centre at this fraction of the short side: 224 of 256 pixels, as the study cropped.
+# Side of the centre crop for validation and test, relative to the short side: 224 of 256 pixels, as in the study.
 CENTRE_SCALE = 0.875
 
 
 class View(NamedTuple):
-    """One row of the index. The box is in pixels of the stored picture, after the rotation."""
+    """A row of the index. The box (left, top, side) is in pixels of the stored picture, after the rotation."""
 
     id: str
     view: int
@@ -42,7 +41,11 @@ def random_view(
     brightness: float,
     flip: bool,
 ) -> View:
-    """A training view of a picture (`id`, width, height): rotation, random square crop, brightness, flip."""
+    """Draws a training view of a picture (id, width, height).
+
+    The angle is within +-`rotation` degrees, the side within `scale` times the short side, the brightness factor within
+    1 +- `brightness`; with `flip`, half of the views are mirrored.
+    """
     name, width, height = picture
     side = max(1, round(min(width, height) * rng.uniform(*scale)))
     return View(
@@ -60,7 +63,10 @@ def random_view(
 def centre_view(
     rng: np.random.Generator, *, picture: tuple[str, int, int], rotation: float, scale: float = CENTRE_SCALE
 ) -> View:
-    """The one view of a validation or test picture: its centre, upright (`rotation` 0) or rotated, else untouched."""
+    """The view of a validation or test picture (id, width, height): its centre, rotated by up to `rotation` degrees.
+
+    The box has `scale` times the short side.
+    """
     name, width, height = picture
     side = max(1, round(min(width, height) * scale))
     angle = round(rng.uniform(-rotation, rotation), 2) + 0.0  # no -0.0
@@ -78,10 +84,10 @@ def draw(
     flip: bool,
     seed: int,
 ) -> "pd.DataFrame":
-    """The index of `pictures` (`id`, `width`, `height`, `split`), a row per view, sorted by `id` and `view`.
+    """Draws the index of `pictures` (`id`, `width`, `height`, `split`): a row per view, sorted by `id` and `view`.
 
-    Training pictures have `views` random views, others the centre one. Every picture draws from the stream of its own
-    name, so that adding pictures changes none of the others' views.
+    Training pictures get `views` random views, others the centre view. Each picture has its own random stream, so that
+    its views do not depend on other pictures.
     """
     rows: list[View] = []
     for row in pictures.sort_values("id").itertuples():
@@ -96,20 +102,20 @@ def draw(
             )
             for view in range(views)
         ]
-    import pandas as pd  # slow to import, and whoever uses a model does without
+    import pandas as pd  # imported here because it is slow and prediction does not need it
 
     return pd.DataFrame(rows, columns=View._fields)
 
 
 def views(index: "pd.DataFrame") -> Iterator[View]:
-    """The rows of an index, or of a selection of it with further columns."""
+    """The views in a table that has at least the columns of the index."""
     return map(View._make, index[list(View._fields)].itertuples(index=False))
 
 
 def apply(image: Image.Image, view: View, crop: int) -> Image.Image:
-    """The network's input: `image` (RGB) rotated about its centre, cropped, resized to `crop` pixels, lit, mirrored.
+    """The network's input, crop x crop RGB: rotates `image` about its centre, crops, resizes, brightens, mirrors.
 
-    Corners that the rotation uncovers are black, as in the study. Shrinking averages, so that nothing aliases.
+    Corners that the rotation uncovers are black, as in the study. Resizing is antialiased.
     """
     if view.angle:
         image = image.rotate(view.angle, Image.Resampling.BILINEAR)
@@ -121,7 +127,7 @@ def apply(image: Image.Image, view: View, crop: int) -> Image.Image:
 
 
 def mask_cells(mask: Image.Image | None, view: View, grid: tuple[int, int]) -> np.ndarray:
-    """The share of each cell of a feature map that the landmark covers, as `view` sees it: [H, W], NaN without mask."""
+    """The share (0..1) of each cell of a feature map that the landmark covers in `view`: [H, W], NaN without a mask."""
     if mask is None:
         return np.full(grid, np.nan)
     mask = mask.convert("L").rotate(view.angle)

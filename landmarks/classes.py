@@ -1,4 +1,4 @@
-"""Which landmarks are kept: the ranking of classes by their number of pictures."""
+"""Ranks landmarks by their number of pictures and decides which to keep."""
 
 from landmarks.stage import UserError
 
@@ -6,10 +6,10 @@ import pandas as pd
 
 
 def rank(index: pd.DataFrame, *, skip_top: int, top_k: int, min_images: int) -> pd.DataFrame:
-    """Ranks classes by pictures in the index, ties by id; drops `skip_top`, keeps the next `top_k`.
+    """Ranks classes by number of pictures, then by id; keeps the `top_k` that follow the first `skip_top`.
 
-    `index` has a row per picture with `landmark_id`. Returns `rank` (from 1), `landmark_id`, `images`, `kept`, in rank
-    order. Raises `UserError` when there are too few classes, or a kept one has fewer than `min_images` pictures.
+    `index` has a row per picture with `landmark_id`. Returns `rank` (from 1), `landmark_id`, `images` and `kept`, in
+    rank order. Raises `UserError` if there are too few classes or a kept one has fewer than `min_images` pictures.
     """
     images = index["landmark_id"].value_counts(sort=False).rename_axis("landmark_id").reset_index(name="images")
     ranking = images.sort_values(["images", "landmark_id"], ascending=[False, True], ignore_index=True)

@@ -1,7 +1,7 @@
-"""Everything that makes two machines agree to the bit: named random streams, and the code paths of numeric libraries.
+"""Bit-identical results on different machines: named random streams, and fixed code paths of numeric libraries.
 
-Importing the package imports this module first, and ruff keeps first-party imports above third-party ones, so that the
-variables below are set before numpy and torch read them, once, when they are loaded.
+numpy and torch read the variables below once, when they are loaded. The package imports this module first, and ruff
+keeps first-party imports above third-party ones, so that the variables are set by then.
 """
 
 import ctypes
@@ -10,21 +10,21 @@ import os
 import platform
 
 os.environ.update(
-    # Vector code for AVX-512 sums in another order than that for AVX2. Every x86-64 machine takes the AVX2 one.
+    # AVX-512 code sums in another order than AVX2 code. Every x86-64 machine uses AVX2.
     ATEN_CPU_CAPABILITY="avx2",
     NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR",
-    # MKL's only code path that is the same on processors of every maker.
+    # MKL's only code path that is the same on processors of all vendors.
     MKL_CBWR="COMPATIBLE",
-    # Whatever the user's environment says for other programs: no bfloat16 in place of float32.
+    # No bfloat16 in place of float32, even if the user's environment allows it.
     ONEDNN_DEFAULT_FPMATH_MODE="STRICT",
-    # Speed only; results are unchanged. With large pages, a step of the classifier takes a quarter less time.
+    # Speed only; results are unchanged. Large pages make a classifier step a quarter faster.
     THP_MEM_ALLOC_ENABLE="1",
 )
 
-# numpy does not start with both.
+# numpy refuses to start if this is set together with NPY_DISABLE_CPU_FEATURES.
 os.environ.pop("NPY_ENABLE_CPU_FEATURES", None)
 if platform.machine() == "x86_64":
-    os.environ["OPENBLAS_CORETYPE"] = "Haswell"  # numpy's and scipy's matrix products; that is AVX2 as well
+    os.environ["OPENBLAS_CORETYPE"] = "Haswell"  # AVX2 for the matrix products of numpy and scipy
 
 from typing import TYPE_CHECKING
 
@@ -35,14 +35,14 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
-# The gradient of a convolution's weights is summed per thread, so training must have the same number everywhere.
+# The gradient of a convolution's weights is summed per thread, so every machine trains with the same number of them.
 TRAINING_THREADS = 2
 
 
 def stream(seed: int, *names: str | int) -> np.random.Generator:
-    """A generator of its own for each name: drawing more numbers in one place changes none in another.
+    """The random generator of this name. Streams are independent: drawing more from one does not change another.
 
     >>> stream(1, "split", "a").integers(100) == stream(1, "split", "a").integers(100)
     True
@@ -52,16 +52,16 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 
 
 def seed_torch(seed: int, *names: str | int) -> None:
-    """Seeds torch's global generator, which layers and dropout draw from, with the stream of that name."""
-    import torch  # half of the stages do without, and it takes seconds to import
+    """Seeds torch's global generator (initial weights, dropout) from the stream of this name."""
+    import torch  # imported here because it takes seconds and half of the stages do not need it
 
     torch.manual_seed(int(stream(seed, *names).integers(2**63)))
 
 
 def pick_device(name: str) -> "torch.device":
-    """The device that `compute.device` names; auto is cuda or mps where there is one, else cpu.
+    """The device for a `compute.device` of cpu, cuda, mps or auto (cuda if available, else mps, else cpu).
 
-    Raises `UserError` when the machine has no such device.
+    Raises `UserError` if the machine has no such device.
     """
     import torch
 
@@ -70,19 +70,20 @@ def pick_device(name: str) -> "torch.device":
         name = next(device for device, usable in available.items() if usable)
     if not available[name]:
         raise UserError(f"compute.device: this machine has no {name}; set auto or cpu")
-    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, not its first ten bits, in convolutions as well
+    torch.backends.cudnn.allow_tf32 = False  # otherwise convolutions use 10 of 23 mantissa bits
     return torch.device(name)
 
 
 def send(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
-    """The tensor on `device`; to a GPU it travels while the processor goes on."""
+    """Copies a tensor to `device`; a copy to a GPU is asynchronous."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def keep_memory() -> None:
-    """No matter of bits: what is freed stays with the process. glibc would hand a large tensor's memory back to the
-    system, which fills it with zeros before the next one. Measured: with it the trunk sees 8 % more pictures a second
-    at 112 pixels and 20 % at 224. Elsewhere than with glibc it does nothing.
+    """Speed only; results are unchanged. Makes glibc's malloc keep freed memory; does nothing with other C libraries.
+
+    By default it returns the memory of large tensors to the system, which clears it before it is used again. The trunk
+    processes 8 % more pictures per second at 112 pixels with this setting, and 20 % more at 224.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -91,27 +92,27 @@ def keep_memory() -> None:
 
 
 def prepare_inference() -> None:
-    """Makes the trunk's output the same on any number of cores, and fast; call it before the first picture."""
+    """Makes the trunk fast and its output independent of the number of cores. Call it before the first picture."""
     import torch
 
-    # On one thread torch takes other code for convolutions of 1x1, which timm's networks have, with other last bits.
+    # With one thread, torch uses other code for 1x1 convolutions (timm's networks have them), which rounds differently.
     torch.set_num_threads(max(2, torch.get_num_threads()))
     keep_memory()
 
 
 def prepare_training() -> None:
-    """Makes training bit-reproducible; call it before the first convolution.
+    """Makes training bit-reproducible. Call it before the first convolution.
 
-    Measured on AMD EPYCs with AVX-512: an epoch of the ABN gives the same weights on one core and on two, with
-    OMP_NUM_THREADS 1 and 8, and with MKL held to AVX2 or to SSE4.2; the pipeline gives the same on Zen 4 and Zen 5.
+    Verified on AMD EPYC processors with AVX-512: an epoch of the ABN gives the same weights on one core and two, with
+    OMP_NUM_THREADS 1 and 8, and with MKL limited to AVX2 or SSE4.2. The pipeline gives the same on Zen 4 and Zen 5.
     """
     import torch
 
-    # With AVX-512 convolutions have other bits (benchmarks/results.md says which, and what that costs).
+    # AVX-512 convolutions round differently; benchmarks/results.md has the cost of not using them.
     os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.set_num_threads(TRAINING_THREADS)
-    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms imports a compiler: two seconds
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms takes two seconds to import a compiler
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it is never read
     torch.backends.cudnn.benchmark = False
     keep_memory()

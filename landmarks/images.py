@@ -1,8 +1,7 @@
-"""Pictures: how they travel (Parquet shards in id order), and what makes one fit to use.
+"""Pictures: how they are stored (Parquet shards in id order), decoded, checked and shrunk.
 
-A shard has the columns of `SCHEMA`: `id`, `landmark_id`, the encoded `picture` as it came, `mask`, a PNG that is 255
-where the landmark is seen, or null where nobody drew one (all but the synthetic sample), and `author`, `license` and
-`title`, null where the source does not say.
+A shard has the columns of `SCHEMA`. `picture` is an encoded image. `mask` is a PNG that is 255 where the landmark is
+visible; only the synthetic sample has masks, elsewhere it is null. `author`, `license` and `title` are null if unknown.
 """
 
 import io
@@ -34,16 +33,16 @@ SCHEMA = pa.schema(
 )
 MAX_SHARDS = 32
 MIN_SHARD_ROWS = 256
-GROUP_ROWS, GROUP_BYTES = 64, 1 << 26  # rows, and bytes of pictures, that are in memory at a time
-MAX_PIXELS = 100_000_000  # a larger picture is a decompression bomb or a scan, and takes 300 MB to decode
-# The accepted formats. Pillow knows more, some of which run programs (EPS) or are no pictures (MPEG).
+GROUP_ROWS, GROUP_BYTES = 64, 1 << 26  # limits of a row group, which is what is in memory at a time
+MAX_PIXELS = 100_000_000  # decoding takes 300 MB; larger pictures are scans or decompression bombs
+# The accepted formats. Pillow reads more, some of which run programs (EPS) or are not pictures (MPEG).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 ENDINGS = frozenset(ending for ending, name in Image.registered_extensions().items() if name in FORMATS)
-MIN_SIDE = 64  # pixels; less than that, enlarged to 224, shows nothing of a building
+MIN_SIDE = 64  # pixels; a smaller picture, enlarged to 224, shows no detail of a building
 
 
 class Picture(NamedTuple):
-    """An encoded picture and, where they are known, the encoded mask of its landmark and to whom it is due."""
+    """An encoded picture; mask of the landmark, author, licence and title where known."""
 
     id: str
     landmark_id: str
@@ -55,16 +54,16 @@ class Picture(NamedTuple):
 
 
 class Unfit(Exception):
-    """A picture that cannot be used; its text is the reason."""
+    """A picture cannot be used. The message is the reason, in one or two words."""
 
 
 def shard_rows(total: int) -> int:
-    """Rows per shard such that `total` rows make at most `MAX_SHARDS` files."""
+    """Rows per shard, so that `total` rows fill at most `MAX_SHARDS` files."""
     return max(MIN_SHARD_ROWS, math.ceil(total / MAX_SHARDS))
 
 
 def write_shards(directory: Path, pictures: Iterable[Picture], total: int) -> None:
-    """Writes `pictures`, which come in id order, as `pictures-NNN.parquet` in `directory`, of `shard_rows(total)`."""
+    """Writes `total` pictures, given in id order, to `directory`/pictures-NNN.parquet, `shard_rows(total)` each."""
     directory.mkdir(parents=True, exist_ok=True)
     size = shard_rows(total)
     writer: pq.ParquetWriter | None = None
@@ -80,7 +79,7 @@ def write_shards(directory: Path, pictures: Iterable[Picture], total: int) -> No
             if writer:
                 flush()
                 writer.close()
-            # Compressing JPEG bytes again gains nothing.
+            # No compression: picture files are compressed already.
             writer = pq.ParquetWriter(directory / f"pictures-{row // size:03d}.parquet", SCHEMA, compression="none")
         group.append(picture)
         if len(group) == GROUP_ROWS or sum(len(p.picture) for p in group) >= GROUP_BYTES:
@@ -91,7 +90,7 @@ def write_shards(directory: Path, pictures: Iterable[Picture], total: int) -> No
 
 
 def read_groups(directory: Path, rows: int = GROUP_ROWS) -> Iterator[list[Picture]]:
-    """Streams the pictures of a directory of shards in id order, `rows` or fewer at a time."""
+    """Streams the pictures of a directory of shards in id order, at most `rows` at a time."""
     for shard in shards(directory):
         with pq.ParquetFile(shard) as file:
             for group in file.iter_batches(batch_size=rows):
@@ -104,7 +103,7 @@ def shards(directory: Path) -> list[Path]:
 
 
 class RowGroup(NamedTuple):
-    """One row group of a shard: the smallest part that can be read by itself."""
+    """A row group of a shard, the smallest part that can be read on its own."""
 
     shard: Path
     number: int
@@ -137,13 +136,13 @@ def read_pictures(directory: Path, ids: Iterable[str]) -> Iterator[Picture]:
 
 
 def read_index(directory: Path) -> "pd.DataFrame":
-    """`id` and `landmark_id` of every picture in a directory of shards, in id order, without reading the pictures."""
+    """Reads only `id` and `landmark_id` of every picture in a directory of shards, in id order."""
     tables = [pq.read_table(shard, columns=["id", "landmark_id"]) for shard in shards(directory)]
     return pa.concat_tables(tables or [SCHEMA.empty_table().select(["id", "landmark_id"])]).to_pandas()
 
 
 def read_masks(directory: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Streams the id and the mask of every picture, in id order, without reading the pictures."""
+    """Streams only id and mask of every picture in a directory of shards, in id order."""
     for shard in shards(directory):
         with pq.ParquetFile(shard) as file:
             for group in file.iter_batches(columns=["id", "mask"]):
@@ -151,7 +150,7 @@ def read_masks(directory: Path) -> Iterator[tuple[str, bytes | None]]:
 
 
 def check_header(data: bytes) -> None:
-    """Raises `Unfit` if `data` do not begin like a picture of bearable size; what follows is not looked at."""
+    """Raises `Unfit` if `data` is not the beginning of a picture of at most `MAX_PIXELS`. Decodes no pixels."""
     if not data:
         raise Unfit("empty")
     try:
@@ -160,35 +159,35 @@ def check_header(data: bytes) -> None:
             width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
     except Image.DecompressionBombError:
         raise Unfit("huge") from None
-    except Exception:  # a broken file makes Pillow's plugins raise nearly anything
+    except Exception:  # Pillow's plugins raise many types for broken files
         raise Unfit("no picture") from None
     if width * height > MAX_PIXELS:
         raise Unfit("huge")
 
 
 def decode(data: bytes, short_side: int | None = None) -> Image.Image:
-    """Decodes a picture to upright RGB. Raises `Unfit` if it is empty, broken, huge or too small.
+    """Decodes a picture to RGB, rotated upright by its EXIF tag. Raises `Unfit` if it is empty, broken, huge or small.
 
-    With `short_side`, libjpeg may decode a large JPEG at a fraction of its size, at least twice `short_side` pixels.
+    With `short_side` (pixels), a large JPEG is decoded at reduced size, but at least twice `short_side`.
     """
     if not data:
         raise Unfit("empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own, lower limit, and broken EXIF blocks, which do no harm
+            warnings.simplefilter("ignore")  # about Pillow's own, lower size limit, and about broken EXIF blocks
             image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise Unfit("huge")
             if short_side:
                 image.draft("RGB", (2 * short_side, 2 * short_side))
-            if image.mode.startswith("I"):  # 16 bits of grey, which convert would clip at 255
+            if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = ImageOps.exif_transpose(image).convert("RGB")
     except Image.DecompressionBombError:
         raise Unfit("huge") from None
     except Unfit:
         raise
-    except Exception:  # a broken file makes Pillow's plugins raise nearly anything
+    except Exception:  # Pillow's plugins raise many types for broken files
         raise Unfit("broken") from None
     if min(image.size) < MIN_SIDE:
         raise Unfit("small")
@@ -196,9 +195,9 @@ def decode(data: bytes, short_side: int | None = None) -> Image.Image:
 
 
 def shrink(picture: Picture, short_side: int) -> tuple[Picture, Image.Image]:
-    """The picture with its shorter side at most `short_side` pixels, and its decoded image. Never enlarges.
+    """Shrinks a picture and its mask to a short side of at most `short_side` pixels; also returns the decoded image.
 
-    A picture that is small enough already keeps its bytes, so that nothing is lost by encoding it again.
+    An upright RGB picture that is small enough keeps its bytes; others are encoded as JPEG. Raises `Unfit`.
     """
     image = decode(picture.picture, short_side)
     scale = short_side / min(image.size)
@@ -215,19 +214,19 @@ def shrink(picture: Picture, short_side: int) -> tuple[Picture, Image.Image]:
 
 
 def decode_mask(data: bytes | None) -> Image.Image | None:
-    """The mask that came with a picture, mode L, or None."""
+    """The mask of a picture as an image (mode L), or None."""
     return None if data is None else Image.open(io.BytesIO(data)).convert("L")
 
 
 def encode(image: Image.Image, file_format: str, **options: int) -> bytes:
-    """The image as the bytes of a file."""
+    """The bytes of an image file."""
     buffer = io.BytesIO()
     image.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """64 bits of the picture's coarse frequencies; near-duplicates differ in few (imagehash.phash)."""
-    import imagehash  # slow to import, and only the filter needs it
+    """A 64-bit hash of the picture's low frequencies (imagehash.phash); near-duplicates differ in few bits."""
+    import imagehash  # imported here because it is slow
 
     return int(str(imagehash.phash(image)), 16)

@@ -1,4 +1,4 @@
-"""How good answers are: every number is 0..1, computed from probabilities [N, K] and labels [N]."""
+"""Metrics of predictions, computed from probabilities [N, K] and labels [N]. All are in 0..1."""
 
 from typing import SupportsFloat
 
@@ -13,12 +13,12 @@ DRAWS = 10_000  # of the bootstrap
 def summary(
     probabilities: np.ndarray, labels: np.ndarray, ids: np.ndarray, calibration_bins: int, rng: np.random.Generator
 ) -> dict:
-    """All metrics of one model on one split; `ids` [N] are the pictures'.
+    """All metrics of one model on one split. `ids` [N] are the ids of the pictures.
 
-    accuracy, with its 95 % interval, see `interval`; top5; macro_recall, the mean of the classes' recalls; gap, see
-    `gap`; ece, see `calibration`.
+    accuracy; accuracy_ci95 (see `interval`); top5; macro_recall, the mean recall of the classes; gap (see `gap`); ece
+    (see `calibration`).
     """
-    from sklearn.metrics import recall_score  # takes a second to import, and plots do without
+    from sklearn.metrics import recall_score  # imported here because it takes a second and plots do not need it
 
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     correct = predicted == labels
@@ -33,10 +33,10 @@ def summary(
 
 
 def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
-    """The 95 % bootstrap interval of the mean of `values` [N] over pictures (Efron's percentiles).
+    """The 95 % bootstrap interval (Efron's percentiles) of the mean of `values` [N], one per picture.
 
-    For an accuracy the values are right (1) or wrong (0); for the paired difference of two models
-    they are 1, 0 or -1. There being so few, N pictures are drawn by drawing how many have each of them.
+    The values are 1 (right) and 0 (wrong) for an accuracy, or 1, 0 and -1 for the paired difference of two models. With
+    so few distinct values, a resample of N pictures is a multinomial draw of how often each occurs.
     """
     distinct, counts = np.unique(values, return_counts=True)
     means = rng.multinomial(len(values), counts / len(values), DRAWS) @ distinct / len(values)
@@ -44,22 +44,22 @@ def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
 
 
 def difference(right: np.ndarray, baseline: np.ndarray, rng: np.random.Generator) -> dict:
-    """How much more often a model is right (1; wrong: 0) than the baseline on N pictures, with the paired interval."""
+    """Accuracy of a model minus that of the baseline, with the paired interval. Inputs are [N]: 1 right, 0 wrong."""
     better = right - baseline
     return {"above_baseline": better.mean(), "above_baseline_ci95": interval(better, rng)}
 
 
 def gap(ids: np.ndarray, labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> float:
-    """Global Average Precision, the challenge's own metric: micro-AP of one prediction per picture (Weyand et al.,
-    arXiv 2004.01804, eq. 1), for pictures [N] with these `ids`.
+    """Global Average Precision, the challenge's metric: micro-AP of one prediction per picture (Weyand et al., arXiv
+    2004.01804, eq. 1). All arguments are [N].
 
-    A label below 0 is a picture without a landmark, a prediction below 0 is none. All predictions are ranked by
-    confidence, equal ones by id; precision is summed where they are right, and divided by the number of pictures that
-    have a landmark. Raises `ValueError` where none has.
+    A negative label is a picture without a landmark; a negative prediction is no prediction. Predictions are ranked by
+    confidence, then by id. The precisions at the ranks of right predictions are summed and divided by the number of
+    pictures with a landmark. Raises `ValueError` if there are none.
     """
     queries = (labels >= 0).sum()
     if not queries:
-        raise ValueError("GAP is not defined for pictures of which none has a landmark")
+        raise ValueError("GAP is undefined: none of the pictures has a landmark")
     order = np.lexsort((ids, -confidence))
     order = order[predicted[order] >= 0]
     right = (predicted == labels)[order]
@@ -70,7 +70,7 @@ def gap(ids: np.ndarray, labels: np.ndarray, predicted: np.ndarray, confidence: 
 def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int) -> tuple[float, np.ndarray]:
     """Expected calibration error over equal-width bins of confidence (Guo et al., arXiv 1706.04599, eq. 3).
 
-    Returns it, and per non-empty bin: mean confidence, accuracy, number of pictures [bins, 3].
+    Returns the error and a row per non-empty bin: mean confidence, accuracy, number of pictures.
     """
     row = np.minimum((confidence * bins).astype(int), bins - 1)
     rows = np.array([(confidence[row == b].mean(), correct[row == b].mean(), (row == b).sum()) for b in np.unique(row)])
@@ -90,7 +90,7 @@ def rounded(value: object) -> object:
 
 
 def confused(named: pd.DataFrame) -> pd.DataFrame:
-    """Which class is taken for which: `named` has actual and predicted; adds how many pictures, most frequent first."""
+    """Counts the confusions in `named` (actual, predicted): adds `pictures`, most frequent first."""
     wrong = named[named["actual"] != named["predicted"]]
     pairs = wrong.groupby(["actual", "predicted"], as_index=False).size().rename(columns={"size": "pictures"})
     return pairs.sort_values("pictures", ascending=False, kind="stable", ignore_index=True)

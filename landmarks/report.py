@@ -1,6 +1,6 @@
-"""The results as Markdown tables, beside the numbers that the study published."""
+"""The results as Markdown tables, next to the numbers that the study published."""
 
-# The study's published percentages: row, validation after 3 epochs, test.
+# The study's published accuracies in percent: model, validation after 3 epochs, test.
 STUDY = (
     ("VGG-16", 87.93, 87.97),
     ("ABN, alpha 0.25, beta 1", 30.54, 27.66),
@@ -9,8 +9,10 @@ STUDY = (
 
 
 def table(results: dict, source: str) -> str:
-    """`results.json` as two Markdown tables in percent: recognition, with the study's published numbers below, and what
-    is known of attention."""
+    """Two Markdown tables of results.json in percent: recognition, with the study's numbers below, and attention maps.
+
+    `source` is data.source.
+    """
 
     def percent(value: float | None) -> str:
         return "" if value is None else f"{100 * value:.2f}"
@@ -18,9 +20,9 @@ def table(results: dict, source: str) -> str:
     def span(ends: list[float]) -> str:
         return " to ".join(map(percent, ends))
 
-    kind = "synthetic pictures (`data.source: sample`)" if source == "sample" else f"`data.source: {source}`"
+    pictures = "synthetic pictures (`data.source: sample`)" if source == "sample" else f"`data.source: {source}`"
     recognition = [
-        f"Results on {kind}, in percent. Always naming the largest class: {percent(results['majority_class'])}.",
+        f"Results on {pictures}, in percent. Always naming the largest class: {percent(results['majority_class'])}.",
         "",
         "| model | val | test | test, 95 % interval | test, above baseline | its 95 % interval | top-5 | macro recall "
         "| GAP | ECE | perception branch alone | attention branch alone |",
@@ -37,14 +39,15 @@ def table(results: dict, source: str) -> str:
             continue
         test = splits["test"]
         cells = [percent(splits["val"]["accuracy"]), percent(test["accuracy"]), span(test["accuracy_ci95"])]
-        same = name == "baseline"
-        cells += ["", ""] if same else [f"{100 * test['above_baseline']:+.2f}", span(test["above_baseline_ci95"])]
+        if name == "baseline":
+            cells += ["", ""]
+        else:
+            cells += [f"{100 * test['above_baseline']:+.2f}", span(test["above_baseline_ci95"])]
         recognition.append(f"| {name} | " + " | ".join(cells + [percent(test[column]) for column in columns]) + " |")
-        if seen := test["attention"]:
-            numbers = [seen[key] for key in ("energy", "pointing", "area")]
-            numbers += [
-                seen[kind][order] for kind in ("deletion", "insertion") for order in ("map", "centre", "random")
-            ]
+        if attention := test["attention"]:
+            numbers = [attention[key] for key in ("energy", "pointing", "area")]
+            for curve in ("deletion", "insertion"):
+                numbers += [attention[curve][order] for order in ("map", "centre", "random")]
             maps.append(f"| {name} | " + " | ".join(map(percent, numbers)) + " |")
     for name, val, test in STUDY:
         recognition.append(f"| *the study: {name}* | {val:.2f} | {test:.2f} |" + " |" * 9)

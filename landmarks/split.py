@@ -1,4 +1,4 @@
-"""Training, validation and test: stratified by class, near-duplicates never on both sides."""
+"""Splits into training, validation and test: stratified by class, near-duplicates always in the same split."""
 
 from collections.abc import Iterable
 
@@ -10,19 +10,20 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-# Bits of 64. Two unrelated photographs differ in about 32; re-encoded, resized or lightly edited copies in up to 6.
-NEAR = 6
-BLOCK = 256  # rows compared with all others at a time: 256 x 176,000 x 8 bytes = 360 MB at the size of the study
+# Of 64 bits, unrelated photographs differ in about 32; re-encoded, resized or lightly edited copies in up to 6.
+MAX_DISTANCE = 6
+BLOCK = 256  # rows per comparison: 256 x 176,000 x 8 bytes = 360 MB for the study's pictures
 
 
 def near_duplicates(hashes: np.ndarray) -> np.ndarray:
-    """Groups 64-bit hashes (uint64, n) by chains of at most `NEAR` differing bits. Returns a group number each, (n,).
+    """Groups hashes [N] (uint64): those within `MAX_DISTANCE` bits, directly or by a chain. Returns group numbers [N].
 
-    Compares all pairs, exactly: n = 176,000 takes about a minute.
+    Compares all pairs: N = 176,000 takes about a minute.
     """
     left, right = [], []
     for start in range(0, len(hashes), BLOCK):
-        rows, columns = np.nonzero(np.bitwise_count(hashes[start : start + BLOCK, None] ^ hashes[None, start:]) <= NEAR)
+        distances = np.bitwise_count(hashes[start : start + BLOCK, None] ^ hashes[None, start:])
+        rows, columns = np.nonzero(distances <= MAX_DISTANCE)
         left.append(rows + start)
         right.append(columns + start)
     edges = (np.concatenate(left), np.concatenate(right))
@@ -31,10 +32,10 @@ def near_duplicates(hashes: np.ndarray) -> np.ndarray:
 
 
 def assign(labels: np.ndarray, groups: np.ndarray, fractions: dict[str, float], seed: int) -> np.ndarray:
-    """Assigns every picture to a split, whole groups at a time, so that each class comes near to `fractions`.
+    """Assigns whole groups of pictures to splits so that each class approaches `fractions` (share by split name).
 
-    `labels` and `groups` are (n,), `fractions` is share by name. Large groups go first, each to the split that lacks
-    most pictures of its classes; the order of equal ones is drawn from the stream "split". Returns names, (n,).
+    `labels` and `groups` are [N]. The largest groups are assigned first, each to the split that lacks most pictures of
+    its classes. The stream "split" orders groups of equal size. Returns split names [N].
     """
     names = list(fractions)
     sizes = pd.crosstab(groups, labels).to_numpy()  # groups x classes
@@ -50,7 +51,7 @@ def assign(labels: np.ndarray, groups: np.ndarray, fractions: dict[str, float], 
 
 
 def check(labels: pd.Series, splits: np.ndarray, names: Iterable[str]) -> None:
-    """Raises `UserError` naming a class that is absent from one of the splits called `names`."""
+    """Raises `UserError` if a class is missing from one of the splits `names`. `labels` and `splits` are [N]."""
     counts = pd.crosstab(labels, splits).reindex(columns=list(names), fill_value=0)
     for name in counts:
         empty = counts.index[counts[name] == 0]

@@ -182,7 +182,7 @@ def test_a_server_that_asks_for_rest_gets_it(v2: Workplace, server: Server) -> N
         (TAR, loopback.status(500), r"train/images_001\.tar: HTTP 500 after 3 attempts; run it again"),
         (TAR, loopback.breaks_off(), r"train/images_001\.tar: broken off after 3 attempts"),
         (TAR, loopback.drips, r"train/images_001\.tar: timeout after 3 attempts"),
-        (TAR, loopback.status(404), r"train/images_001\.tar: no such file, but its MD5 file is there"),
+        (TAR, loopback.status(404), r"train/images_001\.tar: no such file, but its MD5 file exists"),
         (TAR, loopback.body(b"<html>" * 1000), r"train/images_001\.tar: truncated or damaged tar .* after 3 attempts"),
         (TAR, loopback.redirects("file:///etc/hostname"), r"train/images_001\.tar: neither http nor https; "),
         (TAR, loopback.redirects("/" + TAR), r"train/images_001\.tar: too many redirects; "),

@@ -99,7 +99,7 @@ def test_gap_of_pictures_without_a_landmark() -> None:
     """Whatever is said of them is wrong, but they are not among the pictures that could have been named."""
     assert gap([0, 1, 1], labels="-xx") == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert gap([1, 1, 0], labels="xx-") == pytest.approx(1)
-    with pytest.raises(ValueError, match="none has a landmark"):
+    with pytest.raises(ValueError, match="none of the pictures has a landmark"):
         gap([0, 0], labels="--")
 
 

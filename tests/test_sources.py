@@ -69,7 +69,7 @@ def test_an_index_is_read_as_text_and_sorted(tmp_path: Path) -> None:
         ("", "[Ee]mpty"),
         ("id,landmark_id\n", "no rows"),
         ("id,landmark\na,1\n", "landmark_id"),
-        ("id,landmark_id\na,1\nb,2\na,3\n", "id a is there more than once"),
+        ("id,landmark_id\na,1\nb,2\na,3\n", "id a is repeated"),
         ("id,landmark_id\na,1\n,2\n", "a row without id"),
         ("id,landmark_id\na,\n", "a row without landmark_id"),
         ("id,landmark_id\na,1\nb\n", "[Cc]olumn"),

@@ -1,7 +1,7 @@
-"""Where pictures come from. Every source looks the same to the download stage.
+"""Sources of pictures. They share one interface, `Source`, which the download stage uses.
 
-A source lists all its pictures in an index, fetches the wanted ones that are not on this machine yet, and hands them
-over in the order of their ids.
+A source lists all its pictures in an index, fetches the wanted ones that are not on this machine yet, and yields them
+in id order.
 """
 
 import hashlib
@@ -19,23 +19,23 @@ import pandas as pd
 
 class Source(Protocol):
     def index(self) -> pd.DataFrame:
-        """A row per picture: `id`, `landmark_id` (text) and what else `fetch` needs, sorted by `id`, each `id` once."""
+        """A row per picture, sorted by `id`: unique `id`, `landmark_id` (both text) and further columns for `fetch`."""
 
     def fetch(self, wanted: pd.DataFrame) -> dict[str, str]:
-        """Fetches pictures of the index, unless an earlier run did. Returns the reason of each that cannot be had."""
+        """Fetches rows of the index that no earlier run has fetched. Returns the failures: reason by id."""
 
     def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
-        """Those pictures, which have been fetched, in the order of `wanted`."""
+        """Yields fetched pictures in the order of `wanted`."""
 
     def names(self) -> dict[str, str]:
-        """The names of landmarks by id, as far as they are known."""
+        """Names of landmarks by id, where known."""
 
 
 @contextmanager
 def open_source(data: Data, download: Download, *, seed: int, workers: int, scratch: Path) -> Iterator[Source]:
-    """The source that `data` names; what it fetches from elsewhere is kept below `scratch`.
+    """Opens the source that `data` names. It keeps what it downloads below `scratch`.
 
-    Raises `UserError` if the source needs `data.root` and that is not of the right kind.
+    Raises `UserError` if the source needs a `data.root` and it is missing or wrong.
     """
     if data.source == "sample":
         from landmarks.sources.sample import Sample
@@ -52,7 +52,7 @@ def open_source(data: Data, download: Download, *, seed: int, workers: int, scra
 
         yield open_folder(Path(data.root))
         return
-    # Imported here because aiohttp takes long to import, and other sources do without.
+    # Imported here because aiohttp is slow to import.
     from landmarks.sources.gldv1 import Gldv1
     from landmarks.sources.gldv2 import Gldv2
     from landmarks.sources.remote import Root

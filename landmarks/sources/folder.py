@@ -1,4 +1,4 @@
-"""One's own pictures: class-named directories, or any files listed in an `images.csv`."""
+"""The user's own pictures: a directory per class, or files listed in an `images.csv`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import pandas as pd
 
 @dataclass
 class Folder:
-    """Files below `root`. `files` has `id`, `landmark_id` and `file`, relative to `root`, sorted by `id`."""
+    """Pictures below `root`. `files` has `id`, `landmark_id` and `file` (relative to `root`), sorted by `id`."""
 
     root: Path
     files: pd.DataFrame
@@ -28,7 +28,7 @@ class Folder:
         for row in wanted.itertuples():
             try:
                 data = (self.root / row.file).read_bytes()
-            except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+            except (OSError, ValueError) as error:  # ValueError: a null byte in the name
                 raise UserError(f"{self.root / row.file}: {reason(error)}; correct images.csv or the file") from None
             yield Picture(row.id, row.landmark_id, data)
 
@@ -37,24 +37,25 @@ class Folder:
 
 
 def open_folder(root: Path) -> Folder:
-    """Reads `root`/images.csv (`id,landmark_id,file`) if there is one, else a directory per class.
+    """Reads `root`/images.csv (columns id, landmark_id, file) if it exists, else a directory per class.
 
-    Directories are read as torchvision's ImageFolder does: a class is a directory right below `root`, its pictures are
-    all files below it, at any depth, with one of `images.ENDINGS`. The id is the path below `root`.
+    Directories follow torchvision's ImageFolder: a class is a directory directly below `root`, and its pictures are all
+    files below it, at any depth, with one of `images.ENDINGS`. The id is the path relative to `root`. Raises
+    `UserError` for an invalid images.csv, without classes, and for a file name that is not printable.
     """
     if (root / "images.csv").is_file():
         return Folder(root, read_index(root / "images.csv", ["id", "landmark_id", "file"]))
-    # Imported here because torchvision takes seconds to import, and other sources do without.
+    # Imported here because torchvision takes seconds to import.
     from torchvision.datasets.folder import make_dataset
 
     classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     if not classes:
-        raise UserError(f"data.root: {root} has neither an images.csv nor a directory per class")
+        raise UserError(f"data.root: {root} has neither an images.csv nor a directory per class; add one")
     samples = make_dataset(
         str(root), dict(zip(classes, classes, strict=True)), extensions=tuple(ENDINGS), allow_empty=True
     )
     for path, _ in samples:
-        if not path.isprintable():  # bytes that are no UTF-8 are no text that a table can hold
+        if not path.isprintable():  # Parquet holds only valid UTF-8
             raise UserError(f"data.root: the name of {path!r} is not printable; rename it")
     files = pd.DataFrame(samples, columns=["path", "landmark_id"])
     files["file"] = [Path(path).relative_to(root).as_posix() for path in files["path"]]

@@ -1,6 +1,6 @@
-"""Google Landmarks v1: an index of `id,url,landmark_id`, whose pictures lie where their owners put them.
+"""Google Landmarks v1: an index of `id,url,landmark_id`, whose pictures are on the web sites of their owners.
 
-Years later many links are dead. Each of those is recorded with its reason, and the rest goes on.
+Many links are dead by now. The reason for each is recorded, and the download continues.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ from landmarks.sources.store import Store
 import aiohttp
 import pandas as pd
 
-REQUESTS = 64  # at a time to all hosts; download.workers is for one
+MAX_REQUESTS = 64  # at the same time, to all hosts; download.workers limits those to one host
 Row = tuple[str, str]  # id and URL
 
 
 @dataclass
 class Gldv1:
-    """The pictures of the index file `root`. A picture whose URL changes is another one to the store."""
+    """The pictures of the index file `root`. The store's key is id and URL: a changed URL is fetched again."""
 
     root: remote.Root
     store: Store
     download: Download
-    # By host: until when it has asked to be left alone, and the answer that said so.
-    rest: dict[str, tuple[float, Exception]] = field(default_factory=dict)
+    # By host: the time until which it has asked for no requests, and the response that said so.
+    paused: dict[str, tuple[float, Exception]] = field(default_factory=dict)
 
     def index(self) -> pd.DataFrame:
         with self.root.copy("", self.store.directory) as copy:
@@ -41,49 +41,48 @@ class Gldv1:
 
     def fetch(self, wanted: pd.DataFrame) -> dict[str, str]:
         rows = list(zip(wanted["id"], wanted["url"], strict=True))
-        too_large = remote.too_large(self.download)
         stored, failures = self.store.pictures(), self.store.failures()
         tried = {row: n for row, (reason, n) in failures.items() if not remote.limit_changed(reason, self.download)}
-        failed = {row: tried.get(row, 0) for row in rows if row not in stored}
-        attempts = {row: int(n) for row, n in failed.items() if n <= self.download.retries}
+        missing = {row: tried.get(row, 0) for row in rows if row not in stored}
+        attempts = {row: int(n) for row, n in missing.items() if n <= self.download.retries}
         try:
             asyncio.run(self.fetch_all(attempts, len(rows)))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         stored, failures = self.store.pictures(), self.store.failures()
         reasons = {row: failures[row][0] for row in rows if row not in stored}
-        reasons |= {row: too_large for row in rows if stored.get(row, 0) > self.download.max_bytes}
+        reasons |= {
+            row: remote.too_large(self.download) for row in rows if stored.get(row, 0) > self.download.max_bytes
+        }
         return {name: reason for (name, _), reason in reasons.items()}
 
     def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
-        rows = zip(wanted["id"], wanted["url"], wanted["landmark_id"], strict=True)
-        for name, url, landmark_id in rows:
+        for name, url, landmark_id in zip(wanted["id"], wanted["url"], wanted["landmark_id"], strict=True):
             yield Picture(name, landmark_id, self.store.read(name, url))
 
     def names(self) -> dict[str, str]:
         return {}
 
     async def fetch_all(self, attempts: dict[Row, int], total: int) -> None:
-        """Fetches every (id, URL), for which so many attempts have failed before, into the store.
+        """Fetches pictures into the store. `attempts` has the number of earlier attempts for each of them.
 
-        Each host has its own queue, so that one that is slow or wants rest keeps no other waiting.
+        Every host has its own queue, so a slow or paused host does not delay the others. The progress bar counts to
+        `total`, which includes the pictures that are already stored.
         """
-        # asyncio.run's own handler would cancel between any two instructions, even amid the setting of a result.
+        # asyncio.run's own handler can cancel in the middle of setting a result.
         task = asyncio.current_task()
         assert task
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
         queues: dict[str, list[Row]] = {}
         for row in attempts:
             queues.setdefault(host(row[1]), []).append(row)
-        slots = asyncio.Semaphore(REQUESTS)
-        settings = remote.client_settings(self.download.timeout) | {
-            "auto_decompress": False
-        }  # a picture gains nothing by it
+        slots = asyncio.Semaphore(MAX_REQUESTS)
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             raise_for_status=True,
-            **settings,
+            auto_decompress=False,  # pictures are already compressed
+            **remote.client_settings(self.download.timeout),
         ) as session:
             with stage.progress(total, "pictures") as bar:
                 bar.update(total - len(attempts))
@@ -100,7 +99,7 @@ class Gldv1:
                 await asyncio.gather(*workers)
 
     async def fetch_one(self, session: aiohttp.ClientSession, slots: asyncio.Semaphore, row: Row, tried: int) -> None:
-        """Stores one picture, or why it cannot be had."""
+        """Stores a picture, or the reason of its failure, after `tried` earlier attempts."""
         name, url = row
         rng = stream(self.root.seed, "backoff", name)
         last = self.download.retries + 1
@@ -111,7 +110,7 @@ class Gldv1:
                 return self.store.add(name, url, data)
             except images.Unfit as error:
                 return self.store.fail(name, url, str(error), last)
-            except (aiohttp.ClientError, OSError, ValueError) as error:
+            except retry.ERRORS as error:
                 reason, seconds = retry.reason(error), retry.seconds_before_retry(error, attempt, rng)
                 if retry.is_permanent(error):
                     return self.store.fail(name, url, reason, None)
@@ -121,18 +120,18 @@ class Gldv1:
                 await asyncio.sleep(seconds)
 
     async def get(self, session: aiohttp.ClientSession, slots: asyncio.Semaphore, url: str) -> bytes:
-        """The body behind a URL, once there is a slot and the host is not resting. Raises what aiohttp raises."""
+        """The content of a URL. Waits for a slot and while the host is paused. Raises aiohttp's exceptions."""
         while True:
             async with slots:
-                until, error = self.rest.get(host(url), (0.0, None))
+                until, error = self.paused.get(host(url), (0.0, None))
                 seconds = until - time.monotonic()
                 if seconds <= 0:
                     try:
                         return await self.body(session, url)
-                    except aiohttp.ClientResponseError as answer:
-                        until = time.monotonic() + retry.retry_after(answer.headers or {})
-                        if until > self.rest.get(host(url), (time.monotonic(), None))[0]:
-                            self.rest[host(url)] = until, answer
+                    except aiohttp.ClientResponseError as response:
+                        until = time.monotonic() + retry.retry_after(response.headers or {})
+                        if until > self.paused.get(host(url), (time.monotonic(), None))[0]:
+                            self.paused[host(url)] = until, response
                         raise
             if seconds > retry.LONGEST_WAIT:
                 assert error
@@ -140,6 +139,7 @@ class Gldv1:
             await asyncio.sleep(seconds)
 
     async def body(self, session: aiohttp.ClientSession, url: str) -> bytes:
+        """The content of a URL. Raises `Unfit` if it is too large, else aiohttp's exceptions."""
         if urlsplit(url).scheme not in ("http", "https"):
             raise aiohttp.NonHttpUrlClientError(url) if urlsplit(url).scheme else aiohttp.InvalidURL(url)
         async with session.get(url, max_redirects=5) as response:
@@ -157,7 +157,7 @@ class Gldv1:
 
 
 def host(url: str) -> str:
-    """The server that a URL names, empty if it is no URL."""
+    """The host and port of a URL; empty if it is not a valid one."""
     try:
         return urlsplit(url).netloc
     except ValueError:

@@ -1,7 +1,7 @@
 """Google Landmarks v2 in its official layout: `metadata/train.csv`, `train/*.tar`, `md5sum/train/*.txt`.
 
-Tars are streamed, several at a time: only wanted members are kept, nothing is unpacked to disk, and every byte is
-hashed. An interrupted run continues with the tars that are not finished, each from its beginning.
+Several tars are streamed at a time. Only the wanted members are stored, and the MD5 of every tar is checked. An
+interrupted run resumes with the unfinished tars, each from its beginning.
 """
 
 import hashlib
@@ -9,18 +9,18 @@ import re
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import PurePosixPath
-from typing import IO, BinaryIO, Literal, cast
+from typing import IO, cast
 from urllib.parse import unquote
 
 from landmarks import stage
 from landmarks.images import Picture
 from landmarks.params import Download
 from landmarks.sources.index import read_index
-from landmarks.sources.remote import HttpFile, Root, limit_changed, too_large
-from landmarks.sources.retry import Pace, Stopped
+from landmarks.sources.remote import Root, Stream, limit_changed, too_large
 from landmarks.sources.store import Store, Tar
 from landmarks.stage import UserError
 
@@ -29,25 +29,19 @@ import pyarrow as pa
 from pyarrow import compute, csv
 from tqdm import tqdm
 
-BUFFER = 1 << 16  # bytes that tarfile asks for at a time
-STORED_AT_A_TIME = 1 << 24  # bytes of pictures that are in memory before they are stored
-BATCH = 16  # files asked for at once to find out which tars there are
+BUFFER = 1 << 16  # bytes per read of a tar
+MAX_PENDING_BYTES = 1 << 24  # of pictures in memory before they are stored
+PROBES = 16  # tars whose existence is checked at the same time
 CREDITS = ["author", "license", "title"]  # columns of train_attribution.csv
 
 
 class DamagedTar(OSError):
-    """A tar whose bytes are not those that its MD5 is of, or that is no tar."""
-
-
-def title(category: bytes) -> str:
-    """What a category is called: http://commons.wikimedia.org/wiki/Category:Ajanta_Caves is "Ajanta Caves"."""
-    text = unquote(category.decode("utf-8", "replace").rsplit("Category:", 1)[-1])
-    return " ".join(text.replace("_", " ").split())
+    """A file that is not a tar, or whose MD5 is wrong."""
 
 
 @dataclass
 class Gldv2:
-    """The data set below the directory or base URL `root`. What has come over the network is taken not to change."""
+    """The data set below the directory or base URL `root`. Files fetched over the network are assumed not to change."""
 
     root: Root
     store: Store
@@ -62,7 +56,7 @@ class Gldv2:
         if self.root.local or not self.store.tars():
             self.store.set_tars(self.list_tars())
         ids = set(wanted["id"])
-        # A tar that was read half way for other ids, or for fewer, is looked at again for those that were passed over.
+        # More than one pass if an interrupted run, which wanted other pictures, had read the beginning of a tar.
         while tars := self.unread(ids):
             self.read_tars(tars, ids)
         large = {name for name, _ in self.store.pictures().keys() | self.store.failures().keys()}
@@ -70,90 +64,89 @@ class Gldv2:
         return {name: too_large(self.download) if name in large else "missing" for name in lacking}
 
     def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
-        credits, origins = self.credits(wanted["id"]), self.origins()
+        origins = self.origins()
+        ids = pa.array(wanted["id"], pa.string()).cast(pa.binary())
+        credits: dict[str, list[str]] = {}  # author, licence and title by id, where known
+        for batch in self.read_columns("metadata/train_attribution.csv", ["id", *CREDITS]):
+            for row in batch.filter(compute.is_in(batch["id"], ids)).to_pylist():
+                credits[row["id"].decode()] = [decode(row[name]) for name in CREDITS]
         for name, landmark_id in zip(wanted["id"], wanted["landmark_id"], strict=True):
             yield Picture(name, landmark_id, self.store.read(name, origins[name]), None, *credits.get(name, ()))
 
     def names(self) -> dict[str, str]:
-        """As Wikimedia Commons calls the categories that the landmarks were taken from, if there is a file of them."""
-        path = "metadata/train_label_to_category.csv"
-        columns = ["landmark_id", "category"]
-        types = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.binary()), include_columns=columns)
-        lines = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip")
+        """The names of the landmarks' categories on Wikimedia Commons, by landmark id; empty without the file."""
+        batches = self.read_columns("metadata/train_label_to_category.csv", ["landmark_id", "category"])
+        rows = [row for batch in batches for row in batch.to_pylist()]
+        return {decode(row["landmark_id"]): category_name(decode(row["category"])) for row in rows}
+
+    def read_columns(self, path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Streams binary `columns` of an optional CSV file; nothing without the file.
+
+        Binary, and without rows of the wrong length: the public wrote these texts, and no error in them is worth a
+        failure. Raises `UserError` if a column is missing.
+        """
+        options = {
+            "convert_options": csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.binary()), include_columns=columns
+            ),
+            "parse_options": csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip"),
+        }
         with self.root.copy(path, self.store.directory, optional=True) as copy:
             if copy is None:
-                return {}
+                return
             try:
-                rows = csv.read_csv(copy, convert_options=types, parse_options=lines).to_pylist()
+                with csv.open_csv(copy, **options) as batches:
+                    yield from batches
             except (KeyError, pa.ArrowInvalid) as error:
                 raise UserError(f"{self.root.name(path)}: {error}; it needs {', '.join(columns)}") from None
-        return {row["landmark_id"].decode("utf-8", "replace"): title(row["category"]) for row in rows}
 
     def origins(self) -> dict[str, str]:
-        """The tar of each picture that is not too large; the first one of several."""
+        """The tar of each picture that is not too large; the first if there are several."""
         sizes = sorted(self.store.pictures().items(), reverse=True)
         return {name: tar for (name, tar), size in sizes if size <= self.download.max_bytes}
 
-    def credits(self, ids: pd.Series) -> dict[str, list[str]]:
-        """Author, licence and title of pictures, by id, if there is a file that has them."""
-        path = "metadata/train_attribution.csv"
-        columns = ["id", *CREDITS]
-        # Binary, and rows of another length are passed over: strangers wrote these names, and none is worth a stop.
-        types = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.binary()), include_columns=columns)
-        lines = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip")
-        wanted = pa.array(ids, pa.string()).cast(pa.binary())
-        found: dict[str, list[str]] = {}
-        with self.root.copy(path, self.store.directory, optional=True) as copy:
-            if copy is None:
-                return {}
-            try:
-                with csv.open_csv(copy, convert_options=types, parse_options=lines) as batches:
-                    for batch in batches:
-                        for row in batch.filter(compute.is_in(batch["id"], wanted)).to_pylist():
-                            found[row["id"].decode()] = [row[name].decode("utf-8", "replace") for name in CREDITS]
-            except (KeyError, pa.ArrowInvalid) as error:
-                raise UserError(f"{self.root.name(path)}: {error}; it needs {', '.join(columns)}") from None
-        return found
-
     def list_tars(self) -> dict[str, str]:
-        """The MD5 of every tar."""
-        with self.root.pool(BATCH) as pool:
+        """The MD5 of every tar, by name."""
+        with self.root.pool(PROBES) as pool:
             if self.root.http:
-                sums = self.probe_tars(pool)
+                md5s = self.probe_tars(pool)
             else:
-                names = self.root.retry("train", lambda: self.root.names("train", ".tar")) or []
-                found = zip(names, pool.map(self.expected_md5, names), strict=True)
-                sums = {name: md5 for name, md5 in found if md5}
-        if not sums:
+                names = self.root.retry("train", lambda: self.root.list_names("train", ".tar")) or []
+                md5s = dict(zip(names, pool.map(self.expected_md5, names), strict=True))
+        if not md5s:
             raise UserError(f"{self.root.name('train')}: no tars; data.root must be the data set's top directory")
-        return sums
+        return md5s
 
     def probe_tars(self, pool: ThreadPoolExecutor) -> dict[str, str]:
-        """The same over HTTP, which cannot list a directory: numbers are tried until none of a batch is there."""
-        sums: dict[str, str] = {}
-        denied: list[str] = []
-        for first in count(0, BATCH):
-            names = [f"images_{number:03d}" for number in range(first, first + BATCH)]
-            batch = dict(zip(names, pool.map(lambda name: self.expected_md5(name, probe=True), names), strict=True))
+        """`list_tars` over HTTP, which cannot list a directory: tries numbers until a whole batch is missing."""
+        md5s: dict[str, str | None] = {}
+        for first in count(0, PROBES):
+            names = [f"images_{number:03d}" for number in range(first, first + PROBES)]
+            found = pool.map(lambda name: self.find_md5(name, denied_is_missing=True), names)
+            batch = dict(zip(names, found, strict=True))
             if not any(batch.values()):
                 break
-            sums |= {name: md5 for name, md5 in batch.items() if md5}
-            denied += [name for name, md5 in batch.items() if md5 is False]
-        for name in denied:
-            if name < max(sums):  # in between, it is no sign of the end
-                self.expected_md5(name)
-        return sums
+            md5s |= batch
+        existing = {name: md5 for name, md5 in md5s.items() if md5}
+        for name in sorted(md5s.keys() - existing.keys()):
+            if name < max(existing):  # a denied tar between others must not be skipped
+                self.find_md5(name)
+        return existing
 
-    def expected_md5(self, tar: str, probe: bool = False) -> str | Literal[False] | None:
-        """The sum from `md5sum/train/md5.<tar>.txt`, one line "<md5>  <tar>.tar".
+    def find_md5(self, tar: str, denied_is_missing: bool = False) -> str | None:
+        """`expected_md5`, or None if neither the tar nor its MD5 file exists."""
+        text = self.root.text(md5_path(tar), denied_is_missing)
+        if text is None and not self.root.exists(f"train/{tar}.tar", denied_is_missing):
+            return None
+        return self.parse_md5(tar, text)
 
-        With `probe`, None where there is neither tar nor sum, and False where both are denied.
-        """
-        path = f"md5sum/train/md5.{tar}.txt"
-        text = self.root.text(path, denied=probe)
-        if text is None or text is False:
-            if probe and not self.root.exists(f"train/{tar}.tar", denied=True):
-                return text
+    def expected_md5(self, tar: str) -> str:
+        """The MD5 of a tar according to its MD5 file. Raises `UserError` if the file is missing or malformed."""
+        return self.parse_md5(tar, self.root.text(md5_path(tar)))
+
+    def parse_md5(self, tar: str, text: str | None) -> str:
+        path = md5_path(tar)
+        if text is None:
             raise UserError(f"{self.root.name(path)}: no such file; every tar needs its MD5 file")
         found = re.match(r"\s*([0-9a-fA-F]{32})\b", text)
         if not found:
@@ -161,11 +154,10 @@ class Gldv2:
         return found[1].lower()
 
     def unread(self, ids: set[str]) -> list[Tar]:
-        """The tars of which something is to be read, in order."""
+        """The tars that are unfinished or hold pictures of `ids` that are neither stored nor failed, by name."""
         failures = self.store.failures().items()
-        settled = self.store.pictures().keys() | {
-            row for row, (reason, _) in failures if not limit_changed(reason, self.download)
-        }
+        failed = {row for row, (reason, _) in failures if not limit_changed(reason, self.download)}
+        settled = self.store.pictures().keys() | failed
         return [
             tar
             for tar in self.store.tars().values()
@@ -173,23 +165,23 @@ class Gldv2:
         ]
 
     def read_tars(self, tars: list[Tar], ids: set[str]) -> None:
-        """Reads tars, several at a time."""
+        """Reads several tars at a time, and stores the pictures of `ids` in them."""
         with stage.progress(None, "B", "tars") as bar, self.root.pool(self.download.workers) as pool:
 
             def read(tar: Tar) -> None:
                 path = f"train/{tar.name}.tar"
-                if self.root.retry(path, lambda: self.read_tar(path, tar, ids, bar, len(tars))) is None:
-                    raise UserError(f"{self.root.name(path)}: no such file, but its MD5 file is there")
+                if not self.root.retry(path, lambda: self.read_tar(path, tar, ids, bar, len(tars))):
+                    raise UserError(f"{self.root.name(path)}: no such file, but its MD5 file exists; restore the tar")
 
             for future in as_completed([pool.submit(read, tar) for tar in tars]):
                 future.result()
 
     def read_tar(self, path: str, tar: Tar, ids: set[str], bar: tqdm, tars: int) -> bool:
-        """Reads a tar, and stores the pictures of `ids` that it holds."""
-        with self.root.open(path) as file:
-            tar.md5 = tar.md5 or self.expected_md5(tar.name) or ""
-            bar.total = tars * (self.root.size(file) or 0) or None  # they are all about as large
-            reader = Md5Reader(file, self.root, bar)
+        """Reads one of `tars` tars, stores the pictures of `ids` in it, checks its MD5 and returns True."""
+        tar.md5 = tar.md5 or self.expected_md5(tar.name)
+        with closing(Stream(self.root, path)) as file:
+            bar.total = tars * (file.size or 0) or None  # tars are about equally large
+            reader = Md5Reader(file, bar)
             try:
                 members = self.read_members(reader, tar, ids)
                 reader.finish(tar.md5)
@@ -219,7 +211,7 @@ class Gldv2:
                     failures.append((name.stem, too_large(self.download)))
                 elif content := archive.extractfile(member):
                     pictures.append((name.stem, content.read()))
-                if sum(len(data) for _, data in pictures) >= STORED_AT_A_TIME:
+                if sum(len(data) for _, data in pictures) >= MAX_PENDING_BYTES:
                     self.store.add_from_tar(tar, pictures, failures)
                     pictures.clear()
                     failures.clear()
@@ -228,29 +220,37 @@ class Gldv2:
 
 
 class Md5Reader:
-    """A readable stream that computes the MD5 of what passes through it."""
+    """Passes a stream through, computes its MD5 and advances the progress bar."""
 
-    def __init__(self, file: BinaryIO | HttpFile, root: Root, bar: tqdm) -> None:
-        self.file, self.root, self.bar = file, root, bar
+    def __init__(self, file: Stream, bar: tqdm) -> None:
+        self.file, self.bar, self.position = file, bar, 0
         self.md5 = hashlib.md5(usedforsecurity=False)
-        self.position = 0
-        self.pace = Pace(root.timeout)
 
     def read(self, size: int) -> bytes:
-        """Raises `Stopped` if another tar has failed, `TimeoutError` if the stream is too slow."""
-        if self.root.stop.is_set():
-            raise Stopped
         data = self.file.read(size)
-        self.pace.count(len(data))
         self.md5.update(data)
         self.position += len(data)
         self.bar.update(len(data))
         return data
 
     def finish(self, expected: str) -> None:
-        """Reads the rest, since the sum is of the whole file. Raises `DamagedTar` if the sum is not `expected`."""
+        """Reads the rest of the file. Raises `DamagedTar` if the MD5 of the whole is not `expected`."""
         while self.read(BUFFER):
             pass
         found = self.md5.hexdigest()
         if found != expected:
             raise DamagedTar(f"MD5 is {found}, not {expected}")
+
+
+def md5_path(tar: str) -> str:
+    """The file whose one line is "<md5>  <tar>.tar"."""
+    return f"md5sum/train/md5.{tar}.txt"
+
+
+def decode(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
+
+
+def category_name(url: str) -> str:
+    """ "Ajanta Caves" for http://commons.wikimedia.org/wiki/Category:Ajanta_Caves."""
+    return " ".join(unquote(url.rsplit("Category:", 1)[-1]).replace("_", " ").split())

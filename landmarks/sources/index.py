@@ -1,4 +1,4 @@
-"""Reading an index of pictures from a CSV file."""
+"""Reads the index of pictures from a CSV file."""
 
 from pathlib import Path
 
@@ -10,9 +10,10 @@ from pyarrow import compute, csv
 
 
 def read_index(path: Path | None, columns: list[str], name: str = "") -> pd.DataFrame:
-    """Reads the text `columns` of a CSV whose rows are pictures, sorted by `id`. Errors call it `name`, else `path`.
+    """Reads `columns` of a CSV file with a row per picture, as text, sorted by `id`. `name` is the file's in messages.
 
-    Raises `UserError` naming the file if it is missing, empty, not CSV, lacks a column, or repeats or omits an id.
+    Raises `UserError` naming the file if it is missing (`path` None), empty or not CSV, if a column or a value is
+    missing, or if an id is repeated.
     """
     name = name or str(path)
     if path is None:
@@ -25,19 +26,19 @@ def read_index(path: Path | None, columns: list[str], name: str = "") -> pd.Data
     except KeyError as error:
         raise UserError(f"{name}: {error.args[0].rstrip('.')}; it needs {', '.join(columns)}") from None
     except pa.ArrowInvalid as error:
-        raise UserError(f"{name}: {error}") from None
+        raise UserError(f"{name}: {error}; correct the file") from None
     if not len(table):
         raise UserError(f"{name}: no rows; it needs a row per picture")
     for column in columns:
         if compute.any(compute.equal(table[column], "")).as_py():
             raise UserError(f"{name}: a row without {column}; fill it in or remove the row")
     ids = table["id"]
-    repeated = ids[1:].filter(compute.equal(ids[1:], ids[:-1]))  # a set of five million would take a gigabyte
+    repeated = ids[1:].filter(compute.equal(ids[1:], ids[:-1]))  # a Python set of five million ids takes a gigabyte
     if len(repeated):
-        raise UserError(f"{name}: id {repeated[0]} is there more than once; ids must differ")
+        raise UserError(f"{name}: id {repeated[0]} is repeated; ids must be unique")
     return table.to_pandas()
 
 
 def reason(error: OSError | ValueError) -> str:
-    """What the system says of a file, or Python of its name, in a few words."""
+    """The error in a few words, in lower case."""
     return (getattr(error, "strerror", None) or str(error)).lower()

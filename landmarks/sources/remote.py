@@ -1,17 +1,17 @@
-"""`data.root` wherever it is: a directory, a file, or anything that fsspec reaches (https, s3, gs)."""
+"""Access to `data.root`: a directory, a file, or a URL that fsspec can read (https, s3, gs)."""
 
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar
+from typing import TypeVar
 
 from landmarks import stage
 from landmarks.determinism import stream
 from landmarks.params import Download
-from landmarks.sources.retry import Pace, Stopped, reason, retry
+from landmarks.sources import retry
 from landmarks.stage import UserError
 
 import aiohttp
@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 
 def client_settings(timeout: float) -> dict:
-    """Settings of an aiohttp session: how long to wait for a connection and for bytes, and who asks."""
+    """Settings of an aiohttp session. `timeout` is in seconds, for connecting and for each read."""
     return {
-        # No limit for a whole request (aiohttp's is five minutes): a tar takes as long as it takes.
+        # aiohttp limits a whole request to five minutes by default, too little for a tar.
         "timeout": aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout),
         "headers": {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
         "trust_env": True,  # proxies
@@ -36,55 +36,43 @@ def client_settings(timeout: float) -> dict:
 
 
 class Root:
-    """The directory or file `url`, which may be a path or anything that fsspec reaches (https, s3, gs).
+    """The directory or file `url`: a path or a URL. `path` arguments of the methods are relative to it.
 
     Raises `UserError` if the package for the URL's scheme is not installed.
     """
 
     def __init__(self, url: str, download: Download, seed: int) -> None:
         self.url, self.timeout, self.seed = url.rstrip("/"), download.timeout, seed
-        options = (
-            {"client_kwargs": client_settings(download.timeout)} if url.startswith(("http://", "https://")) else {}
-        )
+        web = url.startswith(("http://", "https://"))
+        options = {"client_kwargs": client_settings(download.timeout)} if web else {}
         try:
             self.fs, self.path = fsspec.url_to_fs(self.url, **options)
-        except Exception as error:  # every scheme has a package and errors of its own
+        except Exception as error:  # each scheme's package raises its own
             raise UserError(f"data.root: {url}: {error}") from None
         self.local = isinstance(self.fs, LocalFileSystem)
         self.http = isinstance(self.fs, HTTPFileSystem)
-        self.foreign = not self.local and not self.http  # the packages behind s3 and gs have errors of their own
         self.retries = 0 if self.local else download.retries
-        self.stop = threading.Event()  # set from another thread, it ends all waiting
+        self.stop = threading.Event()  # when set, reads and waits of all threads raise `Stopped`
 
     def name(self, path: str) -> str:
-        """The full name of a file below the root, or of the root itself."""
+        """The full name of a file below the root, or of the root itself, for messages."""
         return f"{self.url}/{path}" if path else self.url
 
     def full(self, path: str) -> str:
+        """The same as fsspec spells it."""
         return f"{self.path}/{path}" if path else self.path
 
-    def open(self, path: str) -> "BinaryIO | HttpFile":
-        """A file to be read as it comes."""
-        return HttpFile(self, self.full(path)) if self.http else self.fs.open(self.full(path), "rb")
-
-    def size(self, file: "BinaryIO | HttpFile") -> int | None:
-        """Bytes of a file that `open` gave, if that is known."""
-        if not isinstance(file, HttpFile):
-            return getattr(file, "size", None)
-        length = file.headers.get("Content-Length")
-        return None if length is None else int(length)
-
     def run(self, task: Coroutine[None, None, T]) -> T:
-        """What fsspec's event loop makes of `task`. Raises `Stopped` as soon as `stop` is set."""
+        """Runs `task` in fsspec's event loop. Raises `Stopped` as soon as `stop` is set."""
         future = asyncio.run_coroutine_threadsafe(task, self.fs.loop)
         while not futures.wait([future], timeout=0.1).done:
             if self.stop.is_set():
                 future.cancel()
-                raise Stopped
+                raise retry.Stopped
         return future.result()
 
-    def names(self, directory: str, ending: str) -> list[str]:
-        """Files of a directory, without the ending, sorted. Not over HTTP, which cannot list."""
+    def list_names(self, directory: str, ending: str) -> list[str]:
+        """The sorted names of the files in a directory that have this ending, without it. HTTP cannot list."""
         if not self.fs.isdir(self.full(directory)):
             return []
         found = [name.rsplit("/", 1)[-1] for name in self.fs.ls(self.full(directory), detail=False)]
@@ -92,7 +80,7 @@ class Root:
 
     @contextmanager
     def pool(self, workers: int) -> Iterator[futures.ThreadPoolExecutor]:
-        """Threads that the first error, or Ctrl-C, stops all."""
+        """A thread pool; the first error or Ctrl-C stops all its threads."""
         with futures.ThreadPoolExecutor(workers) as pool:
             try:
                 yield pool
@@ -101,35 +89,40 @@ class Root:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def text(self, path: str, denied: bool = False) -> str | Literal[False] | None:
-        """The first kilobyte of a file, or None if there is none."""
+    def text(self, path: str, denied_is_missing: bool = False) -> str | None:
+        """The first kilobyte of a text file, None if it does not exist."""
 
         def read() -> str:
-            with self.open(path) as file:
-                content, pace = b"", Pace(self.timeout)
+            with closing(Stream(self, path)) as file:
+                content = b""
                 while len(content) < 1024 and (data := file.read(1024)):
                     content += data
-                    pace.count(len(data))
             return content.decode("utf-8", "replace")
 
-        return self.retry(path, read, denied)
+        return self.retry(path, read, denied_is_missing)
 
-    def exists(self, path: str, denied: bool = False) -> bool:
-        return self.retry(path, lambda: self.open(path).close() or True, denied) is True
+    def exists(self, path: str, denied_is_missing: bool = False) -> bool:
+        """Whether there is such a file."""
+
+        def opens() -> bool:
+            Stream(self, path).close()
+            return True
+
+        return self.retry(path, opens, denied_is_missing) or False
 
     @contextmanager
     def copy(self, path: str, directory: Path, optional: bool = False) -> Iterator[Path | None]:
-        """The file on this machine: itself, or a copy in `directory`, fetched once. None if there is none.
+        """Yields a local path of the file: the file itself, or a copy in `directory`, fetched once. None: no such file.
 
-        That an `optional` file is not there is remembered as well, as an empty copy. When the block ends in a
-        `UserError`, the copy is removed: what is wrong with it can be mended only where it comes from.
+        An empty copy records that an `optional` file does not exist. A `UserError` in the block removes the copy,
+        because the original has to be corrected and fetched again.
         """
         if self.local:
             local = Path(self.full(path))
             yield local if local.exists() else None
             return
         copy = directory / (path.rsplit("/", 1)[-1] or "index.csv")
-        if not copy.exists() and self.retry(path, lambda: self.fetch(path, copy), optional) is None and optional:
+        if not copy.exists() and not self.retry(path, lambda: self.fetch(path, copy), optional) and optional:
             copy.touch()
         try:
             yield copy if copy.exists() and copy.stat().st_size else None
@@ -138,65 +131,75 @@ class Root:
             raise
 
     def fetch(self, path: str, copy: Path) -> bool:
-        """Streams a file to `copy`. Raises `UserError` if that cannot be written."""
-        with stage.atomic_output(copy) as part, part.open("wb") as out:
-            pace = Pace(self.timeout)
-            with self.open(path) as file, stage.progress(self.size(file), "B", copy.name) as bar:
-                while data := file.read(CHUNK):
-                    pace.count(len(data))
-                    bar.update(len(data))
-                    try:
-                        out.write(data)
-                        out.flush()  # else a full disk would be noticed outside
-                    except OSError as error:
-                        raise UserError(f"{copy}: {reason(error)}; make room") from None
+        """Streams a file to `copy`; returns True. Raises `UserError` if `copy` cannot be written."""
+        with (
+            stage.atomic_output(copy) as part,
+            part.open("wb") as out,
+            closing(Stream(self, path)) as file,
+            stage.progress(file.size, "B", copy.name) as bar,
+        ):
+            while data := file.read(CHUNK):
+                bar.update(len(data))
+                try:
+                    out.write(data)
+                    out.flush()  # a full disk raises here, not when the file is closed
+                except OSError as error:
+                    raise UserError(f"{copy}: {retry.reason(error)}; make room") from None
         return True
 
-    def retry(self, path: str, task: Callable[[], T], denied: bool = False) -> T | Literal[False] | None:
-        """`retry.retry` for a task that reads the file `path`, with no retries for a local file."""
-        return retry(
+    def retry(self, path: str, task: Callable[[], T], denied_is_missing: bool = False) -> T | None:
+        """`retry.retry` for a `task` that reads the file `path`. A local file is read once."""
+        return retry.retry(
             task,
             self.name(path),
             stream(self.seed, "backoff", path),
             retries=self.retries,
             stop=self.stop,
+            errors=retry.ERRORS if self.local or self.http else (Exception,),  # s3 and gs have errors of their own
             local=self.local,
-            foreign=self.foreign,
-            denied=denied,
+            denied_is_missing=denied_is_missing,
         )
 
 
-class HttpFile:
-    """A file over HTTP, read as it comes. fsspec's own, but that one waits for a stalled server even when stopped."""
+class Stream:
+    """A file below `root`, read as it arrives. Over HTTP, fsspec's own file object cannot be stopped while it waits."""
 
-    def __init__(self, root: Root, url: str) -> None:
+    def __init__(self, root: Root, path: str) -> None:
         self.root = root
-        self.file = root.run(root.fs.open_async(url, size=1))  # without a size, it asks for it first
-        try:
-            self.read(0)  # sends the request
-        except BaseException:
-            self.close()
-            raise
-        self.headers = self.file.r.headers
+        if not root.http:
+            self.file = root.fs.open(root.full(path), "rb")
+            self.size = getattr(self.file, "size", None)  # bytes, None if unknown
+        else:
+            self.file = root.run(root.fs.open_async(root.full(path), size=1))  # without a size, fsspec asks for it
+            try:
+                root.run(self.file.read(0))  # sends the request
+            except BaseException:
+                self.close()
+                raise
+            length = self.file.r.headers.get("Content-Length")
+            self.size = None if length is None else int(length)
+        self.pace = retry.Pace(root.timeout)
 
     def read(self, size: int) -> bytes:
-        return self.root.run(self.file.read(size))
+        """Up to `size` bytes. Raises `Stopped` if another thread has failed, `TimeoutError` if the stream trickles."""
+        if self.root.stop.is_set():
+            raise retry.Stopped
+        data = self.root.run(self.file.read(size)) if self.root.http else self.file.read(size)
+        self.pace.count(len(data))
+        return data
 
     def close(self) -> None:
-        futures.wait([asyncio.run_coroutine_threadsafe(self.file.close(), self.root.fs.loop)], timeout=1)
-
-    def __enter__(self) -> "HttpFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        if self.root.http:
+            futures.wait([asyncio.run_coroutine_threadsafe(self.file.close(), self.root.fs.loop)], timeout=1)
+        else:
+            self.file.close()
 
 
 def too_large(download: Download) -> str:
-    """The reason of a picture that is larger than download.max_megabytes."""
+    """The failure reason of a picture that is larger than download.max_megabytes."""
     return f"over {download.max_megabytes:g} MB"
 
 
 def limit_changed(reason: str, download: Download) -> bool:
-    """Whether a picture was too large for another limit."""
+    """Whether a picture failed because it was larger than an earlier value of download.max_megabytes."""
     return reason.startswith("over ") and reason != too_large(download)

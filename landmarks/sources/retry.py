@@ -6,23 +6,24 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from landmarks.stage import UserError
 
 import aiohttp
 import numpy as np
 
-FIRST_WAIT = 1.0  # seconds; each further one is twice as long
-LONGEST_WAIT = 600.0  # seconds; a server that asks for more is given up
-MIN_BYTES_PER_SECOND = 1024  # bytes per second; what comes slower than this is as good as broken off
-TRANSIENT_STATUSES = (408, 425, 429)  # besides 5xx, the statuses that mean: later
+FIRST_WAIT = 1.0  # seconds before the first retry; each further wait is twice as long
+LONGEST_WAIT = 600.0  # seconds; a server that asks for a longer wait is given up
+MIN_BYTES_PER_SECOND = 1024  # a slower stream counts as a timeout
+TRANSIENT_STATUSES = (408, 425, 429)  # transient HTTP statuses below 500
+ERRORS = (OSError, aiohttp.ClientError, ValueError)  # what reading a file or a URL raises
 
 T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """Something else has failed, or the user has had enough; there is no sense in going on."""
+    """Another thread has failed, or the user has interrupted the run."""
 
 
 def retry(
@@ -32,30 +33,25 @@ def retry(
     *,
     retries: int,
     stop: threading.Event,
+    errors: tuple[type[Exception], ...] = ERRORS,
     local: bool = False,
-    foreign: bool = False,
-    denied: bool = False,
-) -> T | Literal[False] | None:
-    """The result of `task`, which reads the file `name` and is repeated after transient errors; None if there is no
-    such file.
+    denied_is_missing: bool = False,
+) -> T | None:
+    """Returns the result of `task`, which reads the file `name`; repeats it after transient errors. None: no such file.
 
-    `rng` draws the waiting times. `foreign` says that libraries with errors of their own are involved. With `denied`,
-    status 403 gives False: S3 answers so for files that do not exist where strangers may not list.
+    `rng` draws the jitter of the waiting times. Only exceptions in `errors` are handled; others are bugs. With
+    `denied_is_missing`, HTTP 403 means "no such file": S3 answers this way where listing is not allowed.
 
-    Raises `UserError` naming the file when all attempts have failed, and `Stopped` when `stop` is set meanwhile.
+    Raises `UserError` naming the file after a permanent error or the last attempt, `Stopped` when `stop` is set.
     """
     for attempt in range(retries + 1):
         try:
             return task()
         except (UserError, Stopped):
             raise
-        except Exception as error:
-            if not foreign and not isinstance(error, OSError | aiohttp.ClientError | ValueError):
-                raise
-            if is_missing(error):
+        except errors as error:
+            if is_missing(error) or (denied_is_missing and is_forbidden(error)):
                 return None
-            if denied and is_forbidden(error):
-                return False
             seconds = seconds_before_retry(error, attempt, rng)
             if attempt == retries or not is_transient(error) or seconds > LONGEST_WAIT:
                 times = f" after {attempt + 1} attempts" if attempt else ""
@@ -64,34 +60,33 @@ def retry(
                 raise UserError(f"{name}: {reason(error)}{times}; {advice}") from None
             if stop.wait(seconds):
                 raise Stopped from None
-    raise AssertionError
+    raise AssertionError("unreachable")
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether there is no such file."""
+    """Whether the file does not exist."""
     return isinstance(error, FileNotFoundError) or getattr(error, "status", None) in (404, 410)
 
 
 def is_forbidden(error: Exception) -> bool:
+    """Whether access to the file is denied."""
     return isinstance(error, PermissionError) or getattr(error, "status", None) == 403
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether this address will never lead anywhere, however good the network."""
-    return is_missing(error) or (
-        isinstance(error, aiohttp.NonHttpUrlClientError | ValueError) and not is_bad_certificate(error)
-    )
-
-
-def is_bad_certificate(error: Exception) -> bool:
-    return isinstance(error, aiohttp.ClientConnectorCertificateError)  # which is a ValueError, too
+    """Whether this URL is invalid or its file does not exist, so that no later run will succeed."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):  # this is also a ValueError
+        return False
+    return is_missing(error) or isinstance(error, aiohttp.NonHttpUrlClientError | ValueError)
 
 
 def is_transient(error: Exception) -> bool:
     """Whether the same request may succeed in a moment."""
     if isinstance(error, aiohttp.ClientResponseError):
         return error.status in TRANSIENT_STATUSES or error.status >= 500
-    if is_permanent(error) or is_forbidden(error) or is_bad_certificate(error) or isinstance(error, IsADirectoryError):
+    if is_permanent(error) or is_forbidden(error):
+        return False
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | IsADirectoryError):
         return False
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return error.os_error.errno == socket.EAI_AGAIN
@@ -99,7 +94,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in a few words that are the same whenever it happens."""
+    """A short description of the error, without details that differ between runs."""
     match error:
         case aiohttp.TooManyRedirects():
             return "too many redirects"
@@ -134,7 +129,7 @@ def seconds_before_retry(error: Exception, attempt: int, rng: np.random.Generato
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that the header Retry-After asks for, which may be a number or a date (RFC 9110, 10.2.3); else 0."""
+    """Seconds that the header Retry-After asks for, as a number or a date (RFC 9110, 10.2.3); 0 without one."""
     value = headers.get("Retry-After", "")
     if value.strip().isdecimal():
         return float(value)
@@ -146,7 +141,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
 
 
 class Pace:
-    """Notices a stream that trickles: its bytes keep every timeout for reading from ending."""
+    """Detects a stream that trickles: each byte arrives in time for the read timeout, but the whole takes forever."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout, self.since, self.bytes = timeout, time.monotonic(), 0

@@ -1,8 +1,8 @@
 """The frame around every stage: one-line errors, outputs that are complete or absent, progress bars.
 
-Guarantees: a user's mistake or a failure of the machine prints one line and ends with a status above 0. The outs that
-DVC removed before the failed run are put back as dvc.lock records them. An output appears under its name only when it
-is complete. A stage does not outlive the DVC that runs it.
+Guarantees: a user's mistake or a failure of the machine prints one line, and the exit status is not 0. A failed run
+restores the outs that DVC removed before it. An output appears under its name only when it is complete. A stage does
+not outlive the DVC process that runs it.
 """
 
 import gc
@@ -47,7 +47,7 @@ def run(main: Callable[[], str]) -> None:
     try:
         summary = main()
         check_unchanged(before)
-        gc.freeze()  # otherwise Python scans all of torch's objects again when it exits: half a second
+        gc.freeze()  # saves half a second at exit, in which Python would scan all of torch's objects
         return print(f"{name}: {summary}")
     except (Exception, KeyboardInterrupt, Terminated) as error:
         received = next(iter(received_signals), signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)

@@ -13,16 +13,16 @@ MORE_MEMORY = "close other programs, or set compute.workers to 1"
 
 
 class UserError(Exception):
-    """A mistake that the user can correct. Its text names the key or file and the fix, in one line."""
+    """A mistake that the user can correct. The message is one line that names the key or file and the fix."""
 
     def __str__(self) -> str:
         return " ".join(super().__str__().split())
 
 
 def explain(error: BaseException) -> str | None:
-    """What went wrong and what to do, in one line, for a failure of the user or the machine; None for a bug."""
+    """One line about a mistake of the user or a failure of the machine: what went wrong and the fix. None for a bug."""
     text = " ".join(str(error).split())
-    rust = re.search(r"\(os error (\d+)\)", text)  # safetensors hides the system's error in its own
+    rust = re.search(r"\(os error (\d+)\)", text)  # safetensors reports system errors as text
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, BrokenExecutor):

@@ -1,4 +1,4 @@
-"""Which files of this project a script imports, directly or not: the code that affects a stage.
+"""Finds the files of this project that a script imports, directly or indirectly: the code that affects a stage.
 
 dvc.yaml lists these files as dependencies (`python -m tools.dependencies --write`), the scratch folder's key covers
 them, and a stage fails if one of them changes while it runs.
@@ -14,7 +14,7 @@ PACKAGES = ("benchmarks", "landmarks", "stages", "studies", "tools")
 
 
 def module_file(name: str) -> Path | None:
-    """The file of the module called `name`; None if it does not belong to this project."""
+    """The file of the module `name`; None if it is not part of this project."""
     path = ROOT.joinpath(*name.split("."))
     candidates = (path / "__init__.py", path.with_suffix(".py"))
     return next((file for file in candidates if file.is_file()), None) if name.split(".")[0] in PACKAGES else None
@@ -22,7 +22,7 @@ def module_file(name: str) -> Path | None:
 
 @cache
 def direct_imports(file: Path) -> frozenset[Path]:
-    """The project's files that `file` imports anywhere, also inside functions, and the packages that contain them."""
+    """The project's files that `file` imports, also inside functions, with the `__init__.py` of their packages."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
@@ -46,7 +46,7 @@ def all_imports(script: Path) -> list[Path]:
 
 
 def running_code() -> list[Path]:
-    """`all_imports` of the script that this process runs; empty if it is none of this project's."""
+    """`all_imports` of the script that this process runs; empty if it is not part of this project."""
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "").resolve()
     if script.is_file() and script.is_relative_to(ROOT) and script.relative_to(ROOT).parts[0] in PACKAGES:
         return all_imports(script)

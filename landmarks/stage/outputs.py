@@ -1,4 +1,4 @@
-"""Files and directories that are complete or absent, and a folder for work in progress."""
+"""Outputs that are complete or absent, and a directory for work in progress."""
 
 import hashlib
 import json
@@ -26,10 +26,10 @@ def atomic_output(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch(name: str, settings: dict, inputs: Iterable[Path]) -> Iterator[Path]:
-    """Yields a directory for work in progress of the stage `name`, with whatever an interrupted run has left there.
+    """Yields a directory for work in progress of the stage `name`, with the files that an interrupted run left there.
 
-    Runs share it if they have the same settings (what JSON can hold), input files and code (`running_code`). The
-    directories of other runs of the stage are removed, and so is this one when the block succeeds.
+    Only runs with the same `settings` (JSON values), contents of `inputs` and code (`running_code`) share a directory.
+    Directories of other runs of the stage are removed, and this one is removed when the block succeeds.
     """
     key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
     for path in [*inputs, *running_code()]:
@@ -45,7 +45,7 @@ def scratch(name: str, settings: dict, inputs: Iterable[Path]) -> Iterator[Path]
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a directory tree, if it is there."""
+    """Removes a file or a directory tree if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,4 +1,4 @@
-"""Everything that touches DVC: the outs it removes before a run, and the inputs it records after one."""
+"""Everything that touches DVC: the outs that it removes before a run, and the inputs that it records after one."""
 
 import os
 import signal
@@ -17,8 +17,8 @@ def current_inputs() -> dict[Path, bytes]:
 def check_unchanged(before: dict[Path, bytes]) -> None:
     """Raises `UserError` if parameters or code differ from `before`, the `current_inputs` at the start of the stage.
 
-    DVC reads both again when a stage has ended and records them in dvc.lock and its run cache: it would record what the
-    stage did not use. In params.yaml only the keys matter that dvc.yaml lists for the stage. No-op outside DVC.
+    DVC hashes its inputs again after a stage, so it would record parameters or code that the stage did not use. In
+    params.yaml only the keys that dvc.yaml lists for the stage count. Does nothing outside DVC.
     """
     address = os.environ.get("DVC_STAGE")
     if not address:
@@ -39,23 +39,23 @@ def check_unchanged(before: dict[Path, bytes]) -> None:
 
 
 def value_of(values: object, key: str) -> object:
-    """The value of a dotted key, None if there is none."""
+    """The value of a dotted key, or None."""
     for name in key.split("."):
         values = values.get(name) if isinstance(values, dict) else None
     return values
 
 
 def restore_outs() -> None:
-    """Puts back the outs that `dvc repro` removes before it runs a stage, from the cache. No-op outside DVC.
+    """Restores from the cache the outs that `dvc repro` removed before it ran this stage. Does nothing outside DVC.
 
-    Ignores a second Ctrl-C meanwhile. The next run makes again what cannot be put back.
+    Ignores a second Ctrl-C meanwhile. An out that cannot be restored is recomputed by the next run.
     """
     address = os.environ.get("DVC_STAGE")
     if not address:
         return
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    from dvc.exceptions import DvcException  # slow to import, and needed only here
+    from dvc.exceptions import DvcException  # imported here because it is slow
     from dvc.repo import Repo
 
     try:
@@ -66,4 +66,4 @@ def restore_outs() -> None:
                         if out.use_cache and not out.exists and out.hash_info and not out.changed_cache():
                             out.checkout(force=True)
     except (DvcException, OSError) as error:
-        print(f"the last outs could not be put back ({' '.join(str(error).split())})", file=sys.stderr)
+        print(f"the previous outs could not be restored ({' '.join(str(error).split())})", file=sys.stderr)

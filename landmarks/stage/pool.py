@@ -10,19 +10,18 @@ from landmarks.stage.signals import deferred_signals, exit_with_parent
 
 
 def run_in_processes(count: int, jobs: Iterable[tuple]) -> Iterator:
-    """Streams the results of `jobs` (made with joblib's `delayed`) in their order, from `count` processes (0: one per
-    core), which end with this one.
-    """
-    from joblib import Parallel  # slow to import; only two stages need it
+    """Runs `jobs` (made with joblib's `delayed`) in `count` processes (0: one per core); yields the results in order.
 
-    # An error must be one line: joblib warns of the tasks that it gave up, and its helper process of semaphores that a
-    # broken pool left.
+    The processes end when this one ends.
+    """
+    from joblib import Parallel  # imported here because it is slow
+
+    # An error is one line: no warnings from joblib about abandoned tasks, or from its helper process about semaphores.
     warnings.filterwarnings("ignore", r"\d+ tasks which were still being processed")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"]))
     parallel = Parallel(count or -1, return_as="generator", initializer=exit_with_parent, initargs=(os.getpid(),))
-    # Ctrl-C reaches every process of a terminal, but only the parent handles it. Workers inherit the block that is set
-    # here, so that they ignore it from their first moment. The helper process that Python starts with the first worker
-    # would unblock it, so that one is started before.
+    # Ctrl-C reaches every process of a terminal, but only the parent handles it: workers inherit the blocked signal.
+    # Python's resource tracker, which starts with the first worker, would unblock it, so it is started here.
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

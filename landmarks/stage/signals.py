@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the death of the parent process: each ends a stage in one line and leaves no process."""
+"""Ctrl-C, SIGTERM and the end of the parent process: each ends a stage with one line and leaves no process behind."""
 
 import os
 import signal
@@ -13,10 +13,10 @@ from landmarks.stage.pipeline import restore_outs
 
 
 class Terminated(SystemExit):
-    """SIGTERM."""
+    """Raised on SIGTERM."""
 
 
-# The exception that a signal raises, the exit status and the message.
+# By signal: the exception that it raises, the exit status and the message.
 SIGNAL_OUTCOMES: dict[int, tuple[type[BaseException], int, str]] = {
     signal.SIGINT: (KeyboardInterrupt, 130, "interrupted"),
     signal.SIGTERM: (Terminated, 143, "terminated"),
@@ -25,22 +25,22 @@ received_signals: list[int] = []
 
 
 def on_signal(number: int, _: object) -> None:
-    """Turns a signal into an exception, so that pools end their processes and half-written outs are removed.
+    """Raises the signal's exception, so that pools end their processes and unfinished outputs are removed.
 
-    `received_signals` records it, because a pool whose workers die of the same signal may raise another exception.
+    `received_signals` records the signal: a pool whose workers die of it may raise another exception.
     """
     received_signals.append(number)
     for other in SIGNAL_OUTCOMES:  # DVC passes Ctrl-C on, so it arrives twice
         signal.signal(other, signal.SIG_IGN)
-    threading.excepthook = lambda _: None  # threads of a pool may fail when their workers end
+    threading.excepthook = lambda _: None  # a pool's threads may fail when its workers end
     raise SIGNAL_OUTCOMES[number][0]
 
 
 @contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Delays signals until the block ends: a worker that is interrupted while it starts prints a traceback.
+    """Delays signals until the block ends, because a worker that is interrupted while it starts prints a traceback.
 
-    Blocking the signals is not enough: another thread may receive them, and Python handles them in the main thread.
+    Blocking them is not enough: another thread may receive them, and Python handles them in the main thread.
     """
     caught: list[int] = []
     handlers = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in SIGNAL_OUTCOMES}
@@ -65,7 +65,7 @@ def exit_with_parent(parent: int) -> None:
 
 
 def on_early_interrupt(cls: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The excepthook of a stage: one line also for Ctrl-C while modules are being imported, before `run`."""
+    """The excepthook of a stage: one line for Ctrl-C while modules are imported, before `run` starts."""
     if not issubclass(cls, KeyboardInterrupt):
         return sys.__excepthook__(cls, error, trace)
     restore_outs()
