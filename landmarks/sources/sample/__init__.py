@@ -1,7 +1,6 @@
-"""The embedded sample: about 2,000 synthetic pictures of 60 invented landmarks, drawn when they are asked for.
+"""The built-in sample: about 2,000 synthetic pictures of 60 invented landmarks, drawn on demand.
 
-Needs no file and no network. `raster.py` draws the scenes that `scene.py` composes of the meshes in
-`buildings.py`.
+It needs no files and no network. `raster.py` draws the scenes that `scene.py` builds from the meshes in `buildings.py`.
 """
 
 import hashlib
@@ -16,7 +15,8 @@ from landmarks.sources.sample.raster import render
 import pandas as pd
 from joblib import delayed
 
-# Pictures of the 60 most frequent landmarks in train.csv of Google Landmarks v1 (Kaggle, 2018), and what divides them.
+# Pictures of the 60 most frequent landmarks in train.csv of Google Landmarks v1 (Kaggle, 2018). The sample has as many,
+# divided by COUNT_DIVISOR.
 GOOGLE_COUNTS = (
     *(49091, 48949, 23005, 18010, 12999, 10905, 9360, 9062, 8912, 8852, 8843, 8515, 7640, 6774, 6423, 6306, 5245, 5211),
     *(5172, 4838, 3687, 3584, 3560, 3468, 3375, 3347, 3315, 3315, 3116, 2524, 2326, 2292, 2195, 2008, 1958, 1958, 1944),
@@ -28,7 +28,7 @@ COUNT_DIVISOR = 176
 
 @dataclass
 class Sample:
-    """The sample of one `seed`, drawn by so many `workers` (0: one per core); another seed has other buildings."""
+    """The sample of one seed, drawn by `workers` processes (0: one per core). Another seed has other buildings."""
 
     seed: int
     workers: int = 0
@@ -46,13 +46,8 @@ class Sample:
         return {}
 
     def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
-        jobs = (delayed(draw)(self.seed, row.id, row.landmark_id) for row in wanted.itertuples())
+        jobs = (delayed(render)(self.seed, row.id, row.landmark_id) for row in wanted.itertuples())
         yield from stage.run_in_processes(self.workers, jobs)
 
     def names(self) -> dict[str, str]:
         return {}
-
-
-def draw(seed: int, name: str, landmark_id: str) -> Picture:
-    """The picture called `name`, with its mask."""
-    return Picture(name, landmark_id, *render(seed, name, landmark_id))
