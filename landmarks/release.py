@@ -1,12 +1,11 @@
-"""The release: one self-contained folder per trained model, which is all that the model needs to be used.
+"""The release: one self-contained folder per trained model, which is everything needed to use the model.
 
-A folder has
-    model.safetensors, design.json   the head, as landmarks/models.py writes it
-    backbone.safetensors             the trunk up to the layer that the head reads, with the mean and std of its input
-    classes.csv                      label, landmark_id, name (empty where none is known)
-    release.json                     how to prepare a picture, the threshold, the parameters, the results
-    README.md                        the model card
-    examples/                        a few test pictures, where they are ours to give (the sample's)
+model.safetensors, design.json   the head, as landmarks/models.py writes it
+backbone.safetensors             the trunk up to the layer that the head reads, with the mean and std of its input
+classes.csv                      label, landmark_id, name (empty if unknown)
+release.json                     how to prepare a picture, the threshold, the parameters, the results
+README.md                        the model card
+examples/                        a few test pictures, of the synthetic sample only
 """
 
 import json
@@ -15,36 +14,36 @@ import textwrap
 from pathlib import Path
 
 from landmarks import augment, weights
-from landmarks.artifacts import DIGITS
 from landmarks.stage import UserError
 
 import numpy as np
 
-FORMAT = 2  # of release.json; another number is another layout
+FORMAT = 2  # of release.json; it changes with the layout
+DIGITS = 6  # of confidences, here and in data/predictions.parquet
 
 
 def threshold(confidence: np.ndarray, rate: float) -> float:
-    """The confidence below which a picture is called none of the known landmarks.
+    """The confidence below which a picture is called unknown, that is, none of the known landmarks.
 
-    `confidence` [N] is of validation pictures, which all show a known landmark. To call one of those unknown is a false
-    alarm, and its probability for a new picture like them is at most `rate`: of N + 1 pictures that are exchangeable,
-    the new one is below the j-th smallest of the others with probability at most j / (N + 1) (split conformal
-    prediction: Angelopoulos & Bates, arXiv 2107.07511, sec. 1). Without pictures enough for the rate it is 0: no alarm.
+    `confidence` [N] is that of validation pictures, all of known landmarks. To call one of those unknown is a false
+    alarm. For a new, exchangeable picture its probability is at most `rate`: the picture's confidence is below the j-th
+    smallest of the others with probability at most j / (N + 1) (split conformal prediction: Angelopoulos & Bates, arXiv
+    2107.07511, sec. 1). If there are too few pictures for the rate, the threshold is 0: no alarm.
     """
     rank = math.floor(rate * (len(confidence) + 1) + 1e-9)
     return round(float(np.sort(confidence)[rank - 1]), DIGITS) if rank else 0.0
 
 
 def calibrate_rejection(val: np.ndarray, test: np.ndarray, rate: float) -> dict:
-    """The threshold for a stated rate of false alarms, and what it does on pictures that did not choose it.
+    """The threshold for a rate of false alarms, and its effect on test pictures, which did not choose it.
 
-    `val` and `test` are confidences of pictures of known landmarks.
+    `val` and `test` are the confidences of pictures of known landmarks.
     """
-    from scipy.stats import binomtest  # slow to import, and whoever uses a model does without
+    from scipy.stats import binomtest  # slow to import, and not needed to use a model
 
     value = threshold(val, rate)
     alarms = int((test < value).sum())
-    interval = binomtest(alarms, len(test)).proportion_ci(0.95, method="wilson")  # good for few, and near 0
+    interval = binomtest(alarms, len(test)).proportion_ci(0.95, method="wilson")  # suits few pictures and rates near 0
     return {
         "threshold": value,
         "false_alarm_rate": rate,
@@ -54,21 +53,15 @@ def calibrate_rejection(val: np.ndarray, test: np.ndarray, rate: float) -> dict:
 
 
 def facts(name: str, settings: dict, unknown: dict, results: dict) -> dict:
-    """release.json of the model called `name`, made with the `settings` (blocks of params.yaml; `abn` is its own or
-    None). `results` is its row of results.json."""
-    return {
-        "format": FORMAT,
-        "name": name,
-        "backbone": settings["backbone"],
-        "preprocessing": {
-            "short_side": settings["filter"]["short_side"],
-            "centre_scale": augment.CENTRE_SCALE,
-            "crop": settings["augment"]["crop"],
-        },
-        "unknown": unknown,
-        "params": settings,
-        "results": results,
+    """release.json of the model called `name`. `settings` are blocks of params.yaml, with the model's own `abn` or
+    None; `unknown` comes from `calibrate_rejection`; `results` is the model's row of results.json."""
+    preprocessing = {
+        "short_side": settings["filter"]["short_side"],
+        "centre_scale": augment.CENTRE_SCALE,
+        "crop": settings["augment"]["crop"],
     }
+    entries = {"backbone": settings["backbone"], "preprocessing": preprocessing, "unknown": unknown}
+    return {"format": FORMAT, "name": name, **entries, "params": settings, "results": results}
 
 
 def write(folder: Path, content: dict, card: str) -> None:
@@ -78,77 +71,63 @@ def write(folder: Path, content: dict, card: str) -> None:
 
 
 def read(folder: Path) -> dict:
-    """release.json of a folder. Raises `UserError` if that is no model folder, or one of another layout."""
+    """release.json of a folder. Raises `UserError` if it is missing or broken, or has another format."""
     path = folder / "release.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = content["format"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: not there, or broken; `make reproduce` makes model folders in release/") from None
+        raise UserError(f"{path}: missing or broken; `make reproduce` writes model folders to release/") from None
     if found != FORMAT:
         raise UserError(f"{path}: format {found}, this code reads {FORMAT}; use the code that it was made with")
     return content
 
 
 def card(content: dict, classes: int, sizes: dict[str, int]) -> str:
-    """The model card, Markdown, of release.json and of a model of so many classes; `sizes` is pictures by split."""
+    """The model card, Markdown: for the `content` of release.json, the number of classes, and pictures by split."""
     name, p, test, val = content["name"], content["params"], content["results"]["test"], content["results"]["val"]
     train, abn, backbone, prepared = p["train"], p["abn"], content["backbone"], content["preprocessing"]
-    unknown, turned = content["unknown"], p["augment"]["eval_rotation"]
-    tried, rate = unknown["test"], unknown["false_alarm_rate"]
-    surer = " Those were rotated; upright ones are mostly surer." if turned else ""
-    synthetic = p["data"]["source"] == "sample"
+    unknown, rotation, source = content["unknown"], p["augment"]["eval_rotation"], p["data"]["source"]
+    tried, view = unknown["test"], f"rotated by up to {rotation:g} degrees" if rotation else "upright"
 
     def percent(*values: float) -> str:
         return " to ".join(f"{100 * value:.2f} %" for value in values)
 
     kind = "An Attention Branch Network (arXiv 1812.10025)" if abn else "VGG-16's classifier"
-    drawn = (
-        "**Synthetic pictures**, which the pipeline draws itself: the model knows no real place, and its results say "
-        "nothing of photographs."
-    )
-    others = f"Pictures of `data.source: {p['data']['source']}`."
-    grouped = p["split"]["group_near_duplicates"]
-    metrics = [("accuracy", "accuracy"), ("top5", "among the best five"), ("macro_recall", "mean recall of classes")]
-    paragraphs = [
-        f"# {name}",
-        f"{kind} for {classes} landmarks, on `{backbone['name']}` with the weights `{backbone['weights']}`, frozen up "
-        f"to `{backbone['layer']}`{' and trained from there on' if backbone['tail'] == 'trained' else ''}.",
-        f"    python -m landmarks predict PHOTO --model {name}",
-        "needs this folder and the code, and nothing else. For other programs: "
-        f"`python -m landmarks export --onnx --model {name}`.",
-        "## Data",
-        f"{drawn if synthetic else others} {sizes['train']} to train on, "
-        f"{sizes['val']} for validation, {sizes['test']} for the test; near-duplicates were "
-        f"{'kept on one side' if grouped else 'not kept on one side, so that results flatter'}.",
-        "## Training",
-        f"{train['epochs']} epochs of {train['optimizer']}, rate {train['learning_rate']:g}, batches of "
-        f"{train['batch_size']}, classifier of {train['hidden']} hidden units with dropout {train['dropout']:g}, seed "
-        f"{p['seed']}, {', '.join(f'{key} {value}' for key, value in abn.items()) if abn else 'no attention'}. "
+    tail = " and trained from there on" if backbone["tail"] == "trained" else ""
+    synthetic = "**Synthetic pictures**, drawn by the pipeline: the results do not apply to photographs of real places."
+    sides = "stayed on one side" if p["split"]["group_near_duplicates"] else "may be on both sides"
+    metrics = [("accuracy", "accuracy"), ("top5", "top-5 accuracy"), ("macro_recall", "mean recall of the classes")]
+    table = ["", "| | validation | test |", "|---|---:|---:|"]
+    table += [f"| {title} | {percent(val[key])} | {percent(test[key])} |" for key, title in metrics]
+    sections = {  # by heading
+        f"# {name}": f"{kind} for {classes} landmarks, on `{backbone['name']}` with the weights "
+        f"`{backbone['weights']}`, frozen up to `{backbone['layer']}`{tail}. This folder and the code are all that "
+        f"`landmarks predict PHOTO --model {name}` needs. `landmarks export --onnx --model {name}` writes the model "
+        "for other programs.",
+        "## Data": f"{synthetic if source == 'sample' else f'Pictures of `data.source: {source}`.'} {sizes['train']} "
+        f"for training, {sizes['val']} for validation, {sizes['test']} for the test; near-duplicates {sides}.",
+        "## Training": f"{train['epochs']} epochs of {train['optimizer']}, learning rate {train['learning_rate']:g}, "
+        f"seed {p['seed']}, {', '.join(f'{key} {value}' for key, value in abn.items()) if abn else 'no attention'}. "
         "`release.json` has all parameters.",
-        "## Input",
-        f"The photo, upright and RGB, shrunk to a short side of {prepared['short_side']} pixels if it is larger; of "
-        f"that the square in the centre, {prepared['centre_scale']:g} of the short side, resized to "
+        "## Input": f"The photo, upright and RGB, shrunk to a short side of {prepared['short_side']} pixels if it is "
+        f"larger; of that the square in the centre, {prepared['centre_scale']:g} of the short side, resized to "
         f"{prepared['crop']} x {prepared['crop']} pixels.",
-        "## Results",
-        f"Of each picture its centre, {f'rotated by up to {turned:g} degrees' if turned else 'upright'}. The 95 % "
-        f"interval of the test accuracy is {percent(*test['accuracy_ci95'])}.",
-        "| | validation | test |\n|---|---:|---:|\n"
-        + "\n".join(f"| {title} | {percent(val[key])} | {percent(test[key])} |" for key, title in metrics),
-        "## None of the known landmarks",
-        f"A photo whose best confidence is below {unknown['threshold']:g} is called none of the known landmarks. The "
-        f"threshold was chosen on {unknown['validation']['pictures']} validation pictures, all of known landmarks, so "
-        f"that a new one like them is called so by mistake with a probability of at most {percent(rate)}.{surer} It "
-        f"happened to {tried['alarms']} of {tried['pictures']} test pictures, which had no say in it (95 % interval of "
-        f"the rate: {percent(*tried['rate_ci95'])}). How often a photo of something else is called so is not promised, "
-        "and may be seldom: that depends on what it shows. `python -m studies.unknown` measures it.",
-        "## Limits",
-        "- It sees the centre of a photo. A landmark at its edge, or lying on its side, may be missed.\n"
-        "- The recipe was chosen on validation pictures, which therefore flatter. Test pictures chose nothing.\n"
-        "- It was made to compare methods. Nobody tried it for a purpose that matters.",
-        "## Licences",
-        f"{weights.licence(backbone['weights'], backbone['name'])} The head was trained by the pipeline, on pictures "
-        f"that {'it drew' if synthetic else 'have licences of their own'}.",
-    ]
-    prose = [text if text[0] in "#| -" else textwrap.fill(text, 120, break_on_hyphens=False) for text in paragraphs]
-    return "\n\n".join(prose) + "\n"
+        "## Results": f"On the centre of each picture, {view}. The 95 % interval of the test accuracy is "
+        f"{percent(*test['accuracy_ci95'])}.",
+        "## None of the known landmarks": f"A photo with a best confidence below {unknown['threshold']:g} is called "
+        f"none of the known landmarks. This threshold comes from {unknown['validation']['pictures']} validation "
+        "pictures of known landmarks. A new one like them is called unknown by mistake with a probability of at most "
+        f"{percent(unknown['false_alarm_rate'])}. This happened to {tried['alarms']} of {tried['pictures']} test "
+        f"pictures, which did not choose the threshold (95 % interval of the rate: {percent(*tried['rate_ci95'])}). "
+        "How many photos of something else are recognised as such is not guaranteed. `python -m studies.unknown` "
+        "measures it.",
+        "## Limits": "It sees the centre of a photo, and may miss a landmark at the edge, or one that lies on its "
+        "side. Settings were chosen on validation pictures, whose results are therefore too good; test pictures chose "
+        "nothing. The model was made to compare methods, and has not been tested for any other purpose.",
+        "## Licences": f"{weights.licence(backbone['weights'], backbone['name'])} The pipeline trained the head, on "
+        f"pictures that {'it drew' if source == 'sample' else 'have licences of their own'}.",
+    }
+    filled = {heading: textwrap.fill(text, 120, break_on_hyphens=False) for heading, text in sections.items()}
+    filled["## Results"] += "\n".join(["", *table])
+    return "\n\n".join(f"{heading}\n\n{text}" for heading, text in filled.items()) + "\n"

@@ -143,9 +143,9 @@ def test_the_slider_redraws_the_map(page: "sync_api.Page") -> None:
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
-        ("notes.txt", b"no picture", "notes.txt is no picture that can be read"),
-        ("fake_one.jpg", b"no picture", "fake_one.jpg is no picture that can be read"),
-        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no picture that can be read"),
+        ("notes.txt", b"no picture", "notes.txt is not a readable picture"),
+        ("fake_one.jpg", b"no picture", "fake_one.jpg is not a readable picture"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a readable picture"),
         ("tiny.png", jpeg(drawing(0, 20, 20)), "is too small: at least 64 pixels"),
     ],
     ids=["text", "false ending", "svg", "small"],

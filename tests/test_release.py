@@ -41,10 +41,10 @@ def test_it_is_tried_on_pictures_that_did_not_choose_it() -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
 def test_no_model_folder(tmp_path: Path, content: str) -> None:
-    with user_error(r"release\.json: not there, or broken"):
+    with user_error(r"release\.json: missing or broken"):
         release.read(tmp_path)
     (tmp_path / "release.json").write_text(content, encoding="utf-8")
-    with user_error(r"release\.json: not there, or broken"):
+    with user_error(r"release\.json: missing or broken"):
         release.read(tmp_path)
 
 

@@ -119,15 +119,15 @@ def test_mistakes(model: Recognizer, folder: Path, tmp_path: Path) -> None:
     with user_error(r"index\.csv: no such file"):
         submission.photos(index, None)
     index.write_text("name\nx\n", encoding="utf-8")
-    with user_error("no CSV with a column id"):
+    with user_error("not a CSV with a column id"):
         submission.photos(index, None)
     index.write_text("id\n", encoding="utf-8")
     with user_error("no rows"):
         submission.photos(index, None)
     index.write_text("id\nx\ny\nx\n", encoding="utf-8")
-    with user_error("id x is there more than once"):
+    with user_error("id x appears more than once"):
         submission.photos(index, None)
-    with user_error("is no folder"):
+    with user_error("is not a folder"):
         submission.photos(index, tmp_path / "nowhere")
     with user_error("leave it out"):
         submission.photos(folder, folder)
@@ -135,7 +135,7 @@ def test_mistakes(model: Recognizer, folder: Path, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         submission.photos(tmp_path / "empty", None)
     photos = submission.photos(folder, None)
-    with user_error("cannot be written"):
+    with user_error("is a folder"):
         submission.write(model, photos, tmp_path)
     (folder / "000a.png").touch()
     with user_error("have the same id"):

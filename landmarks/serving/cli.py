@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from landmarks.stage import UserError
+from landmarks.stage.errors import explain
 
 if TYPE_CHECKING:
     from landmarks.serving.recognizer import Answer, Recognizer
@@ -138,10 +139,8 @@ def predict(args: argparse.Namespace) -> int:
     from landmarks.serving import recognizer
 
     model = load(args.model, args.device)
-    if args.overlay:
-        if not model.has_map:
-            raise UserError(f"--overlay: {args.model} has no attention map; choose another --model")
-        make_folder(args.overlay)
+    if args.overlay and not model.has_map:
+        raise UserError(f"--overlay: {args.model} has no attention map; choose another --model")
     status = 0
     taken: set[str] = set()
     for path, answer in model.recognise(recognizer.find(args.photos)):
@@ -200,13 +199,6 @@ def free_name(stem: str, taken: set[str]) -> str:
     return name
 
 
-def make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot make this folder ({(error.strerror or str(error)).lower()})") from None
-
-
 def export(args: argparse.Namespace) -> int:
     from landmarks.serving import onnx_export
 
@@ -236,12 +228,12 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         return args.run(args)
-    except UserError as error:
-        print(f"landmarks: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("landmarks: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (UserError, OSError) as error:
+        print(f"landmarks: {explain(error)}", file=sys.stderr)
         return 1

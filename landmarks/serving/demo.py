@@ -1,6 +1,6 @@
-"""A local page: drop a photo, see what each model takes it for and where it looks.
+"""A local web page: drop a photo, and see each model's answer and attention map.
 
-Needs Gradio, which requirements-demo.txt brings. The page and what it loads come from 127.0.0.1 alone.
+Needs Gradio (requirements-demo.txt). The page loads everything from 127.0.0.1.
 """
 
 import os
@@ -16,7 +16,7 @@ from landmarks.stage import UserError
 
 from PIL import Image
 
-# Read when Gradio is imported: it would ask its makers for news, and a hub for nothing that is needed here.
+# Gradio reads these when it is imported. Without them it sends usage data, and asks a hub for files.
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
 try:
     import gradio as gr
@@ -24,10 +24,10 @@ except ImportError as error:
     raise UserError(f"serve: {error.name} is missing; pip install --no-deps -r requirements-demo.txt") from None
 
 MEGABYTES = 20  # of an upload
-TOP = 5  # landmarks with a bar
-OPACITY = 0.6  # of the map, at first
+TOP = 5  # landmarks shown
+OPACITY = 0.6  # of the map, initially
 REASONS = {
-    "broken": "is no picture that can be read",
+    "broken": "is not a readable picture",
     "empty": "is empty",
     "huge": f"is too large: at most {images.MAX_PIXELS // 1_000_000} megapixels",
     "small": f"is too small: at least {images.MIN_SIDE} pixels each way",
@@ -36,36 +36,36 @@ STYLE = "footer {display: none !important}"
 
 
 class Seen(NamedTuple):
-    """What the page remembers of a photo while its slider is moved."""
+    """What the page remembers of a photo, to redraw it when the slider moves."""
 
     image: Image.Image
     answers: list[Answer]
 
 
 def look(models: list[Recognizer], path: Path) -> Seen:
-    """Every model's answer. Raises `Unfit` when the file is no picture."""
+    """Every model's answer. Raises `Unfit` if the file is not a usable picture."""
     data = path.read_bytes()
     answers = [model.answer([model.view(data)])[0] for model in models]
     return Seen(images.decode(data, overlay.SHORT_SIDE), answers)
 
 
 def apology(name: str, unfit: Unfit) -> str:
-    """Markdown: why a file has no answer, and what would have."""
+    """Markdown: why a file has no answer, and which formats do."""
     plain = re.sub(r"([^\w .])", r"\\\1", name)
-    return f"Sorry, **{plain}** {REASONS[str(unfit)]}. What works: {', '.join(images.FORMATS)}."
+    return f"Sorry, **{plain}** {REASONS[str(unfit)]}. Accepted formats: {', '.join(images.FORMATS)}."
 
 
 def picture(seen: Seen, column: int, opacity: float) -> Image.Image:
-    """The photo with the map of the model at `column`; without one, with a frame around what the network saw."""
+    """The photo with the map of the model at `column`; without a map, only its surroundings are darkened."""
     answer = seen.answers[column]
     return overlay.draw(seen.image, answer.map, answer.box, opacity)
 
 
 def verdict(model: Recognizer, answer: Answer) -> str:
-    """Markdown: whether it is a known landmark at all."""
+    """Markdown: the best landmark, or that the photo probably shows none of them."""
     if model.known(answer):
         return f"It looks like **{title(model.best(answer, 1)[0])}**."
-    return f"Probably **none of the known landmarks**: the best is below {100 * model.threshold:.1f} %. If one, then:"
+    return f"Probably **none of the known landmarks**: the best is below {100 * model.threshold:.1f} %. Otherwise:"
 
 
 def title(guess: recognizer.Guess) -> str:
@@ -73,12 +73,12 @@ def title(guess: recognizer.Guess) -> str:
 
 
 def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
-    """The page, with `models` beside each other, and pictures to click on."""
+    """The page, with `models` side by side and `examples` to click on."""
 
     def show(path: Path | None, opacity: float) -> list:
-        """What the page says of the file, remembers of it, and for each model its verdict, picture and bars."""
+        """The message, what the page remembers, and for each model its verdict, picture and bars."""
         nothing = [None] * 3 * len(models)
-        if path is None:  # taken away
+        if path is None:  # the user removed the file
             return ["", None, *nothing]
         try:
             seen = look(models, path)
@@ -101,8 +101,8 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
 
     with gr.Blocks(title="Landmarks", analytics_enabled=False) as blocks:
         synthetic = any(model.facts["params"]["data"]["source"] == "sample" for model in models)
-        known = " They know only landmarks that were drawn for them, no real ones." if synthetic else ""
-        gr.Markdown(f"# Which landmark is it?\nDrop a photo, and see what each model takes it for.{known}")
+        known = " The models know only synthetic landmarks, no real ones." if synthetic else ""
+        gr.Markdown(f"# Which landmark is it?\nDrop a photo, and see what each model recognises.{known}")
         remembered = gr.State()
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
@@ -136,12 +136,10 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
 
 
 def serve(models: list[Recognizer], folders: list[Path], port: int | None) -> None:
-    """Serves the page on 127.0.0.1 until Ctrl-C; the examples are those of the first folder that has some."""
+    """Serves the page on 127.0.0.1 until Ctrl-C; the examples are from the first folder that has any."""
     examples = next(filter(None, (recognizer.pictures(folder / "examples") for folder in folders)), [])
-    plain = (
-        ["system-ui", "sans-serif"],
-        ["ui-monospace", "monospace"],
-    )  # the browser's own fonts, for others are far away
+    # The browser's own fonts: others would be loaded from the internet.
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     blocks = page(models, examples)
     try:
         blocks.launch(
@@ -152,8 +150,8 @@ def serve(models: list[Recognizer], folders: list[Path], port: int | None) -> No
             max_file_size=f"{MEGABYTES}mb",
             allowed_paths=[str(path.parent.resolve()) for path in examples[:1]],
             footer_links=[],
-            theme=gr.themes.Default(font=plain[0], font_mono=plain[1]),
+            theme=theme,
             css=STYLE,
         )
     except OSError:
-        raise UserError(f"--port: {port or 'every one from 7860 on'} is taken; give another") from None
+        raise UserError(f"--port: {port or 'every port from 7860'} is taken; give another") from None

@@ -4,11 +4,10 @@
     000088da12d664db,8815 0.030000
     0001623c6d808702,
 
-One row per picture, in the order of ids: the landmark and its confidence, nothing where none is recognised.
+One row per picture, sorted by id: the landmark and its confidence, or nothing if none is recognised.
 """
 
 import csv
-import errno
 import hashlib
 import io
 import json
@@ -27,41 +26,41 @@ HEADER = ["id", "landmarks"]
 
 
 def photos(index: Path, folder: Path | None) -> dict[str, Path | None]:
-    """The picture of each id, None where there is none, in the order of ids.
+    """The picture of each id, None if it is missing, sorted by id.
 
-    `index` is a folder, whose pictures' names without endings are the ids, or a CSV with a column `id` whose pictures
-    are in `folder` (beside it unless given), at any depth: the layouts of v1 and v2 are both right. Raises `UserError`
-    naming the file or id that is missing or there twice.
+    `index` is a folder of pictures, whose ids are their names without endings, or a CSV with a column `id`. The
+    pictures of a CSV are in `folder` (default: beside it), at any depth, as in the layouts of v1 and v2. Raises
+    `UserError` that names the missing file, or an id that appears twice.
     """
     if index.is_dir():
         if folder:
-            raise UserError(f"--pictures: goes with a CSV, and {index} is a folder; leave it out")
+            raise UserError(f"--pictures: is only for a CSV, and {index} is a folder; leave it out")
         found = by_stem(index)
         if not found:
-            raise UserError(f"{index}: no pictures in it; they need an ending like .jpg")
+            raise UserError(f"{index}: no pictures found; their names need an ending such as .jpg")
         return dict(sorted(found.items()))
     try:
         with index.open(newline="", encoding="utf-8-sig") as file:
             ids = [row["id"] for row in csv.DictReader(file)]
     except OSError as error:
-        raise UserError(f"{index}: {(error.strerror or str(error)).lower()}; name a folder or a CSV") from None
+        raise UserError(f"{index}: {(error.strerror or str(error)).lower()}; give a folder or a CSV") from None
     except (KeyError, UnicodeDecodeError, csv.Error):
-        raise UserError(f"{index}: no CSV with a column id; name a folder or a CSV") from None
+        raise UserError(f"{index}: not a CSV with a column id; give a folder or a CSV") from None
     if not ids:
-        raise UserError(f"{index}: no rows; it needs a row per picture")
+        raise UserError(f"{index}: no rows; it needs one row per picture")
     folder = folder or index.parent
     if not folder.is_dir():
-        raise UserError(f"--pictures: {folder} is no folder")
+        raise UserError(f"--pictures: {folder} is not a folder; give the folder of the pictures")
     found = by_stem(folder, set(ids))
     ids = sorted(ids)
     for one, two in pairwise(ids):
         if one == two:
-            raise UserError(f"{index}: id {one} is there more than once; ids must differ")
+            raise UserError(f"{index}: id {one} appears more than once; remove a row")
     return {name: found.get(name) for name in ids}
 
 
 def by_stem(folder: Path, wanted: set[str] | None = None) -> dict[str, Path]:
-    """The pictures below `folder` by their names without endings, those that are `wanted` or all."""
+    """The pictures below `folder` by their names without endings: all, or only those `wanted`."""
     found: dict[str, Path] = {}
     for path in recognizer.pictures(folder):
         if wanted is None or path.stem in wanted:
@@ -72,35 +71,30 @@ def by_stem(folder: Path, wanted: set[str] | None = None) -> dict[str, Path]:
 
 
 def write(model: Recognizer, photos: dict[str, Path | None], out: Path) -> str:
-    """Writes the CSV for `photos`, which are in the order of ids, and returns a summary.
+    """Writes the CSV for `photos`, which are sorted by id, and returns a summary.
 
-    It appears when it is complete. Until then its rows are in a file beside it, with which a later run of the same
-    model goes on. Raises `UserError` if it cannot be written, or the model's ids do not fit into the format.
+    The CSV appears when it is complete. Until then its rows are in a file beside it, from which a later run of the same
+    model continues. Raises `UserError` if a `landmark_id` does not fit the format, and `OSError`.
     """
     unfit = next((name for name in model.landmarks if re.search(r'[\s,"]', name)), None)
     if unfit:
-        raise UserError(
-            f"landmark_id {unfit!r}: the challenge's format has no blanks, commas or quotes; rename the class"
-        )
+        raise UserError(f"landmark_id {unfit!r}: the format allows no spaces, commas or quotes; rename the class")
     key = hashlib.sha256(json.dumps(model.facts).encode()).hexdigest()[:12]
     part = out.with_name(f".{out.name}.{key}.part")
-    try:
-        if out.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        done = resume(part, list(photos))
-        reasons = append(part, model, photos, done)
-        part.replace(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({(error.strerror or str(error)).lower()})") from None
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; give the name of a file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done = resume(part, list(photos))
+    reasons = append(part, model, photos, done)
+    part.replace(out)
     earlier = f", {done} of an earlier run" if done else ""
     return f"{len(photos)} rows in {out}{earlier}{reasons and f' ({reasons})'}"
 
 
 def resume(part: Path, ids: list[str]) -> int:
-    """How many rows of an earlier run `part` begins with: whole batches, so that the rest gets the same last digits.
+    """Keeps the rows of an earlier run in `part`, and returns their number; rows of other ids are removed.
 
-    Takes away what comes after them, or everything if it is of other ids.
+    Only whole batches are kept, so that the last digits of the other rows are those of an uninterrupted run.
     """
     content = part.read_text(encoding="utf-8") if part.is_file() else ""
     header, *rows = list(csv.reader(io.StringIO(content[: content.rfind("\n") + 1]))) or [[]]
@@ -113,7 +107,7 @@ def resume(part: Path, ids: list[str]) -> int:
 
 
 def append(part: Path, model: Recognizer, photos: dict[str, Path | None], done: int) -> str:
-    """Adds the rows from place `done` on; returns how many pictures had no answer, by reason."""
+    """Adds the rows after the first `done`; returns the number of pictures without an answer, by reason."""
     reasons = []
     with part.open("a", encoding="utf-8", newline="") as file, stage.progress(len(photos), "pictures") as bar:
         rows = csv.writer(file, lineterminator="\n")
@@ -131,7 +125,7 @@ def append(part: Path, model: Recognizer, photos: dict[str, Path | None], done: 
             rows.writerow([name, landmarks])
             bar.update()
             if bar.n % recognizer.BATCH == 0:
-                file.flush()  # so that a run that is killed loses no more than a batch
+                file.flush()  # a killed run loses at most one batch
         file.flush()
         os.fsync(file.fileno())
     return stage.count_reasons(reasons)
