@@ -18,18 +18,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 matplotlib.use("Agg")
-plt.rcParams.update(
-    {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.3,
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-        "figure.constrained_layout.use": True,
-    }
-)
+plt.rc("font", size=9)
+plt.rc("axes", grid=True, axisbelow=True)
+plt.rc("axes.spines", top=False, right=False)
+plt.rc("grid", alpha=0.3)
+plt.rc("legend", frameon=False)
+plt.rc("figure.constrained_layout", use=True)
 BLUE, RED, GREY = "#1f77b4", "#d62728", "#bbbbbb"
 
 
