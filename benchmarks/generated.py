@@ -1,7 +1,7 @@
-"""Pictures for measurements: quick to draw, learnable, all different, of any number, and with the study's class sizes.
+"""Generated pictures for measurements: quick to draw, learnable, all different, in the study's class proportions.
 
-A class is a colourful pattern. A picture shows a part of it, of random size and place, on a random background, so that
-its coarse layout says nothing of its class and pictures of a class are no near-duplicates.
+A class is a colourful pattern. A picture shows a random part of the pattern at a random size and position on a random
+background. So its coarse layout says nothing about its class, and no two pictures of a class are near-duplicates.
 """
 
 import functools
@@ -15,15 +15,16 @@ from landmarks.images import Picture
 from landmarks.sources.sample import GOOGLE_COUNTS
 
 import numpy as np
+import pandas as pd
 from joblib import Parallel, delayed
 from PIL import Image
 
-SIZE = (340, 256)  # pixels; the short side that the filter stage keeps
+SIZE = (340, 256)  # width and height in pixels; the filter stage keeps this short side
 STUDY_COUNTS = GOOGLE_COUNTS[3:30]  # pictures of the study's classes: ranks 4 to 30
 
 
 def class_sizes(total: int) -> dict[str, int]:
-    """How many of about `total` pictures each class has, in the study's proportions, and at least 10."""
+    """Pictures of each class, of about `total`: the study's proportions, but at least 10."""
     return {f"g-{k:02d}": max(10, round(total * n / sum(STUDY_COUNTS))) for k, n in enumerate(STUDY_COUNTS)}
 
 
@@ -45,36 +46,21 @@ def draw(name: str, landmark_id: str) -> Picture:
     part = pattern(landmark_id).crop((left, top, left + side, top + side)).resize((shown, shown))
     corner = int(rng.integers(0, SIZE[0] - shown)), int(rng.integers(0, SIZE[1] - shown))
     image.paste(part.rotate(rng.uniform(-20, 20)), corner)
-    noise = grain(int(rng.integers(1 << 16)))
-    return Picture(name, landmark_id, images.encode(Image.blend(image, noise, 0.2), "JPEG", quality=80))
-
-
-@functools.cache
-def plane() -> np.ndarray:
-    """Noise that pictures take their grain from."""
-    return stream(0, "generated", "grain").integers(0, 256, (512, 512), dtype=np.uint8)
-
-
-def grain(place: int) -> Image.Image:
-    """The grain of a picture, cut out of `plane` at one of 65,536 places."""
-    top, left = divmod(place, 256)
-    top %= 256
-    return Image.fromarray(plane()[top : top + SIZE[1], :][:, np.arange(left, left + SIZE[0]) % 512]).convert("RGB")
+    grain = Image.fromarray(rng.integers(0, 256, SIZE[::-1], dtype=np.uint8)).convert("RGB")
+    return Picture(name, landmark_id, images.encode(Image.blend(image, grain, 0.2), "JPEG", quality=80))
 
 
 def names(total: int) -> list[tuple[str, str]]:
-    """Id and class of about `total` pictures, in id order."""
-    rows = []
-    for landmark_id, count in class_sizes(total).items():
-        for number in range(count):
-            rows.append((hashlib.sha256(f"{landmark_id}/{number}".encode()).hexdigest()[:16], landmark_id))
-    return sorted(rows)
+    """Ids and classes of about `total` pictures, in id order."""
+    return sorted(
+        (hashlib.sha256(f"{landmark_id}/{number}".encode()).hexdigest()[:16], landmark_id)
+        for landmark_id, count in class_sizes(total).items()
+        for number in range(count)
+    )
 
 
 def write(directory: Path, total: int) -> int:
     """Writes what the download stage would write; returns the number of pictures."""
-    import pandas as pd
-
     rows = names(total)
     index = pd.DataFrame(rows, columns=["id", "landmark_id"])
     drawn: Iterator[Picture] = Parallel(-1, return_as="generator", batch_size=64)(delayed(draw)(*row) for row in rows)

@@ -17,9 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 from benchmarks import generated
@@ -114,20 +112,6 @@ class Run:
         return pd.DataFrame(
             table, columns=["precision", "trunk alone", "decoding alone", "extraction", "of the slower"]
         )
-
-    def profile(self, batches: int) -> str:
-        """The ten kernels that take most of the device's time in extraction with bfloat16."""
-        gpu = self.device.type == "cuda"
-        where = torch.autograd.DeviceType.CUDA if gpu else torch.autograd.DeviceType.CPU
-        with torch.profiler.profile() as recorded:  # of all devices
-            deque(islice(self.extract("bfloat16"), batches), maxlen=0)
-        times = {
-            f"{event.count:6d} x {event.key[:90]}": event.self_device_time_total if gpu else event.self_cpu_time_total
-            for event in recorded.key_averages()
-            if event.device_type == where
-        }
-        largest = sorted(times, key=lambda name: -times[name])[:10]
-        return "\n".join(f"{100 * times[name] / sum(times.values()):5.1f} % {name}" for name in largest)
 
     def train(
         self, abn: Abn | None, train: Train, device: torch.device, training_rows: list[pd.DataFrame], val: pd.DataFrame
@@ -265,12 +249,6 @@ with features in float32, {faster / 60:.1f} in bfloat16.
 - Validation accuracy of a smaller training: {", ".join(compared)}.
 - Training abn twice gives {repeated} weights.
 - `pytest tests/test_gpu.py`: {tests}.
-
-## Where extraction's time goes (bfloat16)
-
-```
-{run.profile(2 if dry else 40)}
-```
 """
 
 

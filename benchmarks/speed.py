@@ -173,22 +173,6 @@ def against_the_usual_way(p: params.Params, sizes: dict[int, int]) -> list[list[
     return rows
 
 
-def convolutions() -> list[list[str]]:
-    """Rows of the table: the attention branch's 3x3 convolutions in several ways."""
-    said = process(sys.executable, "-m", "benchmarks.convolutions", cwd=ROOT).said
-    return [line.split("\t") for line in said.splitlines()]
-
-
-def operations(trunk: Trunk, crop: int) -> list[list[object]]:
-    """Rows of the table: where the trunk's time goes."""
-    batch = torch.rand(features.CPU_BATCH, 3, crop, crop).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        trunk(batch)
-    found = sorted(profile.key_averages(), key=lambda operation: -operation.self_cpu_time_total)
-    total = sum(operation.self_cpu_time_total for operation in found)
-    return [[f"`{o.key}`", f"{100 * o.self_cpu_time_total / total:.1f}"] for o in found[:4]]
-
-
 def machine(gpu: str = "no GPU used") -> str:
     """The processor, its cores, memory, the GPU, and the versions that matter, in one line."""
     name, memory = platform.processor(), ""
@@ -236,11 +220,6 @@ compares a row with the one above.
 
 {table([*columns, "MB resident at most", "MB on disk"], growth)}
 
-Where the trunk's time goes, in percent. Nearly all of it is convolutions, so that fusing what follows them would gain
-little.
-
-{table(["operation", "share"], operations(trunk, p.augment.crop))}
-
 ## The results table, against the usual way
 
 The usual way (`benchmarks/usual.py`) sends every picture through the trunk in every epoch of every row, and has none of
@@ -255,15 +234,6 @@ was run; at {crops[1]} pixels one epoch of each row, counted {p.train.epochs} ti
 A `dvc repro` that has nothing to do takes {noop:.1f} s. Seconds until Python has started and imported a stage:
 
 {table(["stage", "seconds"], starts)}
-
-## The attention branch's convolutions
-
-Milliseconds for one of its 3x3 convolutions, 64 pictures of 512 x 7 x 7; they are most of what training ABN costs. In
-brackets the first digits of a hash of the result: where they differ, so do the bits. Training is held to AVX2, for with
-AVX-512 the forward pass and the gradient of the input have other bits (in channels_last, that of the weights has), and
-on a processor that is twice as fast with it, half of its speed is what equal bits on every machine cost.
-
-{table(["", "forward", "gradient of the input", "of the weights"], convolutions())}
 """
     with stage.atomic_output(OUT) as out:
         out.write_text(text, encoding="utf-8")

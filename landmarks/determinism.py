@@ -108,7 +108,7 @@ def prepare_training() -> None:
     """
     import torch
 
-    # AVX-512 convolutions round differently; benchmarks/results.md has the cost of not using them.
+    # AVX-512 convolutions round differently; docs/performance.md has the cost of not using them.
     os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.set_num_threads(TRAINING_THREADS)

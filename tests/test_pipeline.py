@@ -439,7 +439,7 @@ def test_a_damaged_cache_object_is_found_and_made_again(project: Project, cut: b
     assert done.returncode == 0 and stages_run(done) == ["split"]
     assert project.git("status", "--porcelain") == "" and project.outs() == project.first_outs
     found = project.run(sys.executable, "-m", "tools.check_cache")
-    assert found.returncode == 0 and "cache objects are what they were" in found.stdout
+    assert found.returncode == 0 and "cache objects are intact" in found.stdout
 
 
 def test_outs_that_are_read_only(project: Project) -> None:
