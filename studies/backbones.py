@@ -97,7 +97,7 @@ def run(
     shutil.rmtree(clone.root / ".dvc/cache/runs", ignore_errors=True)
     repro = Repro(clone)
     if repro.wait():
-        raise UserError(f"{title(row)}: {' '.join(''.join(repro.said).split())[-500:]}")
+        raise UserError(f"{title(row)}: {' '.join(''.join(repro.output).split())[-500:]}")
     results = json.loads((clone.root / artifacts.RESULTS).read_text(encoding="utf-8"))
     views = len(pd.read_parquet(clone.root / artifacts.VIEWS))
     size = sum(path.stat().st_size for path in (clone.root / "release/abn").iterdir() if path.is_file())
@@ -153,8 +153,8 @@ def main() -> str:
     with temporary_folder() as folder, stage.progress(len(wanted), "backbones") as bar:
         clone = Clone(Path.cwd(), folder)
         clone.set("ablations", {})
-        clone.settle(given.settings)
-        clone.forget()
+        clone.apply(given.settings)
+        clone.remove_results()
         for row in wanted:
             done[title(row)], named[row] = run(clone, row, named.get((*row[:-1], "none")))
             text = with_rows(OUT.read_text(encoding="utf-8"), given.heading, origin(command, start, len(done)), done)

@@ -1,5 +1,6 @@
 """A web server on the loopback address that serves files, counts what it sends, and misbehaves as it is told."""
 
+import math
 import threading
 import time
 from collections import Counter
@@ -62,6 +63,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
         with self.server.lock:
             self.server.sent[self.path.lstrip("/")] += len(data)
+            self.server.blocks += 1
+        while self.server.blocks >= self.server.stop_at:
+            time.sleep(0.001)
         if self.server.pause:
             time.sleep(self.server.pause)
 
@@ -94,6 +98,8 @@ class Server(ThreadingHTTPServer):
         self.open: list[str] = []  # paths of the requests being answered
         self.most_open = 0
         self.pause = 0.0  # seconds after each block
+        self.blocks = 0  # sent so far, at most `BLOCK` bytes each
+        self.stop_at = math.inf  # number of blocks after which nothing is sent until this grows
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *_: object) -> None:

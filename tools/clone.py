@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from landmarks import stage
@@ -25,8 +25,8 @@ RESULTS = ("metrics", "plots")  # what git keeps of the outs
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 KERNELS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "OPENBLAS_CORETYPE")
 ELSEWHERE = "ein Ördner, elsewhere"
-# What each value of a factor puts into the environment. `workers` is compute.workers, `folder` the name of the clone;
-# with one thread there is one core as well.
+# The environment variables of each value of a factor. `workers` is compute.workers, `folder` the name of the clone.
+# threads=1 also limits the run to one core.
 FACTORS: dict[str, dict[str, dict[str, str]]] = {
     "threads": {number: dict.fromkeys(THREADS, number) for number in ("1", "2")},
     "workers": {"1": {}, "4": {}},
@@ -45,17 +45,20 @@ STARTING = "dvc itself"
 
 
 class Clone:
-    """HEAD of a repository below `parent`, with the packages of this Python and no cache or setting of DVC."""
+    """HEAD of a repository in a folder below `parent`, with the packages of this Python and its own DVC settings."""
 
     def __init__(self, source: Path, parent: Path, **factors: str) -> None:
-        self.source, self.root, self.command = source, parent / factors.get("folder", "copy"), [sys.executable]
+        self.source, self.root, self.python = source, parent / factors.get("folder", "copy"), [sys.executable]
         self.environment = {name: os.environ[name] for name in os.environ if not name.startswith(("DVC_", "GIT_"))}
         for name in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG"):
             self.environment[f"DVC_{name}_DIR"] = str(parent / name)
+        self.environment["GIT_CONFIG_GLOBAL"] = os.devnull
+        for who in ("AUTHOR", "COMMITTER"):
+            self.environment |= {f"GIT_{who}_NAME": "clone", f"GIT_{who}_EMAIL": "clone@clone.invalid"}
         for factor, value in factors.items():
             self.environment |= FACTORS[factor][value]
         if factors.get("threads") == "1" and shutil.which("taskset"):
-            self.command = ["taskset", "--cpu-list", "0", sys.executable]
+            self.python = ["taskset", "--cpu-list", "0", sys.executable]
         subprocess.run(["git", "clone", "--quiet", str(source), str(self.root)], check=True)
         (self.root / ".venv").symlink_to(sys.prefix, target_is_directory=True)  # dvc.yaml looks for Python there first
         self.set("compute.workers", int(factors.get("workers", 0)))
@@ -70,34 +73,44 @@ class Clone:
         block[last] = value
         params.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
-    def settle(self, settings: list[tuple[str, str]]) -> None:
-        """Changes params.yaml as `-S KEY=VALUE` says; a relative data.root is one of the source's."""
+    def apply(self, settings: list[tuple[str, str]]) -> None:
+        """Changes params.yaml as `-S KEY=VALUE` does. A relative data.root is relative to the source repository."""
         for key, value in settings:
             path = self.source / value
             self.set(key, str(path.resolve()) if key == "data.root" and path.exists() else yaml.safe_load(value))
 
-    def forget(self) -> None:
-        """Removes the committed results, for what is there already, and right, would not be made again."""
+    def remove_results(self) -> None:
+        """Removes the committed results; otherwise DVC would not compute those that are up to date."""
         for result in ("dvc.lock", *RESULTS):
             stage.remove(self.root / result)
 
-    def run(self) -> None:
-        """The whole pipeline, from nothing. Raises `UserError` when it fails."""
-        self.forget()
-        repro = [*self.command, "-m", "dvc", "repro", "--no-run-cache"]
+    def reproduce(self) -> None:
+        """Runs the whole pipeline without any earlier result. Raises `UserError` when it fails."""
+        self.remove_results()
+        repro = [*self.python, "-m", "dvc", "repro", "--no-run-cache"]
         if subprocess.run(repro, cwd=self.root, env=self.environment, check=False).returncode:
             raise UserError(f"the run in {self.root} failed, see above")
 
     def git(self, *arguments: str) -> str:
+        """Runs git in the clone; returns its output."""
         command = ["git", "-c", "core.quotepath=off", *arguments]
-        return subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=True).stdout
+        done = subprocess.run(
+            command, cwd=self.root, env=self.environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+        return done.stdout
 
     def commit(self) -> None:
+        """Commits everything, also the results of a run."""
         self.git("add", "--all")
-        self.git("-c", "user.name=verify", "-c", "user.email=", "commit", "--quiet", "--message", "the first run")
+        self.git("commit", "--quiet", "--message", "results")
+
+    def processes(self) -> list[str]:
+        """The command lines of all processes that work in the clone."""
+        found = psutil.process_iter(["cwd", "cmdline"])
+        return [" ".join(process.info["cmdline"]) for process in found if process.info["cwd"] == str(self.root)]
 
     def differences(self) -> list[str]:
-        """A line for every out in dvc.lock, and every file in metrics/ and plots/, that is not as at HEAD."""
+        """One line for each out in dvc.lock, and each file in metrics/ and plots/, that differs from HEAD."""
         lines = []
         before = yaml.safe_load(self.git("show", "HEAD:dvc.lock"))["stages"]
         after = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
@@ -105,14 +118,14 @@ class Clone:
             old, new = (
                 {out["path"]: out for out in stages.get(name, {}).get("outs", [])} for stages in (before, after)
             )
-            found = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
-            lines += [f"{name}: {path} differs{self.members(old.get(path), new.get(path))}" for path in found]
-            if not found and before.get(name) != after.get(name):
+            changed = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
+            lines += [f"{name}: {path} differs{self.changed_files(old.get(path), new.get(path))}" for path in changed]
+            if not changed and before.get(name) != after.get(name):
                 lines.append(f"{name}: its command, dependencies or parameters differ from those in dvc.lock")
         return lines + self.git("status", "--porcelain", "--", *RESULTS).splitlines()
 
-    def members(self, old: dict | None, new: dict | None) -> str:
-        """The files that differ between two states of a directory, if a cache has the lists."""
+    def changed_files(self, old: dict | None, new: dict | None) -> str:
+        """The files that differ between two states of a directory, if a DVC cache has both lists of files."""
         lists = []
         for out in (old, new):
             md5 = (out or {}).get("md5", "-")
@@ -127,7 +140,7 @@ class Clone:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A temporary folder, which stays, to be looked at, when a run fails or differs."""
+    """A temporary folder. After a `UserError` it stays, so that the failed or different run can be inspected."""
     folder = Path(tempfile.mkdtemp(prefix="verify-"))
     try:
         yield folder
@@ -140,13 +153,13 @@ def temporary_folder() -> Iterator[Path]:
 
 
 class Repro:
-    """A `dvc repro` that runs in a clone. `begun` has each stage that it has begun, with the second when."""
+    """A running `dvc repro` in a clone. `begun` lists the stages that have started, each with its start in seconds."""
 
-    def __init__(self, clone: Clone) -> None:
-        self.root, self.begun = clone.root, [(STARTING, time.monotonic())]
-        self.said: list[str] = []
+    def __init__(self, clone: Clone, *arguments: str) -> None:
+        self.clone, self.begun = clone, [(STARTING, time.monotonic())]
+        self.output: list[str] = []
         self.process = subprocess.Popen(
-            [*clone.command, "-m", "dvc", "repro"],
+            [*clone.python, "-m", "dvc", "repro", *arguments],
             cwd=clone.root,
             env=clone.environment,
             stdout=subprocess.PIPE,
@@ -160,40 +173,46 @@ class Repro:
     def read(self) -> None:
         assert self.process.stdout
         for line in self.process.stdout:
-            self.said.append(line.rsplit("\r", 1)[-1])
+            self.output.append(line.rsplit("\r", 1)[-1])
             if found := re.match(r"Running stage '(.+)':", line):
                 self.begun.append((found[1], time.monotonic()))
 
     def is_at(self, order: list[str], number: int, second: float) -> bool:
-        """Whether it has come to that second of stage `number` of `order`, or is just past that stage."""
+        """Whether it has reached this second of stage `number` of `order`, or a later stage."""
         name, start = self.begun[-1]
         past = order.index(name) - number
         return past >= 0 and time.monotonic() - start >= (min(second, 1.0) if past else second)
 
     def wait(self) -> int:
+        """Waits for the end; returns the exit status."""
         self.process.wait()
         self.reader.join()
         return self.process.returncode
 
-    def kill(self) -> str:
-        """Kills it and all it has started; returns the stage that was running. Raises `UserError` if one survives."""
+    def stop(self, number: signal.Signals = signal.SIGKILL) -> str:
+        """Sends a signal to it and to all that it has started; returns the stage that was running.
+
+        Raises `UserError` if a process is still there five seconds after DVC has ended.
+        """
         running = self.begun[-1][0]
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
         self.wait()
-        time.sleep(1)
-        for process in psutil.process_iter(["cwd", "cmdline"]):
-            if process.info["cwd"] == str(self.root):
-                raise UserError(f"{running} was killed, and this one lives: {' '.join(process.info['cmdline'])}")
+        end = time.monotonic() + 5
+        while survivors := self.clone.processes():
+            if time.monotonic() > end:
+                raise UserError(f"{running} was sent {number.name}, but this is still running: {survivors[0]}")
+            time.sleep(0.1)
         return running
 
     def seconds(self) -> dict[str, float]:
-        """How long each stage took, with what DVC had to do for it, in order."""
+        """How long each stage took, with DVC's own work for it, in order."""
         ends = [*(start for _, start in self.begun[1:]), time.monotonic()]
         return {name: end - start for (name, start), end in zip(self.begun, ends, strict=True)}
 
 
 def pair(text: str) -> tuple[str, str]:
-    """KEY=VALUE."""
+    """Parses KEY=VALUE."""
     key, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text} is not KEY=VALUE")

@@ -1,11 +1,11 @@
-"""kill -9 at random moments of the pipeline: whether the results are the same in the end.
+"""Kills the pipeline (kill -9) at random moments and checks that the final results are the same.
 
     .venv/bin/python -m tools.torture [--kills 50] [--seed 0] [-S KEY=VALUE ...]
 
-Runs the pipeline of HEAD once in a clone, to know how long each stage takes. In another clone `dvc repro` is killed,
-with all that it has started, at moments spread over that time, each further on; after every kill the same command goes
-on. Where DVC itself no longer starts, the remedies of the README are applied, and counted. Prints the kills of each
-stage; fails if a process survives, or if dvc.lock, metrics/ or plots/ differ from the first run's.
+Runs the pipeline of HEAD once in a clone to measure how long each stage takes. In a second clone, `dvc repro` and all
+its processes are killed at random moments of that time, in order, and started again after each kill. If DVC itself no
+longer starts, the remedies of docs/reproducibility.md are applied and counted. Prints the kills of each stage. Fails if
+a process survives, or if dvc.lock, metrics/ or plots/ differ from those of the first run.
 """
 
 import argparse
@@ -21,20 +21,20 @@ from tools.clone import Clone, Repro, pair, temporary_folder
 import numpy as np
 
 
-def remedy(clone: Clone, said: list[str]) -> str:
-    """Mends what keeps DVC from starting, as the README says; returns what it was. Raises `UserError` if it is new."""
-    text = " ".join("".join(line for line in said if not line.startswith("WARNING")).split())[-500:]
+def remedy(clone: Clone, output: list[str]) -> str:
+    """Applies the documented remedy if DVC does not start; returns its name. Raises `UserError` if none is known."""
+    text = " ".join("".join(line for line in output if not line.startswith("WARNING")).split())[-500:]
     if "rwlock" in text.lower():
         stage.remove(clone.root / ".dvc/tmp/rwlock")
         return "rwlock removed"
     if "dvc.lock" in text:
         clone.git("checkout", "dvc.lock")
-        return "dvc.lock taken from git"
+        return "dvc.lock restored from git"
     raise UserError(f"dvc repro failed: {text}")
 
 
 def moments(seconds: dict[str, float], kills: int, seed: int) -> list[tuple[int, float]]:
-    """Random moments of a run, in order: the number of the stage, and the second of it."""
+    """Random moments of a run, in order, each as the number of a stage and the seconds since its start."""
     ends = np.cumsum(list(seconds.values()))
     times = np.sort(stream(seed, "torture").uniform(0, ends[-1], kills))
     stages = np.searchsorted(ends, times, side="right")
@@ -44,20 +44,20 @@ def moments(seconds: dict[str, float], kills: int, seed: int) -> list[tuple[int,
 
 
 def torture(clone: Clone, seconds: dict[str, float], kills: int, seed: int) -> tuple[Counter[str], Counter[str]]:
-    """Kills so many times, then lets it run to its end. Returns the kills of each stage, and the remedies."""
+    """Kills `dvc repro` that many times, then lets it finish. Returns the number of kills by stage, and of remedies."""
     killed: Counter[str] = Counter()
     remedies: Counter[str] = Counter()
     order = list(seconds)
     for number, second in [*moments(seconds, kills, seed), (len(order), 0.0)]:
         while True:
             repro = Repro(clone)
-            # If that stage is quicker this time, or was finished before the last kill, the next one has its turn.
+            # If that stage is faster this time, or had finished before the last kill, the next stage is killed instead.
             while repro.process.poll() is None and not repro.is_at(order, number, second):
                 time.sleep(0.005)
             if repro.process.poll() is None:
-                killed[repro.kill()] += 1
+                killed[repro.stop()] += 1
             elif repro.wait():
-                remedies[remedy(clone, repro.said)] += 1
+                remedies[remedy(clone, repro.output)] += 1
                 continue
             break
     return killed, remedies
@@ -71,16 +71,16 @@ def main() -> str:
     given = parser.parse_args()
     with temporary_folder() as folder:
         first = Clone(Path.cwd(), folder / "first")
-        first.settle(given.settings)
-        first.forget()
+        first.apply(given.settings)
+        first.remove_results()
         repro = Repro(first)
         if repro.wait():
-            raise UserError(f"the first run failed: {' '.join(''.join(repro.said).split())[-500:]}")
+            raise UserError(f"the first run failed: {' '.join(''.join(repro.output).split())[-500:]}")
         seconds = repro.seconds()
         first.commit()
 
         second = Clone(first.root, folder / "second")
-        second.forget()
+        second.remove_results()
         killed, remedies = torture(second, seconds, given.kills, given.seed)
         print("| stage | seconds | kills |", "|---|---:|---:|", sep="\n")
         for name, took in seconds.items():

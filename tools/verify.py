@@ -1,11 +1,11 @@
-"""Whether the pipeline gives the committed results again, here or under other circumstances.
+"""Checks that the pipeline reproduces the committed results, here or under other conditions.
 
     .venv/bin/python -m tools.verify [FACTOR=VALUE ...]     one run; `make verify` is the one without a factor
     .venv/bin/python -m tools.verify --matrix               every value of every factor; `make verify-matrix`
 
-Runs the whole pipeline anew in a clone of HEAD, without any cache, and compares dvc.lock, metrics/ and plots/ with what
-is committed there. Says which outs differ, and which files in them if DVC's cache knows; then the clone stays, and the
-exit status is 1. `-S KEY=VALUE` tries other settings, for which the results of a first run without factors are taken.
+Runs the whole pipeline in a clone of HEAD, without a cache, and compares dvc.lock, metrics/ and plots/ with the
+committed ones. If outs differ, it lists them (and their files, where DVC's cache has the lists), keeps the clone, and
+exits with status 1. With `-S KEY=VALUE`, a first run without factors gives the results to compare with.
 """
 
 import argparse
@@ -24,10 +24,10 @@ MATRIX = (
 
 
 def verify(source: Path, **factors: str) -> None:
-    """Raises `UserError` if a run under these circumstances differs from HEAD of `source`, after printing where."""
+    """Raises `UserError` if a run under these conditions differs from HEAD of `source`; prints the differences."""
     with temporary_folder() as folder:
         clone = Clone(source, folder, **factors)
-        clone.run()
+        clone.reproduce()
         lines = clone.differences()
         if lines:
             print(*lines, sep="\n", flush=True)
@@ -35,18 +35,18 @@ def verify(source: Path, **factors: str) -> None:
 
 
 def matrix(source: Path) -> str:
-    """Runs `MATRIX`; returns a table of it, and raises `UserError` with that if any run differed."""
-    rows, wrong = [f"| {' | '.join(FACTORS)} | result |", "|---" * (len(FACTORS) + 1) + "|"], 0
+    """Runs `MATRIX` and prints a table of the results. Raises `UserError` if any run differed."""
+    rows, different = [f"| {' | '.join(FACTORS)} | result |", "|---" * (len(FACTORS) + 1) + "|"], 0
     for values in MATRIX:
         result = "identical"
         try:
             verify(source, **dict(zip(FACTORS, values, strict=True)))
         except UserError as error:
-            result, wrong = str(error), wrong + 1
+            result, different = str(error), different + 1
         rows.append(f"| {' | '.join(values)} | {result} |")
     print(*rows, sep="\n", flush=True)
-    if wrong:
-        raise UserError(f"{wrong} of {len(MATRIX)} runs differ; try python -m tools.verify FACTOR=VALUE")
+    if different:
+        raise UserError(f"{different} of {len(MATRIX)} runs differ; try python -m tools.verify FACTOR=VALUE")
     return f"{len(MATRIX)} runs identical"
 
 
@@ -64,8 +64,8 @@ def main() -> str:
     with temporary_folder() as folder:
         if given.settings:
             first = Clone(source, folder)
-            first.settle(given.settings)
-            first.run()
+            first.apply(given.settings)
+            first.reproduce()
             first.commit()
             source = first.root
         if given.matrix:
