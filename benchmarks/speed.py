@@ -116,14 +116,8 @@ def extraction(trunk: Trunk, crop: int, shares: tuple[int, ...]) -> list[list[ob
         if len(costs) > 1:
             (fewer, less), (more, longer) = costs[-2:]
             further = f"{(more - fewer) / (longer - less) / most:.2f}"
-        cells = [
-            crop,
-            views,
-            f"{most:.1f}",
-            f"{views / cost.seconds:.1f}",
-            f"{views / cost.seconds / most:.2f}",
-            further,
-        ]
+        rate = views / cost.seconds
+        cells = [crop, views, f"{most:.1f}", f"{rate:.1f}", f"{rate / most:.2f}", further]
         cells += [f"{cost.megabytes:.0f}", f"{size / 1e6:.0f}"]
         rows.append(cells)
         print(*cells, flush=True)

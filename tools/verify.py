@@ -4,8 +4,8 @@
     .venv/bin/python -m tools.verify --matrix               every value of every factor; `make verify-matrix`
 
 Runs the whole pipeline in a clone of HEAD, without a cache, and compares dvc.lock, metrics/ and plots/ with the
-committed ones. If outs differ, it lists them (and their files, where DVC's cache has the lists), keeps the clone, and
-exits with status 1. With `-S KEY=VALUE`, a first run without factors gives the results to compare with.
+committed ones. If outs differ, it lists them, keeps the clone, and exits with status 1. With `-S KEY=VALUE`, a first
+run without factors gives the results to compare with.
 """
 
 import argparse
