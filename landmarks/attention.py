@@ -78,7 +78,7 @@ def curves(
     }
 
 
-Pairs = dict[str, tuple[Tensor, Tensor]]  # by order, logits [N, steps + 1, K] of deletion and insertion
+Pairs = dict[str, tuple[Tensor, ...]]  # by order, logits [N, steps + 1, K] of deletion and insertion
 
 
 def curves_linear(
@@ -86,6 +86,7 @@ def curves_linear(
 ) -> Pairs:
     """A step for every cell: the classifier's first layer is linear, so that one pass over the cells has every sum."""
     first, *rest = model.classifier[1:]  # after the flattening
+    assert isinstance(first, nn.Linear)
     seen = model.weighted_input(features, attention_map).flatten(2)  # [N, C, P]; a mean is 0 here
     shares = torch.einsum("ncp,hcp->nph", seen, first.weight.view(first.out_features, *seen.shape[1:]))
     found = {}
@@ -138,7 +139,7 @@ def summary(
         "centre": np.tile(rank_cells(centre_prior(*maps.shape[1:])[None]), (len(chosen), 1)),
         "random": rng.permuted(np.tile(cells, (len(chosen), 1)), axis=1),
     }
-    areas = {name: [] for name in orders}
+    areas: dict[str, list[np.ndarray]] = {name: [] for name in orders}
     widths = (np.diff(step_sizes(model, len(cells))) / len(cells)).astype(np.float32)
     device = next(model.parameters()).device
     for rows in np.array_split(np.arange(len(chosen)), math.ceil(len(chosen) / BATCH)):

@@ -1,13 +1,13 @@
-"""The backbones: which networks there are, their levels, and the trunk that computes features.
+"""The backbones: the available networks, their levels, and the trunk that computes features.
 
-A backbone is a sequence of layers, the whole network without its classifier. A level is a name for a number of leading
-layers. VGG-16 (Simonyan & Zisserman, arXiv 1409.1556) is built here, all others by timm.
+A backbone is a chain of layers: a network without its classifier. A level names a number of leading layers. VGG-16
+(Simonyan & Zisserman, arXiv 1409.1556) is built here, all others by timm.
 """
 
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from landmarks.params import Backbone
 from landmarks.stage import UserError
@@ -15,7 +15,8 @@ from landmarks.stage import UserError
 import torch
 from torch import Tensor, nn
 
-GRID = 7  # the output is averaged to 7x7, which is what conv5 has for VGG's own input of 224 pixels
+Part = TypeVar("Part", bound=nn.Module)  # of a chain of layers
+GRID = 7  # features are averaged to 7x7, the size of conv5 for VGG's own input of 224 pixels
 
 VGG = "vgg16"
 VGG_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convolutions of each block
@@ -24,23 +25,23 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of
 
 
 class Network(NamedTuple):
-    """A backbone with random weights. `layers`, the chain, is made of the same tensors as `model`, which has them under
-    the names of published weights."""
+    """A backbone with random weights. `layers`, the chain, shares its tensors with `model`, which names them like
+    published weights."""
 
     model: nn.Module
     layers: nn.Sequential
-    levels: dict[str, int]  # by name, how many of the layers lead up to it
-    mean: tuple[float, float, float]  # of RGB in 0..1, what weights of this network usually need
+    levels: dict[str, int]  # number of leading layers, by name
+    mean: tuple[float, float, float]  # of RGB in 0..1, as published weights of this network expect them
     std: tuple[float, float, float]
 
 
 def network(name: str) -> Network:
-    """The backbone called `name`. Raises `UserError` if there is none, or it is no chain of convolutional layers."""
+    """The backbone called `name`. Raises `UserError` if it does not exist, or is no chain of convolutions."""
     return vgg16_network() if name == VGG else timm_network(name)
 
 
 def vgg16_network() -> Network:
-    """VGG-16's convolutions; torchvision's, by its names. Importing that would take longer than importing torch."""
+    """VGG-16's convolutions, named as in torchvision, which takes longer to import than torch."""
     layers, inputs = [], 3
     for channels, convolutions in VGG_BLOCKS:
         for _ in range(convolutions):
@@ -52,12 +53,12 @@ def vgg16_network() -> Network:
 
 
 def timm_network(name: str) -> Network:
-    """A convolutional network of timm; its levels are its feature maps, from 1, and the last one before pooling."""
-    import timm  # slow to import, and the default does without
+    """A convolutional network of timm. Its levels are its feature maps, from 1, and `last`, the map before pooling."""
+    import timm  # slow to import, and the default does not need it
 
     try:
         model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="").eval()
-    except Exception as error:  # no such model, or tag, or one that cannot be built like this
+    except Exception as error:  # no such model or tag, or one without these options
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"backbone.name: timm has no {name} ({reason}); see timm.list_models()") from None
     try:
@@ -69,16 +70,16 @@ def timm_network(name: str) -> Network:
             raise ValueError("a level lies beyond its last map")
     except MemoryError:
         raise
-    except Exception as error:  # a transformer, or one of its own ways to call what it is made of
+    except Exception as error:  # a transformer, or a network that calls its layers in its own way
         reason = " ".join(str(error).split())[:100]
-        raise UserError(f"backbone.name: {name} is no chain of convolutional layers ({reason}); take another") from None
+        raise UserError(f"backbone.name: {name} is no chain of convolutional layers ({reason}); set another") from None
     levels = {f"level{number}": length for number, length in enumerate(lengths, 1)} | {"last": last}
     config = timm.data.resolve_model_data_config(model)
     return Network(model, nn.Sequential(*[layer for _, layer in steps[:last]]), levels, config["mean"], config["std"])
 
 
 def flatten_layers(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The layers of a network one by one, with their names; an `nn.Sequential` is taken apart."""
+    """The layers of a network in order, with their names; an `nn.Sequential` is flattened."""
     for name, child in module.named_children():
         if isinstance(child, nn.Sequential):
             yield from flatten_layers(child, f"{prefix}{name}.")
@@ -88,16 +89,16 @@ def flatten_layers(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, n
 
 @torch.inference_mode()
 def count_feature_layers(model: nn.Module) -> int:
-    """How many layers, one after the other, give what timm's `forward_features` gives. Raises ValueError if none do."""
+    """The number of leading layers whose output equals timm's `forward_features`. Raises ValueError if none do."""
     model = copy.deepcopy(model)
     for weights in model.parameters():
-        if not weights.any():  # a residual block's last normalisation begins as 0, and would hide the block
+        if not weights.any():  # timm initialises the end of a residual block as 0, which would hide the block
             nn.init.constant_(weights, 0.5)
     layers = [layer for _, layer in flatten_layers(model)]
     maps = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     wanted = model.forward_features(maps)  # type: ignore[operator]
     if wanted.ndim != 4:
-        raise ValueError("it gives no map")
+        raise ValueError("its output is not a map")
     for length, layer in enumerate(layers, 1):
         maps = layer(maps)
         if torch.equal(maps, wanted):
@@ -106,9 +107,9 @@ def count_feature_layers(model: nn.Module) -> int:
 
 
 def split(backbone: Backbone) -> tuple[nn.Sequential, nn.Sequential]:
-    """The chain up to `backbone.layer`, and the rest of it, with random weights; layers keep their numbers.
+    """The chain up to `backbone.layer`, and the rest, with random weights. Layers keep their numbers.
 
-    Raises `UserError` if the backbone has no such level, or a tail that is to be trained has nothing to train.
+    Raises `UserError` if the backbone has no such level, or a trained tail would have no parameters.
     """
     net = network(backbone.name)
     if backbone.layer not in net.levels:
@@ -117,14 +118,13 @@ def split(backbone: Backbone) -> tuple[nn.Sequential, nn.Sequential]:
     length = net.levels[backbone.layer]
     rest = net.layers[length:]
     if backbone.tail == "trained" and not list(rest.parameters()):
-        raise UserError(
-            f"backbone.tail: nothing of {backbone.name} follows {backbone.layer}; set none, or a lower layer"
-        )
+        text = f"nothing to train follows {backbone.layer} in {backbone.name}"
+        raise UserError(f"backbone.tail: {text}; set none, or a lower layer")
     return net.layers[:length], rest
 
 
-def load(part: nn.Sequential, state: dict[str, Tensor]) -> nn.Sequential:
-    """The part of a chain with its weights, of what `fetch` returns."""
+def load(part: Part, state: dict[str, Tensor]) -> Part:
+    """The part of a chain, with its weights from what `weight_files.fetch` returns."""
     part.load_state_dict({name: state[f"features.{name}"] for name in part.state_dict()})
     return part
 
@@ -154,6 +154,6 @@ class Trunk(nn.Module):
 
 
 def trunk_weights(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-    """Of the weights of the whole chain those that a `Trunk` reads."""
+    """The weights of the whole chain that a `Trunk` reads."""
     kept = {"mean", "std"} | {f"features.{name}" for name in split(backbone)[0].state_dict()}
     return {name: tensor for name, tensor in sorted(state.items()) if name in kept}

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from landmarks import networks
 from landmarks.artifacts import DIGITS
@@ -76,13 +76,14 @@ class Features:
         Summed in one order and rounded, so that they are the same on every machine.
         """
         rows = self.rows[:: max(1, len(self) // sample)]
-        mean = square = 0.0
+        mean = square = np.zeros(self.array.shape[1])
         for row in rows:
             picture = self.array[row].astype(np.float64)
             mean, square = mean + picture.mean((1, 2)), square + np.square(picture).mean((1, 2))
         mean, square = mean / len(rows), square / len(rows)
         std = np.sqrt(np.maximum(square - mean**2, 1e-6))
-        return tuple(torch.from_numpy(value.round(3)).float().view(-1, 1, 1) for value in (mean, std + 0.001))
+        first, second = (torch.from_numpy(value.round(3)).float().view(-1, 1, 1) for value in (mean, std + 0.001))
+        return first, second
 
 
 def read_tail(block: Backbone, path: Path) -> tuple[Backbone, dict[str, Tensor]] | None:
@@ -123,7 +124,7 @@ def train_model(
         tail=tail[0] if tail else None,
     )
     model = build(design)
-    if tail:
+    if tail and model.tail is not None:
         networks.load(model.tail[0], tail[1])
     model.mean, model.std = views[0].statistics()
     model.to(device)
@@ -226,7 +227,8 @@ def save_checkpoint(path: Path, model: Baseline, optimizer: Optimizer, history: 
 
 def load_checkpoint(path: Path, model: Baseline, optimizer: Optimizer, schedule: LRScheduler) -> list[Epoch]:
     """Restores model, optimiser and schedule as they were at `save_checkpoint`; returns the epochs so far."""
-    weights, states = {}, {}
+    weights: dict[str, Tensor] = {}
+    states: dict[int, dict[str, Tensor]] = {}
     with safe_open(path, "pt") as file:
         for key in file.keys():  # noqa: SIM118  it is no dictionary
             part, _, name = key.partition("/")
@@ -249,7 +251,7 @@ def optimization(model: Baseline, train: Train, steps: int) -> tuple[Optimizer, 
     """adamw: AdamW, whose rate rises for a fifth of the steps and falls for the rest (one cycle). sgd: the study's,
     with momentum 0.9 and one rate throughout. A tail of the backbone has the same rate as what is new: with a tenth or
     a third of it, which spoil less, validation accuracy is lower."""
-    settings = {"lr": train.learning_rate, "weight_decay": train.weight_decay, "fused": True}
+    settings: dict[str, Any] = {"lr": train.learning_rate, "weight_decay": train.weight_decay, "fused": True}
     if train.optimizer == "sgd":
         sgd = torch.optim.SGD(model.parameters(), momentum=0.9, **settings)
         return sgd, ConstantLR(sgd, factor=1.0)
@@ -271,4 +273,5 @@ def predict(model: Baseline, data: Features, batch_size: int = 64) -> Output:
     device = next(model.parameters()).device
     model.eval()
     outputs = [model(features) for features, _ in data.batches(np.arange(len(data)), batch_size, device)]
-    return Output(*(None if parts[0] is None else torch.cat(parts).cpu() for parts in zip(*outputs, strict=True)))
+    parts = [None if part[0] is None else torch.cat(part).cpu() for part in zip(*outputs, strict=True)]
+    return Output(*parts)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def judge(
             table[branch] = logits.argmax(1).numpy()
         entry[f"{branch}_accuracy"] = None if logits is None else (table[branch] == data.labels).mean()
     entry["attention"] = None
-    if output.map is not None:
+    if isinstance(model, models.AttentionBranchNetwork) and output.map is not None:
         maps = output.map[:, 0].numpy()
         table["map"] = list(maps.reshape(len(maps), -1).round(4))
         entry["attention"] = attention.summary(model, data, maps, masks, stream(p.seed, "cells"))

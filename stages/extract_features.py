@@ -31,7 +31,8 @@ def main() -> str:
                 bar.update(len(batch))
         with stage.atomic_output(artifacts.FEATURES.parent) as out:
             out.mkdir()
-            size = shutil.move(unfinished, out / artifacts.FEATURES.name).stat().st_size
+            size = unfinished.stat().st_size
+            shutil.move(unfinished, out / artifacts.FEATURES.name)
     return f"{len(views)} views -> {' x '.join(map(str, shape[1:]))} of float16, {size / 1e6:.0f} MB"
 
 

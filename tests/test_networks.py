@@ -118,7 +118,7 @@ def test_a_level_that_is_not_there() -> None:
 
 @pytest.mark.parametrize(("name", "layer"), [("vgg16", "conv5"), ("resnet18", "level5"), ("resnet18", "last")])
 def test_a_tail_has_something_to_train(name: str, layer: str) -> None:
-    with user_error(rf"backbone\.tail: nothing of {name} follows {layer}; set none"):
+    with user_error(rf"backbone\.tail: nothing to train follows {layer} in {name}; set none"):
         networks.split(Backbone(name=name, weights="random", layer=layer, tail="trained"))
 
 
