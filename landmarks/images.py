@@ -9,13 +9,14 @@ import math
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,9 @@ MAX_PIXELS = 100_000_000  # decoding takes 300 MB; larger pictures are scans or 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 ENDINGS = frozenset(ending for ending, name in Image.registered_extensions().items() if name in FORMATS)
 MIN_SIDE = 64  # pixels; a smaller picture, enlarged to 224, shows no detail of a building
+MAX_ASPECT = 40  # of the sides; with MAX_PIXELS, every shrunk picture then fits into a JPEG (65,500 pixels a side)
+# Pillow rejects PNGs with more than 1 MB in a text chunk or colour profile. Its limit for all text, 64 MB, remains.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 class Picture(NamedTuple):
@@ -149,51 +153,78 @@ def read_masks(directory: Path) -> Iterator[tuple[str, bytes | None]]:
                 yield from zip(*(column.to_pylist() for column in group.columns), strict=True)
 
 
-def check_header(data: bytes) -> None:
-    """Raises `Unfit` if `data` is not the beginning of a picture of at most `MAX_PIXELS`. Decodes no pixels."""
-    if not data:
-        raise Unfit("empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
-    except Image.DecompressionBombError:
-        raise Unfit("huge") from None
-    except Exception:  # Pillow's plugins raise many types for broken files
-        raise Unfit("no picture") from None
-    if width * height > MAX_PIXELS:
-        raise Unfit("huge")
-
-
-def decode(data: bytes, short_side: int | None = None) -> Image.Image:
-    """Decodes a picture to RGB, rotated upright by its EXIF tag. Raises `Unfit` if it is empty, broken, huge or small.
-
-    With `short_side` (pixels), a large JPEG is decoded at reduced size, but at least twice `short_side`.
-    """
-    if not data:
-        raise Unfit("empty")
+@contextmanager
+def unfit(reason: str) -> Iterator[None]:
+    """Raises `Unfit` for whatever goes wrong with one picture: "huge" if memory does not suffice, else `reason`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about Pillow's own, lower size limit, and about broken EXIF blocks
-            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise Unfit("huge")
-            if short_side:
-                image.draft("RGB", (2 * short_side, 2 * short_side))
-            if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip at 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            image = ImageOps.exif_transpose(image).convert("RGB")
-    except Image.DecompressionBombError:
-        raise Unfit("huge") from None
+            yield
     except Unfit:
         raise
+    except (Image.DecompressionBombError, MemoryError):
+        raise Unfit("huge") from None
     except Exception:  # Pillow's plugins raise many types for broken files
-        raise Unfit("broken") from None
+        raise Unfit(reason) from None
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Reads the header of a picture. Raises `Unfit` if it is empty or has more than `MAX_PIXELS`."""
+    if not data:
+        raise Unfit("empty")
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise Unfit("huge")
+    return image
+
+
+@unfit("no picture")
+def check_header(data: bytes) -> None:
+    """Raises `Unfit` if `data` is not the beginning of a picture of at most `MAX_PIXELS`. Decodes no pixels."""
+    open_image(data)
+
+
+@unfit("broken")
+def decode(data: bytes, short_side: int | None = None) -> Image.Image:
+    """Decodes a picture to RGB on white, rotated upright by its EXIF tag.
+
+    With `short_side` (pixels), a large JPEG is decoded at reduced size, but at least twice `short_side`. Raises `Unfit`
+    if the picture is empty, broken, huge, narrow or small.
+    """
+    image = open_image(data)
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise Unfit("narrow")
+    if short_side:
+        image.draft("RGB", (2 * short_side, 2 * short_side))
+    image = ImageOps.exif_transpose(image)
+    if image.mode[0] in "IF":
+        image = to_8_bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
     if min(image.size) < MIN_SIDE:
         raise Unfit("small")
     return image
 
 
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """Scales 16-bit, 32-bit or float grey so that its lowest and highest finite values become 0 and 255 (mode L).
+
+    NaN becomes 0, infinity one of the two; the transparent value of a PNG becomes white.
+    """
+    values = np.array(image, dtype=np.float64)
+    transparent = values == image.info.get("transparency")
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    np.nan_to_num(values, copy=False, nan=low, neginf=low, posinf=high)
+    values -= low
+    values *= 255 / ((high - low) or 1)
+    values[transparent] = 255
+    return Image.fromarray(values.round().astype(np.uint8))
+
+
+@unfit("broken")
 def shrink(picture: Picture, short_side: int) -> tuple[Picture, Image.Image]:
     """Shrinks a picture and its mask to a short side of at most `short_side` pixels; also returns the decoded image.
 
@@ -201,7 +232,7 @@ def shrink(picture: Picture, short_side: int) -> tuple[Picture, Image.Image]:
     """
     image = decode(picture.picture, short_side)
     scale = short_side / min(image.size)
-    original = Image.open(io.BytesIO(picture.picture), formats=FORMATS)
+    original = open_image(picture.picture)
     if scale >= 1 and original.mode == "RGB" and original.size == image.size and not original.getexif().get(0x0112):
         return picture, image
     size = image.size if scale >= 1 else (round(image.width * scale), round(image.height * scale))

@@ -46,7 +46,7 @@ class Filter(Block):
     top_k: Annotated[int, Field(ge=2)]
     skip_top: Annotated[int, Field(ge=0)]
     min_images: Annotated[int, Field(ge=3)]
-    short_side: Annotated[int, Field(ge=32)]
+    short_side: Annotated[int, Field(ge=64)]  # images.MIN_SIDE
 
 
 class Split(Block):

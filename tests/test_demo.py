@@ -13,8 +13,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from landmarks.images import encode
+
 import pytest
 from conftest import ROOT, abn, drawing, jpeg, model_folder, user_error
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 
@@ -147,8 +150,9 @@ def test_the_slider_redraws_the_map(page: "sync_api.Page") -> None:
         ("fake_one.jpg", b"no picture", "fake_one.jpg is not a readable picture"),
         ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a readable picture"),
         ("tiny.png", jpeg(drawing(0, 20, 20)), "is too small: at least 64 pixels"),
+        ("wide.png", encode(Image.new("1", (80_000, 300)), "PNG"), "is too narrow: one side is more than 40 times"),
     ],
-    ids=["text", "false ending", "svg", "small"],
+    ids=["text", "false ending", "svg", "small", "wide"],
 )
 def test_what_is_no_picture_is_said_kindly(page: "sync_api.Page", name: str, data: bytes, said: str) -> None:
     upload(page, name, data)

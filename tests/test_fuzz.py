@@ -346,4 +346,4 @@ def test_pictures(data: bytes) -> None:
         assert 0 <= images.perceptual_hash(image) < 2**64
         assert images.decode(shrunk.picture).size == image.size
     except Unfit as unfit:
-        assert str(unfit) in ("empty", "no picture", "huge", "broken", "small")
+        assert str(unfit) in ("empty", "no picture", "huge", "broken", "narrow", "small")

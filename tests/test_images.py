@@ -5,6 +5,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import stages.filter
 from landmarks import images
 from landmarks.images import Picture, Unfit
 
@@ -12,18 +13,13 @@ import numpy as np
 import pytest
 from conftest import drawing, jpeg, pictures
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 SIDE = 96
 
 
 def sixteen_bit() -> Image.Image:
     return Image.fromarray(np.linspace(0, 65535, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16))
-
-
-def transparent() -> Image.Image:
-    image = drawing(width=SIDE, height=SIDE).convert("RGBA")
-    image.putalpha(128)
-    return image
 
 
 def empty_png(width: int, height: int) -> bytes:
@@ -44,9 +40,8 @@ def empty_png(width: int, height: int) -> bytes:
         (drawing().convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
         (drawing().convert("P", palette=Image.Palette.ADAPTIVE), "GIF"),
         (drawing().convert("CMYK"), "JPEG"),
-        (transparent(), "PNG"),
     ],
-    ids=["jpeg", "png", "webp", "palette", "gif", "cmyk", "transparent"],
+    ids=["jpeg", "png", "webp", "palette", "gif", "cmyk"],
 )
 def test_every_kind_of_file_becomes_rgb(image: Image.Image, file_format: str) -> None:
     decoded = images.decode(images.encode(image, file_format))
@@ -55,18 +50,86 @@ def test_every_kind_of_file_becomes_rgb(image: Image.Image, file_format: str) ->
     assert np.abs(np.asarray(decoded, dtype=float) - np.asarray(original)).mean() < 12
 
 
-@pytest.mark.parametrize(
-    "image",
-    [
-        pytest.param(drawing(width=SIDE, height=SIDE).convert("L"), id="8 bit"),
-        pytest.param(sixteen_bit(), id="16 bit"),
-    ],
-)
-def test_grey_keeps_its_contrast(image: Image.Image) -> None:
-    decoded = np.asarray(images.decode(images.encode(image, "PNG")), dtype=float)
-    grey = np.asarray(image, dtype=float)
+RAMP = np.linspace(0, 1, SIDE * SIDE).reshape(SIDE, SIDE)
+GREY = {
+    "8 bit": ((255 * RAMP).astype(np.uint8), "PNG"),
+    "16 bit": ((65535 * RAMP).astype(np.uint16), "PNG"),
+    "12 of 16 bit": ((4095 * RAMP).astype(np.uint16), "PNG"),
+    "thermal": ((30_000 + 800 * RAMP).astype(np.uint16), "PNG"),
+    "16 bit, big-endian": ((65535 * RAMP).astype(">u2"), "TIFF"),
+    "32 bit": ((2e9 * RAMP - 1e9).astype(np.int32), "TIFF"),
+    "float": (RAMP.astype(np.float32), "TIFF"),
+    "large floats": ((6e38 * RAMP - 3e38).astype(np.float32), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("name", GREY)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_grey_of_any_depth_is_scaled_and_upright(name: str, orientation: int) -> None:
+    values, file_format = GREY[name]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, file_format, exif=exif)
+    decoded = np.asarray(images.decode(buffer.getvalue()), dtype=float)
     assert decoded.shape == (SIDE, SIDE, 3) and (decoded[..., 0] == decoded[..., 2]).all()
-    assert np.abs(decoded[..., 0] - grey * 255 / (65535 if grey.max() > 255 else 255)).max() <= 1.5
+    expected = 255 * np.rot90(RAMP, 0 if orientation == 1 else -1)
+    assert np.abs(decoded[..., 0] - expected).max() <= 1.5
+
+
+def test_floats_that_are_no_numbers_do_no_harm() -> None:
+    values = RAMP.astype(np.float32)
+    values[0, :3] = np.nan, np.inf, -np.inf
+    decoded = np.asarray(images.decode(images.encode(Image.fromarray(values), "TIFF")))[..., 0]
+    assert decoded[0, :3].tolist() == [0, 255, 0] and np.abs(decoded[1:] - 255 * RAMP[1:]).max() <= 1
+    for value in (np.nan, np.inf, 7):
+        flat = Image.fromarray(np.full((SIDE, SIDE), value, np.float32))
+        assert not np.asarray(images.decode(images.encode(flat, "TIFF"))).any()
+
+
+def half_transparent(mode: str) -> bytes:
+    """A black picture whose left half is transparent, with a colour below it that is not black."""
+    image = Image.new("LA", (SIDE, SIDE), (0, 255))
+    image.paste((99, 0), (0, 0, SIDE // 2, SIDE))
+    if mode in ("LA", "RGBA", "PA"):
+        return images.encode(image.convert(mode), "TIFF" if mode == "PA" else "PNG")
+    if mode == "16 bit":
+        return images.encode(Image.fromarray(np.asarray(image)[..., 0].astype(np.uint16)), "PNG", transparency=99)
+    image = image.convert("L").convert(mode)
+    return images.encode(image, "PNG", transparency=(99, 99, 99) if mode == "RGB" else image.getpixel((0, 0)))
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "RGB", "L", "16 bit"])
+def test_what_is_transparent_becomes_white(mode: str) -> None:
+    decoded = np.asarray(images.decode(half_transparent(mode)))
+    assert (decoded[:, : SIDE // 2] == 255).all() and (decoded[:, SIDE // 2 :] == 0).all()
+    stored = np.asarray(images.decode(images.shrink(Picture("a", "b", half_transparent(mode)), 64)[0].picture))
+    assert stored[:, :30].min() > 240 and stored[:, 34:].max() < 15
+
+
+def test_half_transparent_colours_are_mixed_with_white() -> None:
+    image = drawing(width=SIDE, height=SIDE)
+    image.putalpha(128)
+    decoded = np.asarray(images.decode(images.encode(image, "WEBP", lossless=True)), dtype=float)
+    assert np.abs(decoded - (np.asarray(drawing(width=SIDE, height=SIDE)) + 255.0) / 2).max() <= 2
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_png_may_hold_a_long_text_or_profile(compressed: bool) -> None:
+    text, buffer = PngInfo(), io.BytesIO()
+    text.add_text("one", "x" * 2_000_000, zip=compressed)
+    text.add_itxt("two", "x" * 2_000_000, zip=compressed)
+    drawing().save(buffer, "PNG", pnginfo=text, icc_profile=bytes(2_000_000))
+    images.check_header(buffer.getvalue())
+    assert images.decode(buffer.getvalue()).tobytes() == drawing().tobytes()
+
+
+def test_a_png_must_not_fill_the_memory_with_text() -> None:
+    text, buffer = PngInfo(), io.BytesIO()
+    text.add_text("bomb", "x" * 2**27, zip=True)
+    drawing().save(buffer, "PNG", pnginfo=text)
+    with pytest.raises(Unfit, match="broken"):
+        images.decode(buffer.getvalue())
 
 
 def test_a_picture_is_turned_upright() -> None:
@@ -90,8 +153,25 @@ def test_a_picture_is_turned_upright() -> None:
         (empty_png(20_000, 20_000), "huge"),
         (empty_png(10_001, 10_000), "huge"),
         (jpeg(drawing(width=63, height=200)), "small"),
+        (images.encode(Image.new("1", (80_000, 300)), "PNG"), "narrow"),
+        (images.encode(Image.new("1", (300, 80_000)), "PNG"), "narrow"),
+        (images.encode(Image.new("L", (65_000, 1)), "PNG"), "narrow"),
+        (jpeg(drawing(width=4001, height=100)), "narrow"),
     ],
-    ids=["nothing", "noise", "truncated jpeg", "truncated png", "no pixels", "bomb", "large", "small"],
+    ids=[
+        "nothing",
+        "noise",
+        "truncated jpeg",
+        "truncated png",
+        "no pixels",
+        "bomb",
+        "large",
+        "small",
+        "wide",
+        "tall",
+        "line",
+        "strip",
+    ],
 )
 def test_unfit(data: bytes, reason: str) -> None:
     with pytest.raises(Unfit, match=f"^{reason}$"):
@@ -100,8 +180,28 @@ def test_unfit(data: bytes, reason: str) -> None:
         images.shrink(Picture("a", "b", data), 64)
 
 
-def test_the_smallest_picture_that_is_fit() -> None:
-    assert images.decode(jpeg(drawing(width=64, height=64))).size == (64, 64)
+@pytest.mark.parametrize("size", [(64, 64), (64, 64 * 40), (4000, 100)])
+def test_pictures_that_are_just_fit(size: tuple[int, int]) -> None:
+    assert images.decode(jpeg(drawing(0, *size))).size == size
+
+
+def test_the_widest_picture_is_encoded() -> None:
+    """Neither its mode nor its size lets it keep its bytes."""
+    data = images.encode(Image.new("1", (63_240, 1581)), "PNG")
+    assert images.shrink(Picture("a", "b", data), 2000)[1].size == (63_240, 1581)
+
+
+def test_the_filter_drops_one_picture_and_goes_on() -> None:
+    data = [images.encode(Image.new("RGBA", size), "PNG") for size in [(80_000, 300), (80, 70)]]
+    wide, fit = stages.filter.check([Picture(str(n), "b", picture) for n, picture in enumerate(data)], 256)
+    assert wide[1] == {"id": "0", "landmark_id": "b", "reason": "narrow"}
+    assert "reason" not in fit[1] and images.decode(fit[0].picture).size == (80, 70)
+
+
+@pytest.mark.parametrize(("error", "reason"), [(MemoryError, "huge"), (OSError, "broken"), (RuntimeError, "broken")])
+def test_whatever_goes_wrong_with_a_picture_is_a_reason(error: type[Exception], reason: str) -> None:
+    with pytest.raises(Unfit, match=f"^{reason}$"), images.unfit("broken"):
+        raise error
 
 
 @pytest.mark.parametrize("size", [(96, 80), (80, 200), (80, 80)])

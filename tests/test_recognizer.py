@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import BACKBONES, VGG, abn, drawing, jpeg, model_folder, tailed, user_error
+from PIL import Image
 from safetensors.torch import load_file
 
 # Small and large, upright and lying, JPEG and PNG: what the filter keeps as it is, and what it shrinks.
@@ -88,11 +89,19 @@ def test_the_box_is_the_square_that_was_seen(model: Recognizer) -> None:
 def test_what_is_no_photo_has_a_reason_and_stops_nobody(model: Recognizer, photos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "empty.jpg").touch()
-    bad = [tmp_path / "text.jpg", tmp_path / "empty.jpg", tmp_path / "nowhere.jpg", tmp_path, None]
+    (tmp_path / "wide.png").write_bytes(images.encode(Image.new("1", (80_000, 300)), "PNG"))
+    bad = [
+        tmp_path / "text.jpg",
+        tmp_path / "empty.jpg",
+        tmp_path / "wide.png",
+        tmp_path / "nowhere.jpg",
+        tmp_path,
+        None,
+    ]
     found = list(model.recognise([photos[0], *bad, photos[1]]))
     assert [path for path, _ in found] == [photos[0], *bad, photos[1]]
     reasons = [str(answer) for _, answer in found if isinstance(answer, Unfit)]
-    assert reasons == ["broken", "empty", "no such file or directory", "is a directory", "missing"]
+    assert reasons == ["broken", "empty", "narrow", "no such file or directory", "is a directory", "missing"]
     assert len(list(model.recognise([]))) == 0
     assert isinstance(next(iter(model.recognise(bad)))[1], Unfit), "a batch without any"
 

@@ -30,6 +30,7 @@ REASONS = {
     "broken": "is not a readable picture",
     "empty": "is empty",
     "huge": f"is too large: at most {images.MAX_PIXELS // 1_000_000} megapixels",
+    "narrow": f"is too narrow: one side is more than {images.MAX_ASPECT} times the other",
     "small": f"is too small: at least {images.MIN_SIDE} pixels each way",
 }
 STYLE = "footer {display: none !important}"
@@ -44,7 +45,7 @@ class Seen(NamedTuple):
 
 def look(models: list[Recognizer], path: Path) -> Seen:
     """Every model's answer. Raises `Unfit` if the file is not a usable picture."""
-    data = path.read_bytes()
+    data = recognizer.read_bytes(path)
     answers = [model.answer([model.view(data)])[0] for model in models]
     return Seen(images.decode(data, overlay.SHORT_SIDE), answers)
 
@@ -52,7 +53,8 @@ def look(models: list[Recognizer], path: Path) -> Seen:
 def apology(name: str, unfit: Unfit) -> str:
     """Markdown: why a file has no answer, and which formats do."""
     plain = re.sub(r"([^\w .])", r"\\\1", name)
-    return f"Sorry, **{plain}** {REASONS[str(unfit)]}. Accepted formats: {', '.join(images.FORMATS)}."
+    reason = REASONS.get(str(unfit), f"cannot be read ({unfit})")
+    return f"Sorry, **{plain}** {reason}. Accepted formats: {', '.join(images.FORMATS)}."
 
 
 def picture(seen: Seen, column: int, opacity: float) -> Image.Image:

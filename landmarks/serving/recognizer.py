@@ -109,11 +109,9 @@ class Recognizer:
 
         def read(path: Path | None) -> View | Unfit:
             try:
-                return self.view(path.read_bytes()) if path else Unfit("missing")
+                return self.view(read_bytes(path)) if path else Unfit("missing")
             except Unfit as unfit:
                 return unfit
-            except OSError as error:
-                return Unfit((error.strerror or str(error)).lower())
 
         with ThreadPoolExecutor() as pool:
 
@@ -138,6 +136,14 @@ class Recognizer:
         labels = np.argsort(-answer.scores, kind="stable")[:count]
         pairs = [(self.landmarks[label], float(answer.scores[label])) for label in labels]
         return [Guess(name, self.names.get(name, ""), confidence) for name, confidence in pairs]
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a photo's file. Raises `Unfit` if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except (OSError, MemoryError) as error:
+        raise Unfit((getattr(error, "strerror", None) or str(error) or "huge").lower()) from None
 
 
 def find(arguments: Iterable[str]) -> Iterator[Path]:
