@@ -24,6 +24,7 @@ plt.rc("axes.spines", top=False, right=False)
 plt.rc("grid", alpha=0.3)
 plt.rc("legend", frameon=False)
 plt.rc("figure.constrained_layout", use=True)
+plt.rc("text", parse_math=False, usetex=False)  # the names of landmarks may contain $
 BLUE, RED, GREY = "#1f77b4", "#d62728", "#bbbbbb"
 
 
@@ -171,9 +172,9 @@ def attention_gallery(rows: list[dict], models: list[str]) -> Figure:
     for axes, row in zip(panels, rows, strict=True):
         size = row["image"].size
         axes[0].imshow(row["image"])
-        axes[0].set_title(row["title"], fontsize=8, parse_math=False)
+        axes[0].set_title(row["title"], fontsize=8)
         credit = textwrap.wrap(attribution(row["source"]), 52)
-        below = {"ha": "center", "va": "top", "transform": axes[0].transAxes, "parse_math": False}
+        below = {"ha": "center", "va": "top", "transform": axes[0].transAxes}
         axes[0].text(0.5, -0.03, "\n".join(credit), fontsize=5, **below)
         for cell, model in zip(axes[1:], models, strict=True):
             attention_map, title = row["maps"][model]

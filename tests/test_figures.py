@@ -1,5 +1,6 @@
 """The figures: that they show something, and the same every time."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import abn, drawing
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 RANKING = pd.DataFrame(
@@ -76,6 +79,32 @@ def test_a_figure_shows_something_and_is_the_same_every_time(tmp_path: Path, nam
     pixels = np.asarray(Image.open(tmp_path / "1.png").convert("L"))
     assert min(pixels.shape) > 200
     assert pixels.std() > 5 and len(np.unique(pixels)) > 20
+
+
+ODD = ["Pa$$age", "Ke$ha $tage", "a_b^c", r"\alpha", r"$\frac$", r"\$5", "100 %", "{x}"]
+
+
+def test_names_are_drawn_as_they_are() -> None:
+    ranking = pd.DataFrame({"rank": range(1, 9), "landmark_id": ODD, "images": 10, "kept": True})
+    answers = pd.DataFrame({"label": range(8), "predicted": range(8)})
+    maps = {"abn": (np.eye(7), "abn: wrong\n" + "\n".join(ODD))}
+    source = NAMELESS._replace(title=" ".join(ODD), author=ODD[1], license=ODD[2])
+    row = {"image": drawing(0, 64, 64), "title": "\n".join(ODD), "maps": maps, "source": source}
+    odd_bins = {name: BINS["abn"] for name in ODD}
+    curves = pd.concat(CURVES.assign(model=name) for name in ODD)
+    for figure in (
+        figures.class_histogram(ranking),
+        figures.confusion(answers, ODD, ODD[0]),
+        figures.attention_gallery([row], ["abn"]),
+        figures.reliability(odd_bins),
+        figures.training_curves(curves),
+    ):
+        figure.draw_without_rendering()
+        texts = figure.findobj(Text)
+        assert any("Pa$$age" in text.get_text() for text in texts)
+        assert not any(text.get_parse_math() for text in texts)
+        figure.savefig(io.BytesIO())
+        plt.close(figure)
 
 
 def test_kept_and_left_out_classes_have_their_colours() -> None:
