@@ -331,7 +331,7 @@ def test_a_picture_that_is_in_no_tar_or_too_large_is_a_failure(v2: Workplace, se
 def test_too_few_pictures(v2: Workplace, server: Server) -> None:
     write_tar(server.root, TARS[0], [])
     v2.set("download", min_success=0.9)
-    with user_error(r"download\.min_success: only 14 of 21 pictures, less than 90% \(7 missing\)"):
+    with user_error(r"download\.min_success: only 14 of 21 pictures were fetched, less than 90% \(7 missing\)"):
         v2.run()
     v2.set("download", min_success=0.5)
     v2.set("filter", min_images=6)
@@ -572,7 +572,7 @@ def test_a_host_that_asks_for_a_day_of_rest_is_given_up_for_now(
 ) -> None:
     site.faults[f"{KEPT[4]}.jpg"] = loopback.status(429, 1, Retry_After="86400")
     v1.set("download", workers=1)
-    with user_error("only 4 of 21 pictures, .*17 HTTP 429"):
+    with user_error("only 4 of 21 pictures were fetched, .*17 HTTP 429"):
         v1.run()
     assert sum(path.endswith(".jpg") for path in site.requests) == 5
     v1.run()
@@ -600,7 +600,9 @@ def test_failures_that_may_pass_are_tried_again_when_the_stage_has_failed(v1: Wo
     gone, down = f"{KEPT[0]}.jpg", f"{KEPT[1]}.jpg"
     site.faults |= {gone: loopback.status(404), down: loopback.status(500)}
     v1.set("download", retries=0, min_success=0.95)
-    with user_error(r"download\.min_success: only 19 of 21 pictures, less than 95% \(1 HTTP 404, 1 HTTP 500\)"):
+    with user_error(
+        r"download\.min_success: only 19 of 21 pictures were fetched, less than 95% \(1 HTTP 404, 1 HTTP 500\)"
+    ):
         v1.run()
     requests = site.requests.copy()
     del site.faults[down]
