@@ -1,7 +1,7 @@
-"""Is attention where it should be? Numbers 0..1 for maps [N, H, W] of 0..1.
+"""Measures of attention maps [N, H, W] with values 0..1. All measures are in 0..1.
 
-On pictures whose landmark is known: how much of the map lies on it. On any pictures: how the answer changes when cells
-of the features are taken away or brought back in the order of the map.
+Energy and pointing compare a map with the landmark's mask. Deletion and insertion need no mask: they measure how the
+prediction changes when cells of the features are removed or restored in the order of the map.
 """
 
 import math
@@ -14,43 +14,43 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CURVES = 1000  # pictures at most, evenly spread, whose deletion and insertion are measured
-TAIL_CURVES, TAIL_STEPS = 50, 7  # pictures and steps where each step is a pass through a part of the backbone
+CURVES = 1000  # maximum number of pictures, evenly spread, for deletion and insertion
+TAIL_CURVES, TAIL_STEPS = 50, 7  # pictures and steps if each step is a pass through a part of the backbone
 BATCH = 64
 
 
 def energy(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """The share of each map's sum that lies on the landmark (Wang et al., arXiv 1910.01279, sec. 4.3), [N].
 
-    `masks` [N, H, W] is the share of each cell that the landmark covers. A map that knows nothing scores the landmark's
+    `masks` [N, H, W] is the share of each cell that the landmark covers. An uninformative map scores the landmark's
     share of the area.
     """
     return (maps * masks).sum((1, 2)) / maps.sum((1, 2))
 
 
 def pointing(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Does the map's maximum lie on the landmark (the pointing game, Zhang et al., arXiv 1608.00507)? 0..1, [N].
+    """How much of each map's maximum lies on the landmark (pointing game, Zhang et al., arXiv 1608.00507), [N].
 
-    The maximum is a whole cell here, and counts by the share of it that the landmark covers; several equal ones count
-    by their mean. A map that knows nothing scores the landmark's share of the area.
+    The maximum is a cell; it scores its value in `masks` [N, H, W]. Several equal maxima score their mean. An
+    uninformative map scores the landmark's share of the area.
     """
     maxima = maps == maps.max((1, 2), keepdims=True)
     return (maxima * masks).sum((1, 2)) / maxima.sum((1, 2))
 
 
 def rank_cells(scores: np.ndarray) -> np.ndarray:
-    """The cells of each of `scores` [N, H, W] from the highest to the lowest, equal ones as they come, [N, H * W]."""
+    """The cells of each of `scores` [N, H, W], highest first, ties in row order: indices [N, H * W]."""
     return np.argsort(-scores.reshape(len(scores), -1), axis=1, kind="stable")
 
 
 def centre_prior(height: int, width: int) -> np.ndarray:
-    """A map that is highest in the middle, [H, W]: what to beat, for photographers put landmarks there."""
+    """A map that is highest in the centre, where photographers put landmarks: the map to beat, [H, W]."""
     rows, columns = np.mgrid[:height, :width]
     return -np.hypot(rows - (height - 1) / 2, columns - (width - 1) / 2)
 
 
 def step_sizes(model: AttentionBranchNetwork, cells: int) -> np.ndarray:
-    """How many of so many cells are taken away or brought back after each step, from none to all: [steps + 1]."""
+    """The number of cells, from 0 to `cells`, that are removed or restored after each step of a curve: [steps + 1]."""
     steps = cells if model.tail is None else min(cells, TAIL_STEPS)
     return np.linspace(0, cells, steps + 1).round()
 
@@ -65,9 +65,9 @@ def curves(
 ) -> dict[str, np.ndarray]:
     """Deletion and insertion (Petsiuk et al., arXiv 1806.07421) on the features' cells: [2, N, steps + 1] by order.
 
-    The probability that the perception branch gives to the true class, after a growing share of the cells of `features`
-    [N, C, H, W] was taken away (deletion) or brought back (insertion) in each of `orders` [N, H * W]. A cell that is
-    away has the mean of the training features; `attention_map` [N, 1, H, W] stays that of the whole picture.
+    The probability that the perception branch gives to the true class after each step of removing (deletion) or
+    restoring (insertion) cells of `features` [N, C, H, W], in each of `orders` (named, [N, H * W]). A removed cell has
+    the mean of the training features. `attention_map` [N, 1, H, W] stays that of the whole picture; `labels` is [N].
     """
     compute = curves_linear if model.tail is None else curves_through_tail
     true_class = torch.arange(len(labels), device=labels.device), slice(None), labels
@@ -78,21 +78,21 @@ def curves(
     }
 
 
-Pairs = dict[str, tuple[Tensor, ...]]  # by order, logits [N, steps + 1, K] of deletion and insertion
+Pairs = dict[str, tuple[Tensor, ...]]  # logits [N, steps + 1, K] of deletion and insertion, by order
 
 
 def curves_linear(
     model: AttentionBranchNetwork, features: Tensor, attention_map: Tensor, orders: dict[str, np.ndarray]
 ) -> Pairs:
-    """A step for every cell: the classifier's first layer is linear, so that one pass over the cells has every sum."""
-    first, *rest = model.classifier[1:]  # after the flattening
+    """`curves` with a step per cell: the classifier's first layer is linear, so one pass gives all sums."""
+    first, *rest = model.classifier[1:]  # the layers after flattening
     assert isinstance(first, nn.Linear)
-    seen = model.weighted_input(features, attention_map).flatten(2)  # [N, C, P]; a mean is 0 here
+    seen = model.weighted_input(features, attention_map).flatten(2)  # [N, C, P]; the mean is 0 after standardisation
     shares = torch.einsum("ncp,hcp->nph", seen, first.weight.view(first.out_features, *seen.shape[1:]))
     found = {}
     for name, order in orders.items():
         ordered = shares.gather(1, torch.from_numpy(order).to(shares.device)[..., None].expand_as(shares))
-        sums = ordered.cpu().cumsum(1).to(shares.device)  # on a GPU a cumulative sum is not reproducible
+        sums = ordered.cpu().cumsum(1).to(shares.device)  # not reproducible on a GPU
         present = F.pad(sums, (0, 0, 1, 0))  # [N, P + 1, hidden]
         found[name] = tuple(
             nn.Sequential(*rest)(hidden + first.bias) for hidden in (present[:, -1:] - present, present)
@@ -103,7 +103,7 @@ def curves_linear(
 def curves_through_tail(
     model: AttentionBranchNetwork, features: Tensor, attention_map: Tensor, orders: dict[str, np.ndarray]
 ) -> Pairs:
-    """`TAIL_STEPS` steps, for each is a pass through the tail."""
+    """`curves` with `TAIL_STEPS` steps, each of which is a pass through the tail."""
     mean = model.mean.expand_as(features)
     found = {}
     for name, order in orders.items():
@@ -120,12 +120,12 @@ def curves_through_tail(
 def summary(
     model: AttentionBranchNetwork, data: Features, maps: np.ndarray, masks: np.ndarray, rng: np.random.Generator
 ) -> dict:
-    """The entry `attention` of results.json, means over the pictures of `data`, whose maps and masks are [N, H, W].
+    """The entry `attention` of results.json: means over the pictures of `data`, with their maps and masks [N, H, W].
 
-    energy, pointing, and area, the landmark's share of it, over the pictures whose landmark is known, None where none
-    is; deletion and insertion: areas under the curves of at most `CURVES` pictures (or `TAIL_CURVES`), with cells in
-    the order of the map, from the centre outwards, and at random (drawn from `rng`). A good map has a small deletion, a
-    large insertion.
+    energy, pointing and area (the landmark's share of the picture): over pictures with a mask; None if there are none.
+    deletion and insertion: areas under the curves of at most `CURVES` pictures (`TAIL_CURVES` with a tail), with cells
+    in the order of the map, from the centre outwards and at random (drawn from `rng`). A good map has a small deletion
+    and a large insertion.
     """
     known = masks.any((1, 2)) & ~np.isnan(masks).any((1, 2))
     scores = {"energy": energy, "pointing": pointing, "area": lambda _, masks: masks.mean((1, 2))}

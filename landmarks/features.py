@@ -1,4 +1,4 @@
-"""Features of the frozen trunk: computed once for every view, and kept as one memory-mapped array in index order."""
+"""Features of the frozen trunk: computed once per view, in the order of the augmentation index."""
 
 import io
 import os
@@ -24,22 +24,21 @@ from torch.utils.data import DataLoader, Dataset
 # Views per forward pass. The last batch is padded to this size: other sizes may use kernels that round differently.
 CPU_BATCH = 8  # larger batches are no faster
 GPU_BATCH = 128
-AHEAD = 2  # batches that a GPU has queued while the CPU writes an earlier one
+AHEAD = 2  # batches queued on a GPU while the CPU writes an earlier one
 
 
 class Inputs(Dataset):
-    """The network's inputs for the rows of an index, in the order of the index; one row group of pictures per item.
+    """The network's inputs for the rows of an index, in index order. An item has the views of a row group of pictures.
 
-    An item is read and decoded by itself, so that any thread or process can prepare it. Each picture is decoded once
-    for all its views.
+    Items are independent, so any thread or process can prepare them. Each picture is decoded once for all its views.
     """
 
     def __init__(self, directory: Path, index: pd.DataFrame, crop: int) -> None:
-        """`index` is sorted by id and view, and covers the pictures of `directory`, or the last of them if an earlier
-        run has done the others. Raises AssertionError if it does not fit the pictures.
+        """`index` is sorted by id and view. It covers the pictures of `directory`, except the first ones if an earlier
+        run has processed them. Raises `AssertionError` if it does not match the pictures.
         """
         self.index, self.crop = index, crop
-        self.groups: list[tuple[images.RowGroup, int, int]] = []  # with the first row of the index, and the one after
+        self.groups: list[tuple[images.RowGroup, int, int]] = []  # row group, first row of the index, end
         start, ids = 0, index["id"].to_numpy(dtype=object)
         for group in images.row_groups(directory):
             stop = int(np.searchsorted(ids, group.last_id, side="right"))
@@ -53,15 +52,15 @@ class Inputs(Dataset):
         return len(self.groups)
 
     def __getitem__(self, number: int) -> Tensor:
-        """uint8 [rows, crop, crop, 3] of one row group."""
+        """The views of a row group, uint8 [rows, crop, crop, 3]."""
         return self.read(number, map)
 
     def read(self, number: int, run: Callable[..., Iterable[list[np.ndarray]]]) -> Tensor:
-        """The same, with `run` (such as `map`) calling `decode_views` for each picture."""
+        """The same, using `run` (such as `map` or `pool.map`) to call `decode_views` for each picture."""
         group, start, stop = self.groups[number]
         rows = groupby(augment.views(self.index.iloc[start:stop]), key=lambda view: view.id)
         views = {name: list(found) for name, found in rows}
-        done = next(iter(views)) if number == 0 else ""  # an earlier run has the pictures before this one
+        done = next(iter(views)) if number == 0 else ""  # an earlier run processed the pictures before it
         pictures = [picture for picture in group.read() if picture.id >= done]
         assert [picture.id for picture in pictures] == list(views), "the index is not of these pictures"
         decoded = run(decode_views, pictures, views.values(), [self.crop] * len(pictures))
@@ -75,19 +74,18 @@ def decode_views(picture: images.Picture, rows: list[View], crop: int) -> list[n
 
 
 def decode(inputs: Inputs, device: torch.device, workers: int = 0) -> Iterator[Tensor]:
-    """Streams the items of `inputs` in order, decoded on all cores; for a CUDA device in pinned memory.
+    """Streams the items of `inputs` in order, decoded on all cores; for CUDA in pinned memory.
 
-    For a GPU, `workers` processes (0: one per core) decode ahead, because the threads of one interpreter keep only a
-    few cores busy. Without a GPU, threads decode and take turns with the trunk. If both ran at the same time, they
-    would wait for each other at every layer (two cores of a Zen 4, relative to a trunk whose inputs are ready: 0.95, in
-    turns 0.97).
+    For a GPU, `workers` processes (0: one per core) decode ahead, because the threads of one interpreter use only a few
+    cores. Without a GPU, threads decode in turns with the trunk: at the same time, they would wait for each other at
+    every layer (95 % of the trunk's own speed on two Zen 4 cores; in turns 97 %).
     """
     if device.type == "cpu":
-        with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter's lock
+        with ThreadPoolExecutor() as pool:  # Pillow releases the GIL
             for number in range(len(inputs)):
                 yield inputs.read(number, pool.map)
     else:
-        from joblib import cpu_count  # knows of affinity and of containers
+        from joblib import cpu_count  # respects CPU affinity and container limits
 
         loader = DataLoader(
             inputs, batch_size=None, num_workers=workers or cpu_count(), pin_memory=device.type == "cuda"
@@ -116,7 +114,7 @@ def batch_size(device: torch.device) -> int:
 def forward(trunk: Trunk, views: Tensor, precision: str = "float32") -> Tensor:
     """The trunk's output for uint8 views [N, S, S, 3] on its device, float16 [N, C, H, W].
 
-    N is at most the batch size of the device. A row's bits depend on that row alone, not on the rest of the batch.
+    N is at most the batch size of the device. The bits of a row do not depend on the other rows.
     `precision` bfloat16 uses autocast: it is faster, and the features differ slightly.
     """
     size = batch_size(views.device)
@@ -128,10 +126,9 @@ def forward(trunk: Trunk, views: Tensor, precision: str = "float32") -> Tensor:
 def extract(
     trunk: Trunk, directory: Path, index: pd.DataFrame, crop: int, precision: str = "float32", workers: int = 0
 ) -> Iterator[np.ndarray]:
-    """Streams the features of every row of `index`, in its order, a batch at a time: float16 [N, C, H, W].
+    """Streams the features of the rows of `index` in order, a batch at a time: float16 [N, C, H, W].
 
-    On a CUDA device decoding, copies in both directions and the trunk overlap: the next `AHEAD` batches are queued
-    before an earlier one is waited for.
+    On a CUDA device, decoding, copies and the trunk overlap: `AHEAD` more batches are queued before this waits for one.
     """
     device = trunk.mean.device
     groups = (determinism.send(group, device) for group in decode(Inputs(directory, index, crop), device, workers))
@@ -145,7 +142,7 @@ def extract(
 
 
 def fetch(tensor: Tensor) -> Callable[[], np.ndarray]:
-    """Starts to copy `tensor` to the CPU; the function that it returns waits for the copy and returns it."""
+    """Starts copying `tensor` to the CPU. Returns a function that waits for the copy and returns it."""
     if tensor.device.type != "cuda":
         return lambda: tensor.cpu().numpy()
     copy = tensor.to("cpu", non_blocking=True)
@@ -161,20 +158,22 @@ def fetch(tensor: Tensor) -> Callable[[], np.ndarray]:
 
 @torch.inference_mode()
 def shape(trunk: Trunk, rows: int, crop: int) -> tuple[int, int, int, int]:
-    """The shape of the features of `rows` views: rows, channels, height, width. Raises `UserError` if `crop` is too
-    small for the trunk."""
+    """The shape of the features of `rows` views: (rows, channels, height, width).
+
+    Raises `UserError` if `crop` (pixels) is too small for the trunk.
+    """
     try:
         return rows, *trunk(torch.zeros(1, 3, crop, crop, device=trunk.mean.device)).shape[1:]
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:100]
-        raise UserError(f"augment.crop: {crop} pixels do not get through the backbone ({reason}); set more") from None
+        raise UserError(f"augment.crop: {crop} pixels are too few for the backbone ({reason}); raise it") from None
 
 
 def resume_npy(file: BinaryIO, shape: tuple[int, ...]) -> int:
-    """Makes `file`, open for reading and appending ("a+b"), a .npy of float16 `shape` as far as it has come.
+    """Prepares `file`, open as "a+b", for appending rows to a .npy array of float16 `shape`. Returns the rows it has.
 
-    Returns how many whole rows it has; what follows is to be appended. Writing at the end, not into a memory map, needs
-    no list of what is done, holds no more memory for more rows, and meets a full disk with an error, not a signal.
+    Writes the header into an empty file, and removes an incomplete last row. Unlike a memory map, appending needs no
+    record of finished rows and no more memory for more rows, and a full disk raises an error instead of a signal.
     """
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f2", "fortran_order": False, "shape": shape})

@@ -1,4 +1,4 @@
-"""Training: one loop for every model, on features that were computed once."""
+"""Training: one loop for all models, on precomputed features."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from landmarks import networks
+from landmarks import networks, stage
 from landmarks.artifacts import DIGITS
 from landmarks.determinism import seed_torch, send, stream
 from landmarks.models import Baseline, Design, Output, build
@@ -27,12 +27,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
-AHEAD = 2  # batches that are read before they are needed
-CHECKPOINT_SECONDS = 30  # of training at least between two checkpoints, each of which takes up to half a second
+AHEAD = 2  # batches read in advance
+CHECKPOINT_SECONDS = 30  # minimum time between checkpoints, which take up to half a second each
 
 
 class Features:
-    """Features and labels of some views, read from the memory-mapped array when they are asked for."""
+    """Features and labels of some views. Reads the memory-mapped array only when they are used."""
 
     def __init__(self, array: np.ndarray, views: pd.DataFrame) -> None:
         """`array` is [rows, C, H, W]; `views` has the `row` and the `label` of each view."""
@@ -42,15 +42,15 @@ class Features:
         return len(self.rows)
 
     def steps(self, batch_size: int) -> int:
-        """How many batches they make; the last one may be smaller."""
+        """The number of batches, of which the last may be smaller."""
         return math.ceil(len(self) / batch_size)
 
     def batches(
         self, order: np.ndarray, batch_size: int, device: torch.device | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Streams features float32 [N, C, H, W] and labels int64 [N] on `device`, in `order` (positions in `views`).
+        """Streams batches on `device`: features float32 [N, C, H, W] and labels int64 [N].
 
-        The next batch is read from disk while the caller uses the last one.
+        `order` has the positions in `views`. The next batches are read from disk while the caller uses one.
         """
         device = device or torch.device("cpu")
 
@@ -59,7 +59,7 @@ class Features:
             return tuple(tensor.pin_memory() if device.type == "cuda" else tensor for tensor in pair)
 
         def move(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            return send(features, device).float(), send(labels, device)  # float16 travels in half the time
+            return send(features, device).float(), send(labels, device)  # float16 halves the time of the copy
 
         with ThreadPoolExecutor(1) as reader:
             waiting: deque[Future[tuple[Tensor, ...]]] = deque()
@@ -71,9 +71,9 @@ class Features:
                 yield move(*waiting.popleft().result())
 
     def statistics(self, sample: int = 1024) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel over about `sample` of the rows, [C, 1, 1].
+        """Mean and standard deviation of each channel over about `sample` of the views, float32 [C, 1, 1] each.
 
-        Summed in one order and rounded, so that they are the same on every machine.
+        Summed in a fixed order and rounded, so that they are the same on every machine.
         """
         rows = self.rows[:: max(1, len(self) // sample)]
         mean = square = np.zeros(self.array.shape[1])
@@ -87,7 +87,7 @@ class Features:
 
 
 def read_tail(block: Backbone, path: Path) -> tuple[Backbone, dict[str, Tensor]] | None:
-    """`train_model`'s `tail`: the block, and the weights in fetch-backbone's file; None if no tail is to be trained."""
+    """The argument `tail` of `train_model`, with the weights from `path`; None if the tail is not trained."""
     return (block.portable, load_file(path)) if block.tail == "trained" else None
 
 
@@ -106,10 +106,10 @@ def train_model(
 ) -> tuple[Baseline, dict[str, float]]:
     """Trains the baseline (`abn` is None) or an attention branch network; returns it and its last epoch's metrics.
 
-    `array` and `index` are what `artifacts.read_features` and `read_labelled_views` return. Metrics of every epoch go
-    to the directory `log`, as DVCLive writes them, and the loss of every step to `steps.csv` there (epoch, with a
-    fraction; loss). Where the file `checkpoint` is there, training goes on from it. `tail` is the
-    backbone whose rest is trained along, if there is one, with its weights as `weight_files.fetch` returns them.
+    `array` and `index` are what `artifacts.read_features` and `read_labelled_views` return. `log` is a directory for
+    DVCLive's metrics of every epoch and for `steps.csv`, the loss of every step (`epoch`, a fraction; `loss`). Training
+    resumes from the file `checkpoint` if it exists. With `tail`, a backbone and its weights as `weight_files.fetch`
+    returns them, the layers of the backbone after the features are trained too.
     """
     training = index[index["split"] == "train"]
     views = [Features(array, rows) for _, rows in training.groupby("view")]
@@ -149,7 +149,7 @@ def train_model(
 
 
 class Epoch(NamedTuple):
-    """What an epoch of training gives."""
+    """The results of an epoch of training."""
 
     metrics: dict[str, float]  # loss and accuracy on training and on validation pictures
     losses: list[float]  # of each step
@@ -165,15 +165,15 @@ def fit(
     checkpoint: Path | None = None,
     every: float = CHECKPOINT_SECONDS,
 ) -> Iterator[Epoch]:
-    """Trains `model` in place; yields each epoch, and calls `tick` after each step.
+    """Trains `model` in place on its device. Yields each epoch, and calls `tick` after each step.
 
-    Epoch e reads `views[e % len(views)]`: the same pictures, seen anew. Only the order of pictures and dropout are
-    drawn here, from streams that are the same for every model, so that models differ by their design alone.
+    Epoch e uses `views[e % len(views)]`, other views of the same pictures. The order of pictures and dropout use random
+    streams that are the same for all models, so that only the design of the models differs.
 
-    A step never waits for a number from a GPU: losses are fetched at the end of an epoch.
+    Losses stay on the GPU until the end of an epoch, so that no step waits for one.
 
-    After an epoch, if `every` seconds have passed, the state of training is written to the file `checkpoint`. If that
-    file exists at the start, the epochs in it are yielded first, and training goes on after them.
+    After an epoch, if `every` seconds have passed, the training state is written to the file `checkpoint`. If that file
+    exists at the start, its epochs are yielded first, and training continues after them.
     """
     device = next(model.parameters()).device
     optimizer, schedule = optimization(model, train, train.epochs * views[0].steps(train.batch_size))
@@ -216,21 +216,20 @@ def fit(
 
 
 def save_checkpoint(path: Path, model: Baseline, optimizer: Optimizer, history: list[Epoch]) -> None:
-    """Writes the weights, the optimiser's state and all epochs so far, in an atomic write."""
+    """Writes the weights, the optimiser's state and all epochs so far to `path` (safetensors), atomically."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{name}": value for name, value in state.items() if value is not None}
-    part = path.with_name(f".{path.name}.part")
-    save_file(tensors, part, {"history": json.dumps(history)})
-    part.replace(path)
+    with stage.atomic_output(path) as part:
+        save_file(tensors, part, {"history": json.dumps(history)})
 
 
 def load_checkpoint(path: Path, model: Baseline, optimizer: Optimizer, schedule: LRScheduler) -> list[Epoch]:
-    """Restores model, optimiser and schedule as they were at `save_checkpoint`; returns the epochs so far."""
+    """Restores the state that `save_checkpoint` wrote; returns the epochs so far."""
     weights: dict[str, Tensor] = {}
     states: dict[int, dict[str, Tensor]] = {}
     with safe_open(path, "pt") as file:
-        for key in file.keys():  # noqa: SIM118  it is no dictionary
+        for key in file.keys():  # noqa: SIM118  safe_open returns no dictionary
             part, _, name = key.partition("/")
             if part == "model":
                 weights[name] = file.get_tensor(key)
@@ -241,27 +240,29 @@ def load_checkpoint(path: Path, model: Baseline, optimizer: Optimizer, schedule:
     model.load_state_dict(weights)
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the optimiser took no steps of its own before
+        warnings.simplefilter("ignore")  # that the schedule steps before the optimiser
         for _ in range(sum(len(epoch.losses) for epoch in history)):
             schedule.step()
     return history
 
 
 def optimization(model: Baseline, train: Train, steps: int) -> tuple[Optimizer, LRScheduler]:
-    """adamw: AdamW, whose rate rises for a fifth of the steps and falls for the rest (one cycle). sgd: the study's,
-    with momentum 0.9 and one rate throughout. A tail of the backbone has the same rate as what is new: with a tenth or
-    a third of it, which spoil less, validation accuracy is lower."""
+    """The optimiser and its learning rate schedule for training with `steps` steps.
+
+    adamw: AdamW with a one-cycle schedule; the rate rises for a fifth of the steps. sgd: as in the study, with momentum
+    0.9 and a constant rate. A trained tail has the same rate: at a tenth or a third, validation accuracy is lower.
+    """
     settings: dict[str, Any] = {"lr": train.learning_rate, "weight_decay": train.weight_decay, "fused": True}
     if train.optimizer == "sgd":
         sgd = torch.optim.SGD(model.parameters(), momentum=0.9, **settings)
         return sgd, ConstantLR(sgd, factor=1.0)
     adamw = torch.optim.AdamW(model.parameters(), **settings)
-    # At least six steps: a fifth of five is one, in which the rate cannot rise.
+    # At least six steps: OneCycleLR divides by pct_start * total_steps - 1, which is 0 for five.
     return adamw, OneCycleLR(adamw, train.learning_rate, total_steps=max(steps, 6), pct_start=0.2)
 
 
 def validate(model: Baseline, data: Features) -> dict[str, float]:
-    """Loss and accuracy on `data`."""
+    """Loss and accuracy (0..1) on `data`."""
     output, labels = predict(model, data), torch.from_numpy(data.labels)
     right = model.probabilities(output).argmax(1) == labels
     return {"loss": model.loss(output, labels).item(), "accuracy": right.double().mean().item()}
@@ -269,7 +270,7 @@ def validate(model: Baseline, data: Features) -> dict[str, float]:
 
 @torch.inference_mode()
 def predict(model: Baseline, data: Features, batch_size: int = 64) -> Output:
-    """The model's output for all of `data`, in order, on the CPU; computed where the model is."""
+    """The output for all of `data`, in order: computed on the model's device, returned on the CPU."""
     device = next(model.parameters()).device
     model.eval()
     outputs = [model(features) for features, _ in data.batches(np.arange(len(data)), batch_size, device)]

@@ -1,4 +1,4 @@
-"""What is measured of attention maps, against maps whose answer is known and against the model itself."""
+"""Measures of attention maps, for maps with known results and against the model itself."""
 
 from landmarks import attention, models
 from landmarks.models import AttentionBranchNetwork
@@ -26,27 +26,27 @@ def test_energy_is_the_share_of_the_map_on_the_landmark(name: str, expected: flo
 
 
 @pytest.mark.parametrize(("name", "expected"), [("on it", 1), ("half on it", 0.5), ("flat", 0.55), ("beside it", 0)])
-def test_pointing_asks_for_the_maximum_alone(name: str, expected: float) -> None:
+def test_pointing_depends_only_on_the_maximum(name: str, expected: float) -> None:
     assert attention.pointing(np.array([MAPS[name]]), MASK[None]) == pytest.approx([expected])
 
 
 def blobs(count: int) -> np.ndarray:
-    """Masks of landmarks as photographs have them, in the middle and of several sizes, [count, 7, 7]."""
+    """Masks as in photographs: landmarks in the centre, of several sizes, [count, 7, 7]."""
     sizes = np.random.default_rng(1).uniform(1, 3.5, (count, 1, 1))
     return np.clip(sizes + attention.centre_prior(7, 7) + 0.5, 0, 1)
 
 
 @pytest.mark.parametrize("score", [attention.energy, attention.pointing])
-def test_random_maps_score_the_share_of_the_area(score: object) -> None:
-    """And no better: energy and pointing are fair to maps that know nothing, wherever landmarks tend to be."""
+def test_random_maps_score_the_area_of_the_landmark(score: object) -> None:
+    """An uninformative map does not profit from landmarks being in the centre."""
     masks = blobs(4000)
     maps = np.random.default_rng(2).random(masks.shape)
     found, area = score(maps, masks).mean(), masks.mean()
     assert found == pytest.approx(area, abs=0.02)
-    assert score(masks, masks).mean() > area + 0.2, "a map that knows scores more"
+    assert score(masks, masks).mean() > area + 0.2, "an informative map scores more"
 
 
-def test_cells_are_ranked_from_the_highest_and_then_as_they_come() -> None:
+def test_cells_are_ranked_by_score_then_in_row_order() -> None:
     assert attention.rank_cells(np.array([[[0.1, 0.9], [0.5, 0.9]]])).tolist() == [[1, 3, 2, 0]]
 
 
@@ -56,7 +56,7 @@ def test_the_centre_comes_first_and_the_corners_last() -> None:
 
 
 def network(attention: str = "residual") -> AttentionBranchNetwork:
-    """A model of 8 x 2 x 2 features whose statistics are not those that change nothing."""
+    """A model of 8 x 2 x 2 features whose mean is not 0 and whose standard deviation is not 1."""
     model = models.build(design(abn(attention=attention))).eval()
     model.mean, model.std = torch.rand(8, 1, 1), torch.rand(8, 1, 1) + 0.5
     return model
@@ -67,14 +67,16 @@ def some_features(count: int) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["residual", "multiply"])
-def test_curves_are_what_the_classifier_says_of_the_cells_that_are_there(kind: str) -> None:
+def test_curves_equal_the_classifier_on_the_remaining_cells(kind: str) -> None:
     model, features, labels = network(kind), some_features(5), torch.tensor([0, 1, 2, 1, 0])
     order = np.random.default_rng(4).permuted(np.tile(np.arange(4), (5, 1)), axis=1)
     with torch.inference_mode():
         attention_map = model(features).map
         orders = {"one": order, "reversed": order[:, ::-1].copy()}
         (deletion, insertion), reverse = attention.curves(model, features, attention_map, labels, orders).values()
-        assert np.allclose(reverse[1], deletion[:, ::-1], atol=1e-5), "what is there is what was not taken away"
+        assert np.allclose(reverse[1], deletion[:, ::-1], atol=1e-5), (
+            "inserting in reverse order is the same as deleting"
+        )
         seen = model.weight_by_map(model.standardise(features), attention_map)
         for count in range(5):
             gone = torch.zeros(5, 4, dtype=torch.bool)
@@ -89,7 +91,7 @@ def test_curves_are_what_the_classifier_says_of_the_cells_that_are_there(kind: s
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["residual", "multiply"])
 def test_curves_through_a_tail(kind: str) -> None:
-    """The same question, answered by the rest of the backbone: cells that are away have the training features' mean."""
+    """The same through the rest of the backbone, where removed cells have the mean of the training features."""
     block = abn(attention=kind)
     model = models.build(design(block, shape=(256, 4, 4), hidden=16, tail=tailed(VGG))).eval()
     model.mean = torch.rand(256, 1, 1)
@@ -112,8 +114,8 @@ def test_curves_through_a_tail(kind: str) -> None:
 
 
 @pytest.mark.parametrize("cells", [4, 16, 49, 196])
-def test_the_steps_of_a_curve_lead_from_none_to_all(cells: int) -> None:
-    """One cell at a time, or in a few steps through a tail; the area under a straight line is a half in any case."""
+def test_the_steps_of_a_curve_go_from_no_cells_to_all(cells: int) -> None:
+    """One cell per step, or few steps with a tail. The area under a straight line is a half in both cases."""
     for base, steps in ((None, cells), (tailed(VGG), min(cells, attention.TAIL_STEPS))):
         model = models.build(design(abn(), 2, shape=(256, 4, 4), hidden=8, tail=base))
         counts = attention.step_sizes(model, cells)
@@ -121,8 +123,8 @@ def test_the_steps_of_a_curve_lead_from_none_to_all(cells: int) -> None:
         assert np.trapezoid(counts / cells, counts / cells) == pytest.approx(0.5)
 
 
-def test_the_cell_that_decides_is_found_by_a_map_that_points_at_it() -> None:
-    """Perception that looks at one cell: a map with it first loses the answer at once, and wins it at once."""
+def test_a_map_of_the_decisive_cell_has_good_curves() -> None:
+    """The model uses one cell only; removing or restoring it first changes the prediction at once."""
     model = network()
     first, last = model.classifier[1], model.classifier[-1]
     keep = torch.zeros(8, 4)
@@ -138,7 +140,7 @@ def test_the_cell_that_decides_is_found_by_a_map_that_points_at_it() -> None:
     entry = attention.summary(
         model, Features(data.numpy(), rows), maps, np.full((60, 2, 2), np.nan), np.random.default_rng(0)
     )
-    assert entry["energy"] is entry["pointing"] is entry["area"] is None, "nobody knows where these landmarks are"
+    assert entry["energy"] is entry["pointing"] is entry["area"] is None, "there are no masks"
     assert entry["deletion"]["map"] < entry["deletion"]["random"] - 0.1
     assert entry["insertion"]["map"] > entry["insertion"]["random"] + 0.1
 

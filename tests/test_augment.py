@@ -1,4 +1,4 @@
-"""The views of the pictures: how they are drawn, and what they make of a picture."""
+"""Views: how they are drawn, and how they are applied to a picture."""
 
 from landmarks import augment
 from landmarks.augment import View
@@ -17,7 +17,7 @@ SIZES = {"a": (341, 256), "b": (256, 341), "c": (80, 80), "d": (500, 64)}
 
 
 def table(names: str = "abcdefghijklmnop") -> pd.DataFrame:
-    """Pictures out of id order; every fourth one validates or tests."""
+    """Pictures in reverse id order; half of them train."""
     rows = []
     for n, name in enumerate(names):
         width, height = SIZES.get(name, (256 + n, 300))
@@ -30,7 +30,7 @@ def drawn(pictures: pd.DataFrame | None = None, **changes: object) -> pd.DataFra
 
 
 def view(**changes: object) -> View:
-    """A view that changes nothing of a picture of 64 x 64, but for `changes`."""
+    """A view that leaves a picture of 64 x 64 pixels as it is, except for `changes`."""
     return View("a", 0, 0.0, 0, 0, 64, 1.0, False)._replace(**changes)
 
 
@@ -63,7 +63,7 @@ def test_training_views_fill_their_ranges() -> None:
     assert 0.4 < index["flip"].mean() < 0.6
 
 
-def test_what_is_switched_off_does_not_happen() -> None:
+def test_augmentations_can_be_switched_off() -> None:
     index = drawn(rotation=0.0, scale=(1.0, 1.0), brightness=0.0, flip=False).merge(table(), on="id")
     train = index[index["split"] == "train"]
     assert (train["angle"] == 0).all() and (train["brightness"] == 1).all() and not train["flip"].any()
@@ -78,8 +78,8 @@ def test_validation_and_test_see_the_untouched_centre() -> None:
     assert ((2 * index["top"] + index["side"] - index["height"]).abs() <= 1).all()
 
 
-def test_validation_and_test_can_be_rotated_as_the_studys_text_has_it() -> None:
-    """Each picture by its own angle, within the range, and in nothing else; training views stay what they were."""
+def test_validation_and_test_pictures_can_be_rotated() -> None:
+    """Each picture by its own angle within the range; nothing else changes, and training views stay the same."""
     plain, rotated = (drawn(eval_rotation=angle).merge(table(), on="id") for angle in (0.0, 45.0))
     judged = rotated["split"] != "train"
     angles = rotated.loc[judged, "angle"]
@@ -89,12 +89,12 @@ def test_validation_and_test_can_be_rotated_as_the_studys_text_has_it() -> None:
 
 
 @pytest.mark.parametrize("others", ["ab", "abcdefghijklmnop"])
-def test_a_pictures_views_do_not_depend_on_the_others(others: str) -> None:
+def test_the_views_of_a_picture_do_not_depend_on_other_pictures(others: str) -> None:
     alone, among = (drawn(table(names)).query("id == 'b'").reset_index(drop=True) for names in ("ab", others + "qrst"))
     assert alone.equals(among)
 
 
-def test_more_views_leave_the_first_ones_as_they_were() -> None:
+def test_more_views_do_not_change_the_first_ones() -> None:
     few, many = drawn(views=2), drawn(views=5)
     assert few.equals(many[many["view"] < 2].reset_index(drop=True))
 
@@ -106,24 +106,24 @@ def test_views_pictures_and_seeds_differ() -> None:
     assert not drawn().equals(drawn(seed=4))
 
 
-def test_rows_come_back_as_views() -> None:
+def test_rows_of_the_index_become_views() -> None:
     index = drawn()
     rows = list(augment.views(index.assign(label=1)[["label", *index.columns[::-1]]]))
     assert pd.DataFrame(rows).equals(index)
 
 
-def test_the_plain_view_at_the_crops_size_is_the_picture() -> None:
+def test_the_plain_view_is_the_picture() -> None:
     image = drawing(0, 64, 64)
     assert (pixels(image) == np.asarray(image)).all()
 
 
 @pytest.mark.parametrize("crop", [32, 64, 224])
-def test_the_input_has_the_crops_size(crop: int) -> None:
+def test_the_input_has_the_size_of_the_crop(crop: int) -> None:
     image = augment.apply(drawing(), view(angle=30.0, left=10, top=5, side=70, flip=True, brightness=1.2), crop)
     assert image.size == (crop, crop) and image.mode == "RGB"
 
 
-def test_the_box_is_what_is_seen() -> None:
+def test_the_box_is_cropped() -> None:
     image = drawing(0, 200, 150)
     assert (pixels(image, left=30, top=40) == np.asarray(image)[40:104, 30:94]).all()
 
@@ -147,7 +147,7 @@ def test_rotation_is_counter_clockwise_about_the_centre() -> None:
     assert np.abs(turned[31:33, 31:33] - np.asarray(image, dtype=float)[31:33, 31:33]).max() < 30
 
 
-def test_shrinking_averages() -> None:
+def test_shrinking_is_antialiased() -> None:
     stripes = np.zeros((128, 128, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
     assert np.abs(pixels(Image.fromarray(stripes), side=128)[:, 2:-2] - 127.5).max() <= 1
@@ -163,7 +163,7 @@ def test_shrinking_averages() -> None:
     ],
     ids=["plain", "flipped", "cropped", "turned"],
 )
-def test_mask_cells_are_the_share_that_is_covered(changes: dict, cells: list[list[float]]) -> None:
+def test_mask_cells_are_the_covered_share(changes: dict, cells: list[list[float]]) -> None:
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 16, 64))
     assert np.abs(augment.mask_cells(mask, view(**changes), (2, 2)) - cells).max() < 0.01
@@ -174,7 +174,7 @@ def test_cells_without_a_mask_are_unknown() -> None:
     assert cells.shape == (7, 5) and np.isnan(cells).all()
 
 
-def test_mask_and_picture_go_through_the_same_view() -> None:
+def test_mask_and_picture_are_transformed_alike() -> None:
     mask = drawing(1, 200, 150).convert("L").point(lambda value: 255 * (value > 128))
     seen = view(angle=25.0, left=30, top=20, side=100, flip=True)
     cells = augment.mask_cells(mask, seen, (4, 4))

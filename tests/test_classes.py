@@ -1,4 +1,4 @@
-"""Which landmarks are kept."""
+"""The ranking of landmarks."""
 
 from landmarks import classes
 
@@ -36,15 +36,15 @@ def test_skip_top_and_top_k(skip_top: int, top_k: int, kept: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("skip_top", "top_k"), [(0, 6), (4, 2), (9, 2)])
-def test_too_few_classes(skip_top: int, top_k: int) -> None:
+def test_too_few_classes_are_an_error(skip_top: int, top_k: int) -> None:
     with user_error(rf"filter\.top_k: {skip_top} \+ {top_k} classes .*the index has 5"):
         ranked(skip_top, top_k)
 
 
-def test_a_kept_class_that_is_too_small() -> None:
+def test_a_kept_class_that_is_too_small_is_an_error() -> None:
     with user_error(r"filter\.min_images: class d has 2 pictures, fewer than 3"):
         ranked(skip_top=3, min_images=3)
-    assert not ranked(skip_top=2, min_images=3)["kept"].iloc[-1], "one that is not kept may be as small as it likes"
+    assert not ranked(skip_top=2, min_images=3)["kept"].iloc[-1], "other classes may be smaller"
 
 
 @shared("gldv1/class_counts.csv")

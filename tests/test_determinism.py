@@ -17,7 +17,7 @@ def numbers(seed: int, *names: str | int) -> list[int]:
     return determinism.stream(seed, *names).integers(2**32, size=8).tolist()
 
 
-def test_a_name_is_a_stream() -> None:
+def test_the_same_name_gives_the_same_stream() -> None:
     assert numbers(1, "split", "a") == numbers(1, "split", "a")
 
 
@@ -27,7 +27,7 @@ def test_other_seeds_and_names_differ(other: tuple) -> None:
 
 
 def test_a_stream_is_the_same_on_every_machine() -> None:
-    """Also in the next release: published numbers hang on it."""
+    """And in every release, because published numbers depend on it."""
     assert determinism.stream(2019, "order", 0).permutation(8).tolist() == [7, 6, 0, 2, 1, 3, 4, 5]
 
 
@@ -40,8 +40,8 @@ def test_torch_is_seeded_by_name() -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX is x86-64's")
-def test_no_library_takes_the_avx512_path() -> None:
-    """In a process of its own that imports the package first, as every stage does."""
+def test_no_library_uses_avx512() -> None:
+    """Checked in a new process that imports the package first, as every stage does."""
     code = """if True:
         import json, os
         import landmarks
@@ -62,9 +62,9 @@ def test_auto_picks_a_device_that_works() -> None:
     assert determinism.pick_device("cpu") == torch.device("cpu")
 
 
-def test_a_device_that_is_not_there() -> None:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    name = next(name for name, usable in there.items() if not usable)
+def test_a_missing_device_is_an_error() -> None:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    name = next(name for name, usable in available.items() if not usable)
     with user_error(rf"compute\.device: .*{name}"):
         determinism.pick_device(name)
 

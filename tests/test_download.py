@@ -1,4 +1,4 @@
-"""The download stage against a real web server on the loopback address, which misbehaves in every way known to us."""
+"""The download stage against a real web server on the loopback address that misbehaves in every known way."""
 
 import hashlib
 import math
@@ -44,7 +44,7 @@ TAR, SUM = "train/images_001.tar", "md5sum/train/md5.images_001.txt"
 
 
 class Workplace:
-    """A directory in which the download stage runs, with the repository's params.yaml but for a few values."""
+    """A directory to run the download stage in, with the repository's params.yaml except for a few values."""
 
     def __init__(self, root: Path, source: str) -> None:
         root.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ class Workplace:
             os.chdir(before)
 
     def raw(self) -> dict[str, str]:
-        """What is in data/raw, byte for byte."""
+        """The hash of every file in data/raw."""
         return {
             file.name: hashlib.sha256(file.read_bytes()).hexdigest()
             for file in sorted((self.root / "data/raw").glob("*"))
@@ -84,7 +84,7 @@ class Workplace:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses between attempts of a tenth of a second and more, not of a second."""
+    """Shortens the waits between attempts, from a tenth of a second."""
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.1)
 
 
@@ -108,24 +108,24 @@ def server(mirror: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def expected(mirror: Path, tmp_path: Path) -> dict[str, str]:
-    """data/raw as it is when nothing goes wrong: from the directory."""
-    place = Workplace(tmp_path / "expected", "gldv2")
-    place.set("data", root=str(mirror))
-    assert place.run() == "21 pictures of 3 classes, 0 failed, from an index of 39 in 6 classes"
-    return place.raw()
+    """data/raw when nothing goes wrong: read from the directory."""
+    workplace = Workplace(tmp_path / "expected", "gldv2")
+    workplace.set("data", root=str(mirror))
+    assert workplace.run() == "21 pictures of 3 classes, 0 failed, from an index of 39 in 6 classes"
+    return workplace.raw()
 
 
 @pytest.fixture
 def v2(tmp_path: Path, server: Server) -> Workplace:
-    place = Workplace(tmp_path / "v2", "gldv2")
-    place.set("data", root=server.url)
-    return place
+    workplace = Workplace(tmp_path / "v2", "gldv2")
+    workplace.set("data", root=server.url)
+    return workplace
 
 
 # --- Google Landmarks v2 -------------------------------------------------------------------------------------------
 
 
-def test_only_the_classes_that_the_filter_keeps_are_stored(v2: Workplace, server: Server) -> None:
+def test_only_the_kept_classes_are_stored(v2: Workplace, server: Server) -> None:
     assert v2.run() == "21 pictures of 3 classes, 0 failed, from an index of 39 in 6 classes"
     assert {name: picture.picture for name, picture in v2.pictures().items()} == {key: PICTURES[key] for key in KEPT}
     assert len(pd.read_parquet(v2.root / "data/raw/index.parquet")) == len(ROWS)
@@ -134,13 +134,13 @@ def test_only_the_classes_that_the_filter_keeps_are_stored(v2: Workplace, server
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_the_same_bytes_for_any_number_of_workers(v2: Workplace, expected: dict[str, str], workers: int) -> None:
+def test_any_number_of_workers_writes_the_same_bytes(v2: Workplace, expected: dict[str, str], workers: int) -> None:
     v2.set("download", workers=workers)
     v2.run()
     assert v2.raw() == expected
 
 
-def test_tars_are_read_several_at_a_time(v2: Workplace, server: Server) -> None:
+def test_several_tars_are_read_at_a_time(v2: Workplace, server: Server) -> None:
     v2.set("download", workers=2)
     together = []
 
@@ -160,7 +160,7 @@ def test_tars_are_read_several_at_a_time(v2: Workplace, server: Server) -> None:
     ids=["500", "429", "breaks off"],
 )
 @pytest.mark.parametrize("path", [TAR, SUM, "metadata/train.csv"])
-def test_what_passes_is_waited_for(
+def test_transient_errors_are_retried(
     v2: Workplace, server: Server, expected: dict[str, str], path: str, fault: Fault
 ) -> None:
     server.faults[path] = fault
@@ -169,7 +169,7 @@ def test_what_passes_is_waited_for(
     assert server.requests[path] > 1
 
 
-def test_a_server_that_asks_for_rest_gets_it(v2: Workplace, server: Server) -> None:
+def test_retry_after_is_honoured(v2: Workplace, server: Server) -> None:
     server.faults[TAR] = loopback.status(429, 1, Retry_After="1")
     v2.run()
     first, second = server.times[TAR]
@@ -196,10 +196,10 @@ def test_a_server_that_asks_for_rest_gets_it(v2: Workplace, server: Server) -> N
     ],
     ids=[
         *("tar 500", "tar breaks off", "tar drips", "no tar", "html for tar", "redirect to file", "endless redirect"),
-        *("rest for a day", "wrong sum", "no sum", "html for sum", "no index", "html for index", "index breaks off"),
+        *("retry after a day", "wrong sum", "no sum", "html for sum", "no index", "html for index", "index breaks off"),
     ],
 )
-def test_what_does_not_pass_is_one_line_and_the_next_run_goes_on(
+def test_a_permanent_error_is_one_line_and_the_next_run_resumes(
     v2: Workplace, server: Server, expected: dict[str, str], path: str, fault: Fault, message: str
 ) -> None:
     v2.set("download", retries=2, timeout=0.5 if fault is loopback.drips else 5)
@@ -212,14 +212,14 @@ def test_what_does_not_pass_is_one_line_and_the_next_run_goes_on(
     assert v2.raw() == expected
 
 
-def test_a_server_without_tars(v2: Workplace, server: Server) -> None:
+def test_a_server_without_tars_is_an_error(v2: Workplace, server: Server) -> None:
     shutil.rmtree(server.root / "train")
     shutil.rmtree(server.root / "md5sum")
     with user_error(r"train: no tars; data\.root must be the data set's top directory"):
         v2.run()
 
 
-def test_a_server_that_is_not_there(v2: Workplace) -> None:
+def test_an_unreachable_server_is_an_error(v2: Workplace) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     v2.set("data", root=f"http://127.0.0.1:{port}")
@@ -227,7 +227,7 @@ def test_a_server_that_is_not_there(v2: Workplace) -> None:
         v2.run()
 
 
-def test_a_tar_that_is_denied_is_no_hole(v2: Workplace, server: Server, expected: dict[str, str]) -> None:
+def test_a_denied_tar_is_not_skipped(v2: Workplace, server: Server, expected: dict[str, str]) -> None:
     server.faults |= {TAR: loopback.status(403), SUM: loopback.status(403)}
     with user_error(r"md5\.images_001\.txt: HTTP 403; correct data\.root"):
         v2.run()
@@ -239,7 +239,7 @@ def test_a_tar_that_is_denied_is_no_hole(v2: Workplace, server: Server, expected
     assert v2.raw() == expected
 
 
-def test_a_sum_that_drips(v2: Workplace, server: Server) -> None:
+def test_an_md5_file_that_trickles_is_a_timeout(v2: Workplace, server: Server) -> None:
     server.faults[SUM] = loopback.drips
     v2.set("download", retries=0, timeout=0.5)
     with user_error(r"md5\.images_001\.txt: timeout; run it again"):
@@ -247,27 +247,27 @@ def test_a_sum_that_drips(v2: Workplace, server: Server) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://[broken", "http://127.0.0.1:99999", "http://a..b/x", "http://" + "x" * 70])
-def test_a_root_that_is_no_url(v2: Workplace, url: str) -> None:
+def test_a_malformed_url_is_an_error(v2: Workplace, url: str) -> None:
     v2.set("data", root=url)
     with user_error(r"(no valid URL|data\.root)"):
         v2.run()
 
 
-def test_a_scratch_folder_that_cannot_be(v2: Workplace) -> None:
+def test_a_blocked_scratch_folder_is_an_error(v2: Workplace) -> None:
     (v2.root / ".scratch").touch()
     with user_error(r"\.scratch/download/gldv2-\w+: .*; make room, or remove the folder"):
         v2.run()
 
 
-def test_a_directory_with_a_tar_that_cannot_be_read(mirror: Path, tmp_path: Path) -> None:
+def test_a_tar_without_an_md5_file_is_an_error(mirror: Path, tmp_path: Path) -> None:
     (mirror / "train/aaa.tar").symlink_to("nowhere")
-    place = Workplace(tmp_path / "place", "gldv2")
-    place.set("data", root=str(mirror))
+    workplace = Workplace(tmp_path / "place", "gldv2")
+    workplace.set("data", root=str(mirror))
     with user_error(r"md5\.aaa\.txt: no such file; every tar needs its MD5 file"):
-        place.run()
+        workplace.run()
 
 
-def test_a_hole_in_the_numbers_of_tars_hides_none(v2: Workplace, server: Server, expected: dict[str, str]) -> None:
+def test_a_gap_in_the_numbers_of_tars_is_skipped(v2: Workplace, server: Server, expected: dict[str, str]) -> None:
     for path in ("train/{}.tar", "md5sum/train/md5.{}.txt"):
         (server.root / path.format("images_001")).rename(server.root / path.format("images_009"))
     sum_up(server.root, "images_009")
@@ -282,7 +282,7 @@ def odd(name: str, kind: bytes) -> tarfile.TarInfo:
 
 
 def header(name: str, value: str) -> tarfile.TarInfo:
-    """An empty file with an extended header, and a name as long as some."""
+    """An empty file with an extended header and a long name."""
     member = tarfile.TarInfo("0/0/0/" + "z" * 190 + ".jpg")
     member.pax_headers = {name: value}
     return member
@@ -300,10 +300,10 @@ def header(name: str, value: str) -> tarfile.TarInfo:
     ],
     ids=["outside", "links", "not in the index", "unprintable", "long headers"],
 )
-def test_members_that_are_no_pictures_of_ours(
+def test_other_members_of_a_tar_are_ignored(
     v2: Workplace, server: Server, expected: dict[str, str], members: list, remotely: bool
 ) -> None:
-    """They come in the first tar, before all pictures."""
+    """They precede all pictures of the first tar."""
     write_tar(server.root, TARS[0], [*members, *list(PICTURES.items())[0 :: len(TARS)]])
     v2.set("data", root=server.url if remotely else str(server.root))
     v2.run()
@@ -312,7 +312,7 @@ def test_members_that_are_no_pictures_of_ours(
 
 
 @pytest.mark.parametrize("again", [0, 2], ids=["in one tar", "in two tars"])
-def test_of_an_id_twice_the_first_counts(v2: Workplace, server: Server, expected: dict[str, str], again: int) -> None:
+def test_the_first_of_equal_ids_is_stored(v2: Workplace, server: Server, expected: dict[str, str], again: int) -> None:
     own = list(PICTURES.items())
     name = next(name for name, _ in own[0 :: len(TARS)] if name in KEPT)
     write_tar(server.root, TARS[again], [*own[again :: len(TARS)], (name, jpeg(drawing(99)))])
@@ -320,7 +320,7 @@ def test_of_an_id_twice_the_first_counts(v2: Workplace, server: Server, expected
     assert v2.raw() == expected
 
 
-def test_a_picture_that_is_in_no_tar_or_too_large_is_a_failure(v2: Workplace, server: Server) -> None:
+def test_a_missing_or_too_large_picture_is_a_failure(v2: Workplace, server: Server) -> None:
     own = [item for item in list(PICTURES.items())[0 :: len(TARS)] if item[0] in KEPT]
     write_tar(server.root, TARS[0], [(own[0][0], bytes(3_000_000)), *own[2:]])
     v2.set("download", max_megabytes=2)
@@ -328,7 +328,7 @@ def test_a_picture_that_is_in_no_tar_or_too_large_is_a_failure(v2: Workplace, se
     assert v2.failures() == {own[0][0]: "over 2 MB", own[1][0]: "missing"}
 
 
-def test_too_few_pictures(v2: Workplace, server: Server) -> None:
+def test_too_few_pictures_are_an_error(v2: Workplace, server: Server) -> None:
     write_tar(server.root, TARS[0], [])
     v2.set("download", min_success=0.9)
     with user_error(r"download\.min_success: only 14 of 21 pictures were fetched, less than 90% \(7 missing\)"):
@@ -354,7 +354,7 @@ def test_a_finished_download_is_not_fetched_again(v2: Workplace, server: Server,
     assert sum(server.requests.values()) == requests + len(TARS)
 
 
-def test_what_is_finished_stays_so_when_more_is_wanted_in_vain(
+def test_finished_pictures_survive_a_failed_run_for_more(
     v2: Workplace, server: Server, expected: dict[str, str]
 ) -> None:
     v2.run()
@@ -369,21 +369,21 @@ def test_what_is_finished_stays_so_when_more_is_wanted_in_vain(
     assert v2.raw() == expected and server.requests == requests
 
 
-def test_a_directory_that_changes_is_read_again(mirror: Path, tmp_path: Path) -> None:
-    place = Workplace(tmp_path / "place", "gldv2")
-    place.set("data", root=str(mirror))
-    place.run()
+def test_a_changed_directory_is_read_again(mirror: Path, tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "place", "gldv2")
+    workplace.set("data", root=str(mirror))
+    workplace.run()
     own = dict(list(PICTURES.items())[0 :: len(TARS)])
     changed = next(name for name in own if name in KEPT)
     write_tar(mirror, TARS[0], (own | {changed: jpeg(drawing(99))}).items())
-    place.run()
-    assert {name: picture.picture for name, picture in place.pictures().items()} == {
+    workplace.run()
+    assert {name: picture.picture for name, picture in workplace.pictures().items()} == {
         key: PICTURES[key] for key in KEPT
     } | {changed: jpeg(drawing(99))}
 
 
 @pytest.mark.parametrize("remotely", [True, False], ids=["server", "directory"])
-def test_pictures_carry_to_whom_they_are_due(v2: Workplace, server: Server, remotely: bool) -> None:
+def test_pictures_have_author_licence_and_title_where_known(v2: Workplace, server: Server, remotely: bool) -> None:
     lines = [f'{KEPT[0]},http://x,"Doe, Jane",CC BY 2.0,"A ""tower""\nat dusk"', f"{KEPT[1]},http://x,,,", "0,,A,B,C"]
     lines += ["too,short", f"{KEPT[3]},,J\u00fcrgen,,"]
     text = "\n".join(["id,url,author,license,title", *lines, ""])
@@ -398,7 +398,7 @@ def test_pictures_carry_to_whom_they_are_due(v2: Workplace, server: Server, remo
 
 
 @pytest.mark.parametrize("remotely", [True, False], ids=["server", "directory"])
-def test_landmarks_have_the_names_that_the_source_knows(v2: Workplace, server: Server, remotely: bool) -> None:
+def test_landmarks_have_names_where_known(v2: Workplace, server: Server, remotely: bool) -> None:
     start = "http://commons.wikimedia.org/wiki/Category:"
     lines = [f"11,{start}Ajanta_Caves", f'12,"{start}Ch%C3%A2teau_d\'If,_Marseille"', "too,many,columns", "99,x"]
     text = "\n".join(["landmark_id,category", *lines, ""])
@@ -412,24 +412,24 @@ def test_landmarks_have_the_names_that_the_source_knows(v2: Workplace, server: S
     }
 
 
-def test_names_that_cannot_be_read_are_one_line(v2: Workplace, server: Server) -> None:
+def test_a_malformed_file_of_names_is_an_error(v2: Workplace, server: Server) -> None:
     (server.root / "metadata/train_label_to_category.csv").write_text("id,name\n", encoding="utf-8")
     with user_error(r"train_label_to_category\.csv: .* it needs landmark_id, category"):
         v2.run()
 
 
 @shared("gldv2-mirror")
-def test_the_real_photographs_over_http(tmp_path: Path) -> None:
-    places = []
+def test_real_photographs_over_http(tmp_path: Path) -> None:
+    workplaces = []
     with loopback.serve(SHARED / "gldv2-mirror") as server:
         server.faults[TAR] = loopback.breaks_off(1)
         server.faults["train/images_004.tar"] = loopback.status(503, 1)
         for name, root in (("server", server.url), ("directory", str(server.root))):
-            places.append(Workplace(tmp_path / name, "gldv2"))
-            places[-1].set("data", root=root)
-            places[-1].set("filter", skip_top=0, top_k=27)
-            assert places[-1].run().startswith("2392 pictures of 27 classes, 0 failed, from an index of 3882 in ")
-    assert places[0].raw() == places[1].raw()
+            workplaces.append(Workplace(tmp_path / name, "gldv2"))
+            workplaces[-1].set("data", root=root)
+            workplaces[-1].set("filter", skip_top=0, top_k=27)
+            assert workplaces[-1].run().startswith("2392 pictures of 27 classes, 0 failed, from an index of 3882 in ")
+    assert workplaces[0].raw() == workplaces[1].raw()
 
 
 # --- Google Landmarks v1 -------------------------------------------------------------------------------------------
@@ -455,9 +455,9 @@ def write_index(server: Server, **urls: str) -> None:
 
 @pytest.fixture
 def v1(tmp_path: Path, site: Server) -> Workplace:
-    place = Workplace(tmp_path / "v1", "gldv1")
-    place.set("data", root=str(site.root / "train.csv"))
-    return place
+    workplace = Workplace(tmp_path / "v1", "gldv1")
+    workplace.set("data", root=str(site.root / "train.csv"))
+    return workplace
 
 
 @pytest.mark.parametrize("workers", [1, 8])
@@ -474,7 +474,7 @@ def test_pictures_come_from_their_urls(
     assert all("landmark" in agent for agent in site.agents)
 
 
-def test_no_more_than_so_many_at_a_time(v1: Workplace, site: Server) -> None:
+def test_workers_limits_the_requests_at_a_time(v1: Workplace, site: Server) -> None:
     site.pause = 0.05
     v1.set("download", workers=5)
     v1.run()
@@ -492,7 +492,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "html": (loopback.body(b"<html>This page has moved</html>"), "no picture"),
     "empty": (loopback.body(b""), "empty"),
     "2 GB by its header": (loopback.announces(2_000_000_000), "over 4 MB"),
-    "5 MB in truth": (loopback.body(bytes(5_000_000)), "over 4 MB"),
+    "5 MB without announcement": (loopback.body(bytes(5_000_000)), "over 4 MB"),
     "decompression bomb": (loopback.body(BOMB), "huge"),
     "endless redirect": (lambda handler, _: handler.answer(302, Location=handler.path), "too many redirects"),
     "redirect to file": (loopback.redirects("file:///etc/hostname"), "neither http nor https"),
@@ -506,9 +506,9 @@ def test_a_dead_link_is_recorded_with_its_reason(v1: Workplace, site: Server, na
     v1.set("download", retries=1, max_megabytes=4, timeout=0.5 if name == "drips" else 5)
     assert v1.run().startswith(f"20 pictures of 3 classes, 1 failed (1 {reason}), ")
     assert v1.failures() == {KEPT[4]: reason}
-    passing = name in ("500", "breaks off", "drips")
+    transient = name in ("500", "breaks off", "drips")
     if "redirect" not in name:
-        assert site.requests[f"{KEPT[4]}.jpg"] == (2 if passing else 1), "tried again just when that may help"
+        assert site.requests[f"{KEPT[4]}.jpg"] == (2 if transient else 1), "only transient errors are retried"
 
 
 def test_all_dead_links_together(v1: Workplace, site: Server) -> None:
@@ -536,7 +536,7 @@ def test_all_dead_links_together(v1: Workplace, site: Server) -> None:
         ("http://127.0.0.1:1/a.jpg", "no connection"),
     ],
 )
-def test_an_address_that_leads_nowhere(v1: Workplace, site: Server, url: str, reason: str) -> None:
+def test_an_invalid_url_is_recorded_with_its_reason(v1: Workplace, site: Server, url: str, reason: str) -> None:
     write_index(site, **{KEPT[4]: url})
     v1.set("download", retries=0)
     v1.run()
@@ -548,7 +548,7 @@ def test_an_address_that_leads_nowhere(v1: Workplace, site: Server, url: str, re
     [loopback.status(500, 2), loopback.status(429, 1, Retry_After="0"), loopback.breaks_off(2)],
     ids=["500", "429", "breaks off"],
 )
-def test_a_picture_that_comes_later_is_there(
+def test_transient_errors_of_a_picture_are_retried(
     v1: Workplace, site: Server, expected: dict[str, str], fault: Fault
 ) -> None:
     site.faults[f"{KEPT[4]}.jpg"] = fault
@@ -556,18 +556,18 @@ def test_a_picture_that_comes_later_is_there(
     assert v1.raw() == expected
 
 
-def test_a_host_that_asks_for_rest_is_left_alone_by_all(v1: Workplace, site: Server) -> None:
-    """All pictures but the first are on the same host by another name, which is another host to us."""
+def test_retry_after_pauses_the_whole_host(v1: Workplace, site: Server) -> None:
+    """Most pictures are on the same host by another name, which counts as another host."""
     write_index(site, **{name: f"http://localhost:{site.server_port}/{name}.jpg" for name in KEPT[3:]})
     site.faults[f"{KEPT[0]}.jpg"] = loopback.status(429, 1, Retry_After="2")
     v1.set("download", workers=1)
     v1.run()
     asked = site.times[f"{KEPT[0]}.jpg"][0]
     assert all(site.times[f"{name}.jpg"][-1] - asked >= 2 for name in KEPT[:3])
-    assert all(site.times[f"{name}.jpg"][0] - asked < 1.9 for name in KEPT[3:]), "the other host was not kept waiting"
+    assert all(site.times[f"{name}.jpg"][0] - asked < 1.9 for name in KEPT[3:]), "the other host is not delayed"
 
 
-def test_a_host_that_asks_for_a_day_of_rest_is_given_up_for_now(
+def test_a_host_that_asks_for_a_day_is_given_up_until_the_next_run(
     v1: Workplace, site: Server, expected: dict[str, str]
 ) -> None:
     site.faults[f"{KEPT[4]}.jpg"] = loopback.status(429, 1, Retry_After="86400")
@@ -579,7 +579,7 @@ def test_a_host_that_asks_for_a_day_of_rest_is_given_up_for_now(
     assert v1.raw() == expected
 
 
-def test_waiting_for_ones_turn_is_no_timeout(v1: Workplace, site: Server, expected: dict[str, str]) -> None:
+def test_waiting_for_a_slot_is_no_timeout(v1: Workplace, site: Server, expected: dict[str, str]) -> None:
     site.pause = 0.1
     v1.set("download", workers=1, timeout=1, retries=0)
     v1.run()
@@ -587,7 +587,9 @@ def test_waiting_for_ones_turn_is_no_timeout(v1: Workplace, site: Server, expect
 
 
 @pytest.mark.parametrize("fault", [loopback.status(407), loopback.status(403), loopback.body(b"<html>Log in</html>")])
-def test_a_bad_network_leaves_no_traces(v1: Workplace, site: Server, expected: dict[str, str], fault: Fault) -> None:
+def test_a_bad_network_has_no_lasting_effect(
+    v1: Workplace, site: Server, expected: dict[str, str], fault: Fault
+) -> None:
     site.faults |= {f"{name}.jpg": fault for name in KEPT}
     with user_error(r"download\.min_success: only 0 of 21 pictures"):
         v1.run()
@@ -596,7 +598,7 @@ def test_a_bad_network_leaves_no_traces(v1: Workplace, site: Server, expected: d
     assert v1.raw() == expected
 
 
-def test_failures_that_may_pass_are_tried_again_when_the_stage_has_failed(v1: Workplace, site: Server) -> None:
+def test_a_failed_stage_retries_transient_failures_in_the_next_run(v1: Workplace, site: Server) -> None:
     gone, down = f"{KEPT[0]}.jpg", f"{KEPT[1]}.jpg"
     site.faults |= {gone: loopback.status(404), down: loopback.status(500)}
     v1.set("download", retries=0, min_success=0.95)
@@ -611,7 +613,7 @@ def test_failures_that_may_pass_are_tried_again_when_the_stage_has_failed(v1: Wo
     assert v1.failures() == {KEPT[0]: "HTTP 404"}
 
 
-def test_a_finished_download_asks_for_nothing_more(v1: Workplace, site: Server) -> None:
+def test_a_finished_download_sends_no_requests(v1: Workplace, site: Server) -> None:
     down = f"{KEPT[1]}.jpg"
     site.faults |= {f"{KEPT[0]}.jpg": loopback.status(404), down: loopback.status(500)}
     v1.set("download", retries=0)
@@ -621,25 +623,27 @@ def test_a_finished_download_asks_for_nothing_more(v1: Workplace, site: Server) 
         v1.set("filter", top_k=top_k)
         v1.run()
     assert site.requests == requests and v1.raw() == before
-    v1.set("download", retries=1)  # more attempts were asked for
+    v1.set("download", retries=1)  # allows another attempt
     v1.run()
     assert site.requests - requests == {down: 1}
 
 
 @pytest.mark.parametrize("source", ["gldv1", "gldv2"])
-def test_the_limit_for_a_picture_counts_as_it_is_now(tmp_path: Path, site: Server, server: Server, source: str) -> None:
+def test_a_changed_size_limit_applies_to_stored_pictures(
+    tmp_path: Path, site: Server, server: Server, source: str
+) -> None:
     large = jpeg(drawing(1)) + bytes(1_500_000)
     (site.root / f"{KEPT[0]}.jpg").write_bytes(large)
     write_tar(server.root, TARS[0], [(KEPT[0], large)])
-    place = Workplace(tmp_path / "place", source)
-    place.set("data", root=str(site.root / "train.csv") if source == "gldv1" else server.url)
-    place.set("download", min_success=0.1)
-    place.set("filter", min_images=3)
+    workplace = Workplace(tmp_path / "place", source)
+    workplace.set("data", root=str(site.root / "train.csv") if source == "gldv1" else server.url)
+    workplace.set("download", min_success=0.1)
+    workplace.set("filter", min_images=3)
     for limit in (1, 2, 1):
-        place.set("download", max_megabytes=limit)
-        place.run()
-        assert (KEPT[0] in place.pictures()) is (limit == 2)
-        assert place.failures().get(KEPT[0]) == (None if limit == 2 else "over 1 MB")
+        workplace.set("download", max_megabytes=limit)
+        workplace.run()
+        assert (KEPT[0] in workplace.pictures()) is (limit == 2)
+        assert workplace.failures().get(KEPT[0]) == (None if limit == 2 else "over 1 MB")
 
 
 # --- Interruptions -------------------------------------------------------------------------------------------------
@@ -647,21 +651,21 @@ def test_the_limit_for_a_picture_counts_as_it_is_now(tmp_path: Path, site: Serve
 KILLS = 6
 
 
-def start_stage(place: Workplace) -> "subprocess.Popen[str]":
+def start_stage(workplace: Workplace) -> "subprocess.Popen[str]":
     command, environment = [sys.executable, "-m", "stages.download"], os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=place.root, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=workplace.root, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def kill_repeatedly(place: Workplace, server: Server, blocks: int) -> int:
+def kill_repeatedly(workplace: Workplace, server: Server, blocks: int) -> int:
     """Runs the stage until it ends by itself, but kills it (SIGKILL) up to `KILLS` times. Returns the number of kills.
 
     Each kill comes after a random number of blocks, up to `blocks`. The server then sends nothing more, so a stage
     that still needs data cannot end before it is killed.
     """
-    rng = stream(0, "kills", place.root.name)
+    rng = stream(0, "kills", workplace.root.name)
     for kills in range(KILLS + 1):
         server.stop_at = math.inf if kills == KILLS else server.blocks + int(rng.integers(1, blocks + 1))
-        process = start_stage(place)
+        process = start_stage(workplace)
         while process.poll() is None and server.blocks < server.stop_at:
             time.sleep(0.001)
         ended = process.poll() is not None
@@ -691,55 +695,55 @@ def test_a_v2_download_killed_repeatedly_gives_the_same_result(
         write_tar(mirror, tar, [members[n] for n in stream(0, tar).permutation(len(members))])
     size = (mirror / TAR).stat().st_size
     with loopback.serve(mirror) as server:
-        places = [Workplace(tmp_path / name, "gldv2") for name in ("whole", "killed")]
-        for place in places:
-            place.set("data", root=server.url)
-            place.set("download", workers=1)
-        places[0].run()
+        workplaces = [Workplace(tmp_path / name, "gldv2") for name in ("whole", "killed")]
+        for workplace in workplaces:
+            workplace.set("data", root=server.url)
+            workplace.set("download", workers=1)
+        workplaces[0].run()
         once = sum(server.sent.values())
-        kills = kill_repeatedly(places[1], server, blocks=2 * size // loopback.BLOCK)
+        kills = kill_repeatedly(workplaces[1], server, blocks=2 * size // loopback.BLOCK)
         again = sum(server.sent.values()) - 2 * once
     assert kills >= 2
-    assert places[1].raw() == places[0].raw()
+    assert workplaces[1].raw() == workplaces[0].raw()
     assert again < kills * size
 
 
 def test_a_v1_download_killed_repeatedly_gives_the_same_result(v1: Workplace, site: Server, tmp_path: Path) -> None:
     site.faults |= {f"{KEPT[0]}.jpg": loopback.status(404), f"{KEPT[1]}.jpg": loopback.status(500)}
-    places = [v1, Workplace(tmp_path / "killed", "gldv1")]
-    for place in places:
-        place.set("data", root=str(site.root / "train.csv"))
-        place.set("filter", skip_top=0, top_k=6)
-        place.set("download", workers=2, retries=1)
+    workplaces = [v1, Workplace(tmp_path / "killed", "gldv1")]
+    for workplace in workplaces:
+        workplace.set("data", root=str(site.root / "train.csv"))
+        workplace.set("filter", skip_top=0, top_k=6)
+        workplace.set("download", workers=2, retries=1)
     v1.run()
     once = sum(site.requests.values())
     site.pause = 0.05
-    kills = kill_repeatedly(places[1], site, blocks=2 * site.requests.total() // KILLS)
+    kills = kill_repeatedly(workplaces[1], site, blocks=2 * site.requests.total() // KILLS)
     again = sum(site.requests.values()) - 2 * once
     assert kills >= KILLS // 2
-    assert places[1].raw() == places[0].raw()
+    assert workplaces[1].raw() == workplaces[0].raw()
     assert again <= 2 * kills  # the requests in flight
 
 
 @pytest.mark.parametrize("source", ["gldv1", "gldv2"])
-def test_ctrl_c_ends_it_in_one_line(tmp_path: Path, site: Server, server: Server, source: str) -> None:
+def test_ctrl_c_ends_the_stage_with_one_line(tmp_path: Path, site: Server, server: Server, source: str) -> None:
     asked, path = (site, f"{KEPT[0]}.jpg") if source == "gldv1" else (server, TAR)
-    place = Workplace(tmp_path / "interrupted", source)
-    place.set("data", root=str(site.root / "train.csv") if source == "gldv1" else server.url)
-    place.set("download", timeout=30)
+    workplace = Workplace(tmp_path / "interrupted", source)
+    workplace.set("data", root=str(site.root / "train.csv") if source == "gldv1" else server.url)
+    workplace.set("download", timeout=30)
     answer = threading.Event()
     asked.faults[path] = lambda *_: answer.wait(60)
-    process = start_stage(place)
+    process = start_stage(workplace)
     while not asked.requests[path]:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=10)[1]
+    stderr = process.communicate(timeout=10)[1]
     answer.set()
-    assert process.returncode == 130 and "Traceback" not in said
-    assert said.splitlines()[-1] == "download: interrupted"
+    assert process.returncode == 130 and "Traceback" not in stderr
+    assert stderr.splitlines()[-1] == "download: interrupted"
 
 
-def test_two_downloads_at_once(v2: Workplace) -> None:
+def test_two_downloads_at_once_are_an_error(v2: Workplace) -> None:
     key = hashlib.sha256(v2.params["data"]["root"].encode()).hexdigest()[:12]
     with Store(v2.root / f".scratch/download/gldv2-{key}"), user_error("database is locked; wait until the other run"):
         v2.run()
@@ -763,7 +767,7 @@ def test_retry_after(value: str, seconds: float) -> None:
     assert retry.retry_after({"Retry-After": value}) == pytest.approx(seconds, rel=2)
 
 
-def test_pauses_double_and_differ() -> None:
+def test_waits_double_and_have_jitter() -> None:
     error = TimeoutError()
     pauses = np.array(
         [[retry.seconds_before_retry(error, attempt, stream(0, n)) for attempt in range(12)] for n in range(50)]

@@ -1,4 +1,4 @@
-"""Features from the cache and features computed on the fly."""
+"""Cached features, inputs and batches."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import BACKBONES, LITE, VGG, pictures, user_error
 
-COUNT = 70  # pictures: more than a group of a shard, and than eight batches
+COUNT = 70  # pictures: more than a row group, and than eight batches
 PICTURES = pictures(COUNT)
 SETTINGS = {
     **{"views": 2, "rotation": 45.0, "eval_rotation": 0.0, "scale": (0.7, 1.0), "brightness": 0.25, "flip": True},
@@ -21,7 +21,7 @@ SETTINGS = {
 
 
 def draw(count: int) -> pd.DataFrame:
-    """The index of the first pictures, every third of which trains and so has two views."""
+    """The index of the first `count` pictures; every third is a training picture with two views."""
     splits = ["test" if n % 3 else "train" for n in range(count)]
     table = pd.DataFrame({"id": [p.id for p in PICTURES[:count]], "width": 96, "height": 80, "split": splits})
     return augment.draw(table, **SETTINGS)
@@ -39,7 +39,7 @@ def trunk_of(block: Backbone, **changes: str) -> Trunk:
 
 
 def inputs(index: pd.DataFrame, crop: int) -> list[np.ndarray]:
-    """The input of every row, made from the pictures as they are: no shard, no order, no thread."""
+    """The input of every row, made directly from the pictures, without shards or threads."""
     encoded = {picture.id: picture.picture for picture in PICTURES}
     rows = augment.views(index)
     return [np.asarray(augment.apply(images.decode(encoded[row.id]), row, crop)) for row in rows]
@@ -62,13 +62,13 @@ def tensor(batch: list[np.ndarray]) -> torch.Tensor:
         (LITE, {"tail": "trained"}, 64),
     ],
 )
-def test_cached_features_equal_those_on_the_fly_to_the_bit(
+def test_cached_features_are_bit_identical_to_single_inputs(
     tmp_path: Path, block: Backbone, changes: dict[str, str], crop: int
 ) -> None:
-    """On the fly: the trunk applied to one input at a time."""
+    """Compared with the trunk applied to one input at a time."""
     trunk, count = trunk_of(block, **changes), 15
     index = draw(count)
-    assert 2 * features.CPU_BATCH < len(index) < 3 * features.CPU_BATCH, "whole batches, and one that is not"
+    assert 2 * features.CPU_BATCH < len(index) < 3 * features.CPU_BATCH, "full batches and a smaller one"
     images.write_shards(tmp_path, PICTURES[:count], count)
     batches = list(features.extract(trunk, tmp_path, index, crop))
     assert [len(batch) for batch in batches] == [features.CPU_BATCH] * 2 + [len(index) - 2 * features.CPU_BATCH]
@@ -95,7 +95,7 @@ CPU = torch.device("cpu")
 
 
 def decoded(shards: Path, index: pd.DataFrame) -> list[np.ndarray]:
-    """The inputs of all rows of the index, as extract-features reads them."""
+    """The inputs of all rows of the index, as the stage reads them."""
     return [view.numpy() for group in features.decode(features.Inputs(shards, index, 64), CPU) for view in group]
 
 
@@ -107,7 +107,7 @@ def test_inputs_are_in_the_order_of_the_index(shards: Path) -> None:
         assert one.dtype == np.uint8 and np.array_equal(one, two)
 
 
-def test_processes_decode_what_threads_decode(shards: Path) -> None:
+def test_processes_and_threads_decode_the_same(shards: Path) -> None:
     data = features.Inputs(shards, draw(COUNT), 64)
     loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=2)
     for one, two in zip(loader, features.decode(data, CPU), strict=True):
@@ -124,8 +124,8 @@ def test_batches_keep_every_row_in_order(size: int) -> None:
 
 
 @pytest.mark.parametrize("done", [1, 33, 69, 70, 92, 93])
-def test_what_is_left_of_the_index_is_the_end_of_the_whole(shards: Path, done: int) -> None:
-    """Also in the middle of a picture's views, of a group of a shard, and where nothing is left."""
+def test_the_rest_of_the_index_gives_the_rest_of_the_inputs(shards: Path, done: int) -> None:
+    """Also from the middle of a picture's views or of a row group, and when nothing is left."""
     index = draw(COUNT)
     assert index["id"].iloc[92] != index["id"].iloc[91] and len(index) == COUNT + 24
     whole, rest = (decoded(shards, part) for part in (index, index.iloc[done:]))
@@ -135,8 +135,8 @@ def test_what_is_left_of_the_index_is_the_end_of_the_whole(shards: Path, done: i
 
 
 @pytest.mark.parametrize("cut", [0, 5, 127, 128, 129, 151, 152, 175, 10_000])
-def test_a_file_that_was_cut_off_goes_on_after_its_last_whole_row(tmp_path: Path, cut: int) -> None:
-    """128 bytes of header and 24 a row."""
+def test_a_truncated_file_resumes_after_its_last_complete_row(tmp_path: Path, cut: int) -> None:
+    """The header has 128 bytes, a row 24."""
     rows = np.arange(5 * 12, dtype=np.float16).reshape(5, 3, 2, 2)
     path = tmp_path / "features.npy"
     np.save(path, rows)
@@ -163,7 +163,7 @@ def test_features_do_not_depend_on_the_number_of_threads(block: Backbone) -> Non
     assert len(found) == 1
 
 
-def test_bfloat16_is_near() -> None:
+def test_bfloat16_is_close() -> None:
     trunk, batch = trunk_of(VGG), inputs(draw(3), 64)
     exact, fast = (
         features.forward(trunk, tensor(batch), precision).float().numpy() for precision in ("float32", "bfloat16")
@@ -173,15 +173,15 @@ def test_bfloat16_is_near() -> None:
 
 
 @pytest.mark.slow
-def test_a_crop_that_is_too_small_for_the_network() -> None:
+def test_a_crop_too_small_for_the_network_is_an_error() -> None:
     block = Backbone(name="inception_v3", weights="random", layer="last", tail="none")
-    with user_error(r"augment\.crop: 64 pixels do not get through the backbone \(.*\); set more"):
+    with user_error(r"augment\.crop: 64 pixels are too few for the backbone \(.*\); raise it"):
         features.shape(trunk_of(block), 1, 64)
 
 
 @pytest.mark.parametrize("missing", [PICTURES[3:4], PICTURES[64:65], PICTURES[64:]])
 def test_shards_and_index_must_agree(shards: Path, missing: list[images.Picture]) -> None:
-    """A picture without rows: in the middle of a row group, at its start, and a whole row group."""
+    """Pictures without rows: in the middle of a row group, at its start, and a whole row group."""
     index = draw(COUNT)
     with pytest.raises(AssertionError, match="not of these pictures"):
         decoded(shards, index[~index["id"].isin([picture.id for picture in missing])])

@@ -23,7 +23,7 @@ def sixteen_bit() -> Image.Image:
 
 
 def empty_png(width: int, height: int) -> bytes:
-    """A PNG of that size in its header, without its pixels."""
+    """A PNG with this size in its header and no pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     data = b"IDAT" + zlib.compress(b"\0")
@@ -43,7 +43,7 @@ def empty_png(width: int, height: int) -> bytes:
     ],
     ids=["jpeg", "png", "webp", "palette", "gif", "cmyk"],
 )
-def test_every_kind_of_file_becomes_rgb(image: Image.Image, file_format: str) -> None:
+def test_every_format_and_mode_becomes_rgb(image: Image.Image, file_format: str) -> None:
     decoded = images.decode(images.encode(image, file_format))
     assert decoded.mode == "RGB" and decoded.size == image.size
     original = drawing(0, *image.size)
@@ -77,7 +77,7 @@ def test_grey_of_any_depth_is_scaled_and_upright(name: str, orientation: int) ->
     assert np.abs(decoded[..., 0] - expected).max() <= 1.5
 
 
-def test_floats_that_are_no_numbers_do_no_harm() -> None:
+def test_nan_and_infinity_are_replaced() -> None:
     values = RAMP.astype(np.float32)
     values[0, :3] = np.nan, np.inf, -np.inf
     decoded = np.asarray(images.decode(images.encode(Image.fromarray(values), "TIFF")))[..., 0]
@@ -100,14 +100,14 @@ def half_transparent(mode: str) -> bytes:
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "RGB", "L", "16 bit"])
-def test_what_is_transparent_becomes_white(mode: str) -> None:
+def test_transparent_areas_become_white(mode: str) -> None:
     decoded = np.asarray(images.decode(half_transparent(mode)))
     assert (decoded[:, : SIDE // 2] == 255).all() and (decoded[:, SIDE // 2 :] == 0).all()
     stored = np.asarray(images.decode(images.shrink(Picture("a", "b", half_transparent(mode)), 64)[0].picture))
     assert stored[:, :30].min() > 240 and stored[:, 34:].max() < 15
 
 
-def test_half_transparent_colours_are_mixed_with_white() -> None:
+def test_half_transparent_colours_are_blended_with_white() -> None:
     image = drawing(width=SIDE, height=SIDE)
     image.putalpha(128)
     decoded = np.asarray(images.decode(images.encode(image, "WEBP", lossless=True)), dtype=float)
@@ -132,9 +132,9 @@ def test_a_png_must_not_fill_the_memory_with_text() -> None:
         images.decode(buffer.getvalue())
 
 
-def test_a_picture_is_turned_upright() -> None:
+def test_a_picture_is_rotated_upright() -> None:
     buffer, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     drawing(width=96, height=80).save(buffer, "JPEG", quality=95, exif=exif)
     upright = images.decode(buffer.getvalue())
     assert upright.size == (80, 96)
@@ -173,7 +173,7 @@ def test_a_picture_is_turned_upright() -> None:
         "strip",
     ],
 )
-def test_unfit(data: bytes, reason: str) -> None:
+def test_an_unfit_picture_has_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(Unfit, match=f"^{reason}$"):
         images.decode(data)
     with pytest.raises(Unfit, match=f"^{reason}$"):
@@ -181,17 +181,17 @@ def test_unfit(data: bytes, reason: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 64 * 40), (4000, 100)])
-def test_pictures_that_are_just_fit(size: tuple[int, int]) -> None:
+def test_the_smallest_and_narrowest_accepted_pictures(size: tuple[int, int]) -> None:
     assert images.decode(jpeg(drawing(0, *size))).size == size
 
 
-def test_the_widest_picture_is_encoded() -> None:
-    """Neither its mode nor its size lets it keep its bytes."""
+def test_the_widest_picture_can_be_encoded() -> None:
+    """It has to be encoded because its mode is not RGB and it is too large."""
     data = images.encode(Image.new("1", (63_240, 1581)), "PNG")
     assert images.shrink(Picture("a", "b", data), 2000)[1].size == (63_240, 1581)
 
 
-def test_the_filter_drops_one_picture_and_goes_on() -> None:
+def test_the_filter_drops_an_unfit_picture_and_continues() -> None:
     data = [images.encode(Image.new("RGBA", size), "PNG") for size in [(80_000, 300), (80, 70)]]
     wide, fit = stages.filter.check([Picture(str(n), "b", picture) for n, picture in enumerate(data)], 256)
     assert wide[1] == {"id": "0", "landmark_id": "b", "reason": "narrow"}
@@ -199,7 +199,7 @@ def test_the_filter_drops_one_picture_and_goes_on() -> None:
 
 
 @pytest.mark.parametrize(("error", "reason"), [(MemoryError, "huge"), (OSError, "broken"), (RuntimeError, "broken")])
-def test_whatever_goes_wrong_with_a_picture_is_a_reason(error: type[Exception], reason: str) -> None:
+def test_any_error_while_decoding_is_a_reason(error: type[Exception], reason: str) -> None:
     with pytest.raises(Unfit, match=f"^{reason}$"), images.unfit("broken"):
         raise error
 
@@ -215,7 +215,7 @@ def test_shrink_keeps_the_bytes_of_a_small_jpeg(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("size", "expected"), [((800, 600), (107, 80)), ((600, 800), (80, 107)), ((81, 81), (80, 80)), ((2000, 81), None)]
 )
-def test_shrink_takes_the_short_side_to_exactly_what_is_wanted(
+def test_shrink_gives_the_short_side_the_requested_length(
     size: tuple[int, int], expected: tuple[int, int] | None
 ) -> None:
     mask = Image.new("L", size)
@@ -230,7 +230,7 @@ def test_shrink_takes_the_short_side_to_exactly_what_is_wanted(
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "P"])
-def test_shrink_never_enlarges_but_makes_an_rgb_jpeg_of_everything(mode: str) -> None:
+def test_shrink_never_enlarges_and_converts_other_modes_to_an_rgb_jpeg(mode: str) -> None:
     data = images.encode(drawing(width=96, height=80).convert(mode), "PNG" if mode == "P" else "JPEG")
     shrunk, image = images.shrink(Picture("a", "b", data), 256)
     stored = Image.open(io.BytesIO(shrunk.picture))
@@ -238,7 +238,7 @@ def test_shrink_never_enlarges_but_makes_an_rgb_jpeg_of_everything(mode: str) ->
     assert stored.format == "JPEG" and stored.mode == "RGB" and shrunk.mask is None
 
 
-def test_shrink_turns_an_upright_small_picture_for_good() -> None:
+def test_shrink_applies_the_exif_rotation_to_the_pixels() -> None:
     buffer, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
     drawing(width=96, height=80).save(buffer, "JPEG", exif=exif)
@@ -248,7 +248,7 @@ def test_shrink_turns_an_upright_small_picture_for_good() -> None:
     assert images.decode(shrunk.picture).size == (80, 96)
 
 
-def test_shards_give_back_what_was_written_in_order(tmp_path: Path) -> None:
+def test_shards_return_the_written_pictures_in_order(tmp_path: Path) -> None:
     written = pictures(150)
     images.write_shards(tmp_path, written, len(written))
     groups = list(images.read_groups(tmp_path))
@@ -267,7 +267,7 @@ def test_single_pictures_are_read_in_id_order(tmp_path: Path, rows: list[int]) -
     assert list(images.read_pictures(tmp_path, [*ids, "id-0001x"])) == [written[row] for row in sorted(set(rows))]
 
 
-def test_no_pictures_make_no_shards(tmp_path: Path) -> None:
+def test_without_pictures_there_are_no_shards(tmp_path: Path) -> None:
     images.write_shards(tmp_path, [], 0)
     assert images.shards(tmp_path) == [] and images.read_index(tmp_path).empty
 
@@ -292,19 +292,19 @@ HUGE = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 0, 0, 0, 54, 40, 20_000, 20_000, 
     [(b"", "empty"), (b"<html>Gone</html>", "no picture"), (HUGE, "huge"), (b"%!PS-Adobe-3.0 EPSF-3.0", "no picture")],
     ids=["empty", "html", "bomb", "eps"],
 )
-def test_a_header_tells_what_is_no_picture(data: bytes, reason: str) -> None:
+def test_check_header_rejects_other_files(data: bytes, reason: str) -> None:
     with pytest.raises(images.Unfit, match=reason):
         images.check_header(data)
     with pytest.raises(images.Unfit):
         images.decode(data)
 
 
-def test_a_header_is_enough_for_a_picture() -> None:
+def test_check_header_accepts_the_beginning_of_a_picture() -> None:
     picture = jpeg(drawing())
     images.check_header(picture[: len(picture) // 2])
 
 
-def test_perceptual_hash_is_near_for_copies_and_far_for_others() -> None:
+def test_perceptual_hash_is_close_for_copies_and_far_for_others() -> None:
     def hashed(image: Image.Image) -> int:
         return images.perceptual_hash(image)
 

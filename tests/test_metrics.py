@@ -1,4 +1,4 @@
-"""Metrics, against numbers worked out by hand."""
+"""Metrics, compared with numbers calculated by hand."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_summary() -> None:
     assert (low, high) == (pytest.approx(0.2), 1)
 
 
-def test_top5_is_of_five() -> None:
+def test_top5_counts_the_first_five() -> None:
     probabilities = np.tile([0.3, 0.2, 0.15, 0.12, 0.1, 0.08, 0.05], (7, 1))
     assert summary(probabilities, np.arange(7))["top5"] == pytest.approx(5 / 7)
 
@@ -48,14 +48,14 @@ def test_two_classes_are_enough() -> None:
 
 
 @pytest.mark.parametrize(("right", "count"), [(0.8, 145), (0.6, 358), (0.95, 2000)])
-def test_the_interval_of_an_accuracy_is_the_binomials(right: float, count: int) -> None:
+def test_the_interval_of_an_accuracy_is_that_of_the_binomial_distribution(right: float, count: int) -> None:
     values = np.arange(count) < round(right * count)
     found = metrics.interval(values, np.random.default_rng(1))
     assert found == pytest.approx(binom.ppf([0.025, 0.975], count, values.mean()) / count, abs=2.1 / count)
 
 
-def test_the_interval_is_what_drawing_pictures_gives() -> None:
-    """Of a paired difference: pictures are drawn here, where `interval` draws how many have each value."""
+def test_the_interval_equals_that_of_resampled_pictures() -> None:
+    """For a paired difference. This resamples pictures; `interval` draws how often each value occurs."""
     rng = np.random.default_rng(2)
     values = rng.choice([-1, 0, 1], 300, p=[0.1, 0.7, 0.2])
     means = values[rng.integers(300, size=(10_000, 300))].mean(1)
@@ -63,7 +63,7 @@ def test_the_interval_is_what_drawing_pictures_gives() -> None:
 
 
 def test_a_difference_is_paired() -> None:
-    """Ten pictures of 200 are gained and none lost: certain, though each accuracy's interval is far wider than that."""
+    """A gain of 10 of 200 pictures without losses is significant, although the accuracies' intervals are far wider."""
     baseline = np.arange(200) < 100
     model = np.arange(200) < 110
     found = metrics.difference(model.astype(int), baseline.astype(int), np.random.default_rng(3))
@@ -76,7 +76,7 @@ def test_a_difference_is_paired() -> None:
 
 
 def gap(correct: list[int], confidence: list[float] | None = None, ids: str | None = None, labels: str = "") -> float:
-    """GAP of pictures named rightly or wrongly; of `labels`, "-" is a picture without a landmark."""
+    """GAP for right (1) and wrong (0) predictions; "-" in `labels` is a picture without a landmark."""
     count = len(correct)
     truth = np.array([-1 if letter == "-" else 7 for letter in labels or "x" * count])
     names = np.array(list(ids or "abcdefgh"[:count]))
@@ -89,14 +89,14 @@ def gap(correct: list[int], confidence: list[float] | None = None, ids: str | No
     [([1, 1, 1], 1.0), ([0, 0, 0], 0.0), ([1, 0, 0], 1 / 3), ([0, 0, 1], 1 / 9), ([0, 1, 1], (1 / 2 + 2 / 3) / 3)],
 )
 def test_gap(correct: list[int], expected: float) -> None:
-    """Pictures in the order of their confidence, and in another order."""
+    """The order of the pictures does not matter."""
     assert gap(correct) == pytest.approx(expected)
     shuffled = [2, 0, 1]
     assert gap([correct[n] for n in shuffled], [[0.9, 0.8, 0.7][n] for n in shuffled]) == pytest.approx(expected)
 
 
 def test_gap_of_pictures_without_a_landmark() -> None:
-    """Whatever is said of them is wrong, but they are not among the pictures that could have been named."""
+    """Any prediction for them is wrong, but they do not count in the denominator."""
     assert gap([0, 1, 1], labels="-xx") == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert gap([1, 1, 0], labels="xx-") == pytest.approx(1)
     with pytest.raises(ValueError, match="none of the pictures has a landmark"):
@@ -104,7 +104,7 @@ def test_gap_of_pictures_without_a_landmark() -> None:
 
 
 def test_gap_of_pictures_without_a_prediction() -> None:
-    """They take no rank, but they count among the pictures; where there is no landmark, saying nothing is best."""
+    """They have no rank but count in the denominator. Without a landmark, no prediction is best."""
     ids, confidence = np.array(["a", "b", "c"]), np.array([0.9, 0.8, 0.7])
     assert metrics.gap(ids, np.array([7, 7, 7]), np.array([-1, 7, 7]), confidence) == pytest.approx(2 / 3)
     assert metrics.gap(ids, np.array([-1, 7, 7]), np.array([-1, 7, 7]), confidence) == pytest.approx(1)

@@ -39,10 +39,10 @@ def test_the_table_has_a_row_per_model_and_the_studys_numbers() -> None:
     assert set(maps) == {"map of", "---", "my-ablation"}
     assert maps["my-ablation"] == ["60.00", "70.00", "", *["31.00", "32.00", "33.00"] * 2]
     for table in (recognition, maps):
-        assert len({len(cells) for cells in table.values()}) == 1, "all rows have the columns of the head"
+        assert len({len(cells) for cells in table.values()}) == 1, "every row has all columns"
 
 
 @pytest.mark.parametrize(("source", "synthetic"), [("sample", True), ("gldv2", False)])
-def test_the_table_says_whether_the_pictures_are_synthetic(source: str, synthetic: bool) -> None:
+def test_the_table_states_whether_the_pictures_are_synthetic(source: str, synthetic: bool) -> None:
     first = report.table(RESULTS, source).splitlines()[0]
     assert ("synthetic" in first) is synthetic and source in first

@@ -1,4 +1,4 @@
-"""Where pictures come from: a folder, Google Landmarks v2, and what is wrong with them."""
+"""Sources: `open_source`, indexes, folders and Google Landmarks v2 in a directory."""
 
 import os
 import tarfile
@@ -26,7 +26,7 @@ def opened(name: str, root: Path | str | None, scratch: Path = SCRATCH) -> Abstr
 
 
 def fetch(source: Source, wanted: pd.DataFrame | None = None) -> list[Picture]:
-    """All wanted pictures that can be had, in id order."""
+    """All wanted pictures that do not fail, in id order."""
     wanted = source.index() if wanted is None else wanted
     failures = source.fetch(wanted)
     return list(source.pictures(wanted[~wanted["id"].isin(failures)]))
@@ -41,7 +41,7 @@ def test_the_sample_needs_no_root() -> None:
 
 
 @pytest.mark.parametrize(("name", "wrong"), [("folder", "file"), ("gldv2", "file"), ("gldv1", "directory")])
-def test_root_must_be_of_the_right_kind(tmp_path: Path, name: str, wrong: str) -> None:
+def test_root_must_be_a_file_or_a_directory_as_the_source_needs(tmp_path: Path, name: str, wrong: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "directory").mkdir()
     with user_error(rf"data\.root: missing; data\.source {name} needs "), opened(name, None):
@@ -51,7 +51,7 @@ def test_root_must_be_of_the_right_kind(tmp_path: Path, name: str, wrong: str) -
             pass
 
 
-def test_a_scheme_whose_package_is_not_installed(tmp_path: Path) -> None:
+def test_a_scheme_without_its_package_is_an_error(tmp_path: Path) -> None:
     with user_error(r"data\.root: nfs5://server/x: "), opened("gldv2", "nfs5://server/x", tmp_path):
         pass
 
@@ -76,7 +76,7 @@ def test_an_index_is_read_as_text_and_sorted(tmp_path: Path) -> None:
     ],
     ids=["missing", "empty", "header", "no column", "repeated", "no id", "no class", "short row"],
 )
-def test_a_wrong_index(tmp_path: Path, text: str | None, message: str) -> None:
+def test_a_malformed_index_is_an_error(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "index.csv"
     if text is not None:
         path.write_text(text, encoding="utf-8")
@@ -89,7 +89,7 @@ def test_a_wrong_index(tmp_path: Path, text: str | None, message: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes, one of them with pictures in directories of its own, and files that are no pictures."""
+    """Two classes, one with subdirectories, and files that are not pictures."""
     for n, name in enumerate(["tower/2.jpg", "tower/1.JPEG", "arch/old/a.png", "arch/old/er/b.jpg"]):
         path = tmp_path / "pictures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,13 +109,13 @@ def test_a_directory_is_a_class(folder: Path) -> None:
         ]
 
 
-def test_only_what_is_wanted_is_fetched(folder: Path) -> None:
+def test_only_wanted_pictures_are_fetched(folder: Path) -> None:
     with opened("folder", folder) as source:
         wanted = source.index().iloc[[1, 3]]
         assert [picture.id for picture in fetch(source, wanted)] == wanted["id"].tolist()
 
 
-def test_images_csv_wins_over_directories(folder: Path) -> None:
+def test_images_csv_takes_precedence_over_directories(folder: Path) -> None:
     (folder / "images.csv").write_text("landmark_id,id,file\n07,z,tower/1.JPEG\n07,b,loose.jpg\n", encoding="utf-8")
     with opened("folder", folder) as source:
         assert source.index()[["id", "landmark_id"]].to_dict("list") == {"id": ["b", "z"], "landmark_id": ["07", "07"]}
@@ -123,25 +123,25 @@ def test_images_csv_wins_over_directories(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [b"\xff.jpg", b"a\nb.jpg"], ids=["not UTF-8", "line end"])
-def test_a_file_whose_name_no_table_can_hold(folder: Path, name: bytes) -> None:
+def test_an_unprintable_file_name_is_an_error(folder: Path, name: bytes) -> None:
     Path(os.fsdecode(os.path.join(os.fsencode(folder), b"tower", name))).write_bytes(b"x")
     with user_error(r"data\.root: .* is not printable; rename it"), opened("folder", folder):
         pass
 
 
-def test_a_listed_file_that_is_not_there(folder: Path) -> None:
+def test_a_missing_listed_file_is_an_error(folder: Path) -> None:
     (folder / "images.csv").write_text("id,landmark_id,file\na,1,tower/9.jpg\n", encoding="utf-8")
     with user_error(r"tower/9\.jpg: no such file"), opened("folder", folder) as source:
         fetch(source)
 
 
-def test_images_csv_without_files(folder: Path) -> None:
+def test_images_csv_without_a_file_column_is_an_error(folder: Path) -> None:
     (folder / "images.csv").write_text("id,landmark_id\na,1\n", encoding="utf-8")
     with user_error(r"images\.csv: .*file"), opened("folder", folder) as source:
         fetch(source)
 
 
-def test_a_folder_without_classes(tmp_path: Path) -> None:
+def test_a_folder_without_classes_is_an_error(tmp_path: Path) -> None:
     drawing().save(tmp_path / "loose.jpg")
     with user_error(r"data\.root: .* neither an images\.csv nor a directory per class"), opened("folder", tmp_path):
         pass

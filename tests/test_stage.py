@@ -19,7 +19,7 @@ from conftest import ROOT
 
 
 def fill(path: Path, text: str, directory: bool) -> None:
-    """Makes `path` a file of that text, or a directory with such a file in it."""
+    """Writes a file `path` with this text, or a directory `path` with such a file in it."""
     if directory:
         path.mkdir()
         path /= "inside"
@@ -34,7 +34,7 @@ def content(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("new", [False, True], ids=["new file", "new directory"])
 @pytest.mark.parametrize("old", [False, True], ids=["old file", "old directory"])
-def test_an_output_is_replaced_when_it_is_whole(tmp_path: Path, old: bool, new: bool) -> None:
+def test_an_output_is_replaced_when_it_is_complete(tmp_path: Path, old: bool, new: bool) -> None:
     path, expected = tmp_path / "out", tmp_path / "expected"
     fill(path, "old", old)
     fill(expected, "new", new)
@@ -58,7 +58,7 @@ def test_an_output_stays_when_the_block_fails(tmp_path: Path, directory: bool, e
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_a_killed_run_left_is_not_mixed_in(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_not_mixed_in(tmp_path: Path) -> None:
     with stage.atomic_output(tmp_path / "out") as part:
         left = part
         part.mkdir()
@@ -70,13 +70,13 @@ def test_what_a_killed_run_left_is_not_mixed_in(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["fresh"]
 
 
-def test_missing_directories_are_made(tmp_path: Path) -> None:
+def test_missing_directories_are_created(tmp_path: Path) -> None:
     with stage.atomic_output(tmp_path / "a/b/out") as part:
         part.touch()
     assert (tmp_path / "a/b/out").is_file()
 
 
-def test_removing_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
+def test_removing_a_link_keeps_its_target(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     stage.remove(tmp_path / "link")
@@ -84,13 +84,13 @@ def test_removing_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
     stage.remove(tmp_path / "nothing")
 
 
-def test_work_in_progress_is_found_again_by_the_same_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_same_run_finds_its_work_in_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "data"
     data.write_text("data", encoding="utf-8")
 
     def left(name: str = "train", alpha: float = 1.0) -> list[str]:
-        """What an interrupted run finds; it leaves a file of its own."""
+        """The files that an interrupted run finds; it adds one."""
         with pytest.raises(KeyboardInterrupt), stage.scratch(name, {"alpha": alpha}, [data]) as scratch:
             names = [file.name for file in scratch.iterdir()]
             (scratch / f"{name}-{alpha}").touch()
@@ -98,17 +98,17 @@ def test_work_in_progress_is_found_again_by_the_same_run_alone(tmp_path: Path, m
         return names
 
     assert left() == [] and left() == ["train-1.0"]
-    assert left("other") == [] and left() == ["train-1.0"], "stages are apart"
-    assert left(alpha=0.5) == [] and left() == [], "of other settings, and removed by them"
+    assert left("other") == [] and left() == ["train-1.0"], "each stage has its own"
+    assert left(alpha=0.5) == [] and left() == [], "another setting starts afresh and removes the old files"
     data.write_text("changed", encoding="utf-8")
     assert left() == [] and left() == ["train-1.0"]
     with stage.scratch("train", {"alpha": 1.0}, [data]) as scratch:
         assert scratch.is_relative_to(Path(".scratch/train"))
-    assert [path.name for path in Path(".scratch").iterdir()] == ["other"], "nothing is left of what was done"
+    assert [path.name for path in Path(".scratch").iterdir()] == ["other"], "a completed stage leaves nothing"
 
 
 def code(body: str) -> str:
-    """A stage of its own whose main has that body."""
+    """A script that runs a stage whose main has this body."""
     start = "import sys\nfrom landmarks import stage\nsys.argv = ['some/my_stage.py']\ndef main():\n"
     return f"{start}{textwrap.indent(body, '    ')}\nstage.run(main)\n"
 
@@ -117,7 +117,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 
 
 def run(body: str) -> subprocess.CompletedProcess[str]:
-    """Runs such a stage, outside DVC."""
+    """Runs `code(body)` outside DVC."""
     return subprocess.run(
         [sys.executable, "-c", code(body)], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
@@ -128,12 +128,12 @@ def test_a_stage_prints_its_summary() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "my-stage: 3 pictures\n", "")
 
 
-def test_a_users_mistake_is_one_line() -> None:
+def test_a_mistake_of_the_user_is_one_line() -> None:
     done = run("raise stage.UserError('abn.alpha: too large')")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "my-stage: abn.alpha: too large\n")
 
 
-def test_our_mistake_keeps_its_traceback() -> None:
+def test_a_bug_keeps_its_traceback() -> None:
     done = run("raise ValueError('a bug')")
     assert done.returncode == 1 and "Traceback" in done.stderr and "a bug" in done.stderr
 
@@ -179,7 +179,7 @@ LIMITED = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 
     ids=["bytes", "npy", "memory map", "csv", "parquet", "safetensors", "picture"],
 )
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, write: str) -> None:
-    """A limit of the size of files stands for a disk that has no more room."""
+    """A limit on the size of files stands in for a full disk."""
     done = run(
         f"{LIMITED}from pathlib import Path\n"
         f"with stage.atomic_output(Path({str(tmp_path / 'out')!r})) as out:\n    {write}"
@@ -201,7 +201,7 @@ for _ in stage.run_in_processes(2, (delayed(work)(n) for n in range(4))):
 
 
 def start_pool(act: str) -> tuple[subprocess.Popen[str], list[int]]:
-    """Starts a stage whose workers do that; returns it and the ids of its process and of two workers."""
+    """Starts a stage whose workers run `act`; returns it and the ids of its process and two workers."""
     stage = subprocess.Popen(
         [sys.executable, "-c", code(POOL.replace("ACT", act))],
         cwd=ROOT,
@@ -240,32 +240,32 @@ def test_no_worker_outlives_its_stage(
 ) -> None:
     stage, processes = start_pool("time.sleep(60)")
     whom(stage.pid, number)
-    _, said = stage.communicate(timeout=30)
+    _, stderr = stage.communicate(timeout=30)
     assert stage.returncode == status
-    lines = [line for line in said.splitlines() if "resource_tracker" not in line and "warnings.warn" not in line]
-    assert lines == [f"my-stage: {message}"] or not message, "and what joblib's own helper says of semaphores"
+    lines = [line for line in stderr.splitlines() if "resource_tracker" not in line and "warnings.warn" not in line]
+    assert lines == [f"my-stage: {message}"] or not message, "apart from warnings of joblib's own helper process"
     assert all_gone(processes)
 
 
 def test_a_killed_worker_is_one_line_that_names_the_setting() -> None:
     stage, processes = start_pool("time.sleep(60)")
     os.kill(processes[1], signal.SIGKILL)
-    _, said = stage.communicate(timeout=30)
-    assert stage.returncode == 1 and re.fullmatch(r"my-stage: a worker .*compute\.workers.*\n", said), said
+    _, stderr = stage.communicate(timeout=30)
+    assert stage.returncode == 1 and re.fullmatch(r"my-stage: a worker .*compute\.workers.*\n", stderr), stderr
     assert all_gone(processes)
 
 
 @pytest.mark.slow
-def test_want_of_memory_in_a_worker_is_one_line() -> None:
+def test_too_little_memory_in_a_worker_is_one_line() -> None:
     stage, processes = start_pool(
         "time.sleep(3); import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30,) * 2); bytes(2**40)"
     )
-    _, said = stage.communicate(timeout=30)
-    assert stage.returncode == 1 and re.fullmatch(r"my-stage: not enough memory .*compute\.workers.*\n", said), said
+    _, stderr = stage.communicate(timeout=30)
+    assert stage.returncode == 1 and re.fullmatch(r"my-stage: not enough memory .*compute\.workers.*\n", stderr), stderr
     assert all_gone(processes)
 
 
-def test_a_semaphore_that_a_broken_pool_left_adds_no_line() -> None:
+def test_a_leftover_semaphore_of_a_broken_pool_adds_no_line() -> None:
     body = """from joblib import delayed
 from joblib.externals.loky.backend import resource_tracker
 list(stage.run_in_processes(2, (delayed(int)(n) for n in range(2))))

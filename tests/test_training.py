@@ -1,4 +1,4 @@
-"""The training loop, on features that are drawn."""
+"""The training loop, on random features."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +51,7 @@ def eight() -> Features:
 
 
 class Recorded(Features):
-    """Features that note which of them are read."""
+    """Features that record which of them are read."""
 
     def __init__(self, name: str, log: list[tuple[str, list[int]]], source: Features) -> None:
         self.array, self.rows, self.labels = source.array, source.rows, source.labels
@@ -103,7 +103,7 @@ def test_statistics_of_a_dead_channel_are_finite() -> None:
     assert (mean == 0).all() and (std > 0).all()
 
 
-def test_statistics_of_many_rows_need_only_some() -> None:
+def test_statistics_can_use_a_sample_of_the_rows() -> None:
     array = np.random.default_rng(0).random((500, 8, 2, 2)).astype(np.float16)
     features = Features(array, pd.DataFrame({"row": range(500), "label": 0}))
     for some, of_all in zip(features.statistics(sample=50), features.statistics(), strict=True):
@@ -111,7 +111,7 @@ def test_statistics_of_many_rows_need_only_some() -> None:
 
 
 @pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
-def test_eight_pictures_are_learnt_by_heart(block: Abn | None) -> None:
+def test_eight_pictures_can_be_memorised(block: Abn | None) -> None:
     model, pictures = models.build(design(block)), eight()
     settings = SETTINGS.model_copy(update={"epochs": 12, "batch_size": 8})
     history = [epoch.metrics for epoch in fit(model, [pictures], pictures, settings, 0, lambda: None)]
@@ -149,8 +149,8 @@ def test_every_step_is_counted() -> None:
         assert epoch.metrics["train/loss"] == pytest.approx(np.average(epoch.losses, weights=[3, 3, 2]))
 
 
-def test_the_studys_optimiser_is_sgd_at_one_rate() -> None:
-    """Momentum 0.9 and a schedule that is never stepped, against a plain loop."""
+def test_sgd_has_momentum_and_a_constant_rate() -> None:
+    """Compared with a plain loop with momentum 0.9."""
     model, plain, pictures = models.build(design()), models.build(design()), eight()
     settings = SETTINGS.model_copy(update={"optimizer": "sgd", "batch_size": 8, "epochs": 3, "weight_decay": 0.0})
     list(fit(model, [pictures], pictures, settings, 0, lambda: None))
@@ -166,7 +166,7 @@ def test_the_studys_optimiser_is_sgd_at_one_rate() -> None:
         assert torch.allclose(one, two, atol=1e-5)
 
 
-def test_predictions_are_in_order_whatever_the_batches() -> None:
+def test_predictions_do_not_depend_on_the_batch_size() -> None:
     model, pictures = models.build(design(abn(), dropout=0.5)).train(), eight()
     whole, in_parts = (predict(model, pictures, size) for size in (64, 3))
     for one, two in zip(whole, in_parts, strict=True):
@@ -197,7 +197,7 @@ def trained(log: Path, block: Abn | None, seed: int = 0) -> tuple[Baseline, dict
 
 
 @pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
-def test_two_runs_agree_to_the_bit(tmp_path: Path, block: Abn | None) -> None:
+def test_two_runs_are_bit_identical(tmp_path: Path, block: Abn | None) -> None:
     (one, metrics), (two, again) = (trained(tmp_path / name, block) for name in ("one", "two"))
     states = one.state_dict(), two.state_dict()
     assert states[0].keys() == states[1].keys()
@@ -210,8 +210,8 @@ def test_two_runs_agree_to_the_bit(tmp_path: Path, block: Abn | None) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("base", [tailed(VGG), tailed(LITE)], ids=["vgg16", "timm"])
 @pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
-def test_a_tail_is_tuned_from_the_weights_it_is_given(tmp_path: Path, base: Backbone, block: Abn | None) -> None:
-    """To the same bits every time."""
+def test_a_tail_is_trained_from_the_given_weights(tmp_path: Path, base: Backbone, block: Abn | None) -> None:
+    """Bit-identically every time."""
     _, index = data(views=1)
     channels = 256 if base.name == "vgg16" else 112
     array = np.random.default_rng(0).random((len(index), channels, 4, 4)).astype(np.float16)
@@ -233,12 +233,12 @@ def test_a_tail_is_tuned_from_the_weights_it_is_given(tmp_path: Path, base: Back
 
 
 class Stopped(Exception):
-    """Takes the place of a kill."""
+    """Stands in for a kill."""
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
-def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path, block: Abn | None, optimizer: str) -> None:
+def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path: Path, block: Abn | None, optimizer: str) -> None:
     settings = SETTINGS.model_copy(update={"epochs": 4, "batch_size": 3, "optimizer": optimizer})
     pictures, checkpoint = eight(), tmp_path / "checkpoint.safetensors"
 
@@ -265,7 +265,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path, block:
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
 
 
-def test_no_checkpoint_before_its_time(tmp_path: Path) -> None:
+def test_there_is_no_checkpoint_before_its_time(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.safetensors"
     list(fit(models.build(design()), [eight()], eight(), SETTINGS, 0, lambda: None, checkpoint, every=1e9))
     assert not checkpoint.exists()
@@ -290,7 +290,7 @@ def test_dvclive_logs_a_row_per_epoch(tmp_path: Path) -> None:
         assert table[name.split("/")[1]].notna().all()
 
 
-def test_the_loss_of_every_step_is_kept(tmp_path: Path) -> None:
+def test_the_loss_of_every_step_is_written(tmp_path: Path) -> None:
     _, metrics = trained(tmp_path / "log", abn())
     table = pd.read_csv(tmp_path / "log/steps.csv")
     assert table["epoch"].tolist() == [0.5, 1.0, 1.5, 2.0]  # two steps an epoch, of four and of two pictures

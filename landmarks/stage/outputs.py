@@ -18,8 +18,9 @@ def atomic_output(path: Path) -> Iterator[Path]:
     remove(part)
     try:
         yield part
-        remove(path)
-        part.rename(path)
+        if path.is_dir() or part.is_dir():  # only a file can replace a file in one step
+            remove(path)
+        part.replace(path)
     finally:
         remove(part)
 
