@@ -1,5 +1,6 @@
 """The download stage against a real web server on the loopback address that misbehaves in every known way."""
 
+import gzip
 import hashlib
 import math
 import os
@@ -541,6 +542,34 @@ def test_an_invalid_url_is_recorded_with_its_reason(v1: Workplace, site: Server,
     v1.set("download", retries=0)
     v1.run()
     assert v1.failures() == {KEPT[4]: reason}
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("a%2Cb%7e%c3%A9.jpg?x=%2F%40&y=a+b", "a%2Cb%7e%c3%A9.jpg?x=%2F%40&y=a+b"),
+        ("%2e%2E/x%20.jpg", "%2e%2E/x%20.jpg"),
+        ("50%_é |%2C.jpg", "50%25_%C3%A9%20%7C%2C.jpg"),
+    ],
+)
+def test_a_url_is_sent_as_it_is_written(v1: Workplace, site: Server, written: str, sent: str) -> None:
+    write_index(site, **{KEPT[4]: f"{site.url}/{written}"})
+    site.faults[sent] = loopback.body(PICTURES[KEPT[4]])
+    v1.run()
+    assert site.requests[sent] == 1 and v1.failures() == {}
+
+
+@pytest.mark.parametrize("remotely", [True, False], ids=["URL", "path"])
+@pytest.mark.parametrize("encoding", [{}, {"Content_Encoding": "gzip"}])
+def test_the_index_may_be_compressed(
+    v1: Workplace, site: Server, expected: dict[str, str], remotely: bool, encoding: dict[str, str]
+) -> None:
+    path = site.root / "train.csv.gz"
+    path.write_bytes(gzip.compress((site.root / "train.csv").read_bytes()))
+    site.faults["train.csv.gz"] = loopback.body(path.read_bytes(), **encoding)
+    v1.set("data", root=f"{site.url}/train.csv.gz" if remotely else str(path))
+    v1.run()
+    assert v1.raw() == expected
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ Many links are dead by now. The reason for each is recorded, and the download co
 """
 
 import asyncio
+import re
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from landmarks import images, stage
 from landmarks.determinism import stream
@@ -20,9 +21,11 @@ from landmarks.sources.store import Store
 
 import aiohttp
 import pandas as pd
+import yarl
 
 MAX_REQUESTS = 64  # at the same time, to all hosts; download.workers limits those to one host
 Row = tuple[str, str]  # id and URL
+ILLEGAL = re.compile(r"[^\w.~:/?#\[\]@!$&'()*+,;=%-]|%(?![0-9A-Fa-f]{2})", re.ASCII)  # in a URL (RFC 3986)
 
 
 @dataclass
@@ -142,7 +145,7 @@ class Gldv1:
         """The content of a URL. Raises `Unfit` if it is too large, else aiohttp's exceptions."""
         if urlsplit(url).scheme not in ("http", "https"):
             raise aiohttp.NonHttpUrlClientError(url) if urlsplit(url).scheme else aiohttp.InvalidURL(url)
-        async with session.get(url, max_redirects=5) as response:
+        async with session.get(as_written(url), max_redirects=5) as response:
             if response.url.scheme not in ("http", "https"):
                 raise aiohttp.NonHttpUrlClientError(url)
             limit, body, pace = self.download.max_bytes, bytearray(), retry.Pace(self.download.timeout)
@@ -162,3 +165,11 @@ def host(url: str) -> str:
         return urlsplit(url).netloc
     except ValueError:
         return ""
+
+
+def as_written(url: str) -> yarl.URL:
+    """The URL with its own percent-encoding, where aiohttp would encode it anew. Encodes only `ILLEGAL` characters."""
+    checked = yarl.URL(url)  # raises ValueError
+    if not host(url).isascii():
+        return checked
+    return yarl.URL(ILLEGAL.sub(lambda found: quote(found[0]), url.strip()), encoded=True)

@@ -20,7 +20,9 @@ def read_index(path: Path | None, columns: list[str], name: str = "") -> pd.Data
         raise UserError(f"{name}: no such file; data.root must hold it")
     text = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=columns)
     try:
-        table = csv.read_csv(path, convert_options=text).sort_by("id")
+        with path.open("rb") as file:
+            compression = "gzip" if file.read(2) == b"\x1f\x8b" else "detect"  # a copy from a URL has no ending
+        table = csv.read_csv(pa.input_stream(str(path), compression), convert_options=text).sort_by("id")
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({reason(error)}); data.root must hold it") from None
     except KeyError as error:
