@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pillow_heif
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps, PngImagePlugin
@@ -37,8 +38,10 @@ MIN_SHARD_ROWS = 256
 GROUP_ROWS, GROUP_BYTES = 64, 1 << 26  # limits of a row group, which is what is in memory at a time
 MAX_PIXELS = 100_000_000  # decoding takes 300 MB; larger pictures are scans or decompression bombs
 # The accepted formats. Pillow reads more, some of which run programs (EPS) or are not pictures (MPEG).
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
-ENDINGS = frozenset(ending for ending, name in Image.registered_extensions().items() if name in FORMATS)
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF", "PPM")
+pillow_heif.register_heif_opener()
+# An MPO file is a JPEG file with further pictures.
+ENDINGS = frozenset(e for e, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
 MIN_SIDE = 64  # pixels; a smaller picture, enlarged to 224, shows no detail of a building
 MAX_ASPECT = 40  # of the sides; with MAX_PIXELS, every shrunk picture then fits into a JPEG (65,500 pixels a side)
 # Pillow rejects PNGs with more than 1 MB in a text chunk or colour profile. Its limit for all text, 64 MB, remains.

@@ -25,7 +25,8 @@ def main() -> str:
 
         failures = wanted.assign(reason=wanted["id"].map(source.fetch(wanted))).dropna(subset="reason")
         found = wanted[~wanted["id"].isin(failures["id"])]
-        reasons = stage.count_reasons(failures["reason"])
+        skipped = source.skipped()
+        reasons, others = stage.count_reasons(failures["reason"]), stage.count_reasons(skipped["reason"])
         if len(found) < p.download.min_success * len(wanted):
             raise stage.UserError(
                 f"download.min_success: only {len(found)} of {len(wanted)} pictures were fetched, less than "
@@ -43,10 +44,11 @@ def main() -> str:
             images.write_shards(out, pictures(), len(found))
             index[["id", "landmark_id"]].to_parquet(out / "index.parquet", index=False)
             names.to_csv(out / "names.csv", header=["landmark_id", "name"], index=False, lineterminator="\n")
-            failures[["id", "landmark_id", "reason"]].to_csv(out / "failures.csv", index=False, lineterminator="\n")
+            unused = pd.concat([failures[skipped.columns], skipped]).sort_values("id", kind="stable")
+            unused.to_csv(out / "failures.csv", index=False, lineterminator="\n")
     return (
         f"{len(found)} pictures of {len(kept)} classes, {len(failures)} failed{reasons and f' ({reasons})'}, "
-        f"from an index of {len(index)} in {len(ranking)} classes"
+        f"{others and f'{len(skipped)} skipped ({others}), '}from an index of {len(index)} in {len(ranking)} classes"
     )
 
 

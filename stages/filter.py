@@ -58,7 +58,10 @@ def main() -> str:
             rows.to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
 
     reasons = stage.count_reasons(dropped["reason"])
-    return f"kept {len(table)} pictures of {len(labels)} classes, dropped {len(dropped)}{reasons and f' ({reasons})'}"
+    return (
+        f"kept {len(table)} pictures of {len(labels)} classes, dropped {len(dropped)}{reasons and f' ({reasons})'}, "
+        f"left out {(~index['landmark_id'].isin(wanted)).sum()} of {len(ranking) - len(labels)} other classes"
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ the answer for a picture of the data set is the one in data/predictions.parquet.
 
 import csv
 import glob
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -16,7 +17,8 @@ from landmarks import augment, determinism, images, models, release
 from landmarks.images import Picture, Unfit
 from landmarks.networks import Trunk
 from landmarks.params import Backbone
-from landmarks.stage import UserError
+from landmarks.scan import is_hidden, scan
+from landmarks.stage import UserError, count_reasons
 
 import numpy as np
 import torch
@@ -149,7 +151,8 @@ def read_bytes(path: Path) -> bytes:
 def find(arguments: Iterable[str]) -> Iterator[Path]:
     """The photos of files, folders (at any depth, by file ending) and globs, sorted within each argument.
 
-    An argument that matches nothing is passed on as it is, and fails when it is read.
+    Folders and globs give each file once. An argument that matches nothing is passed on as it is, and fails when it is
+    read.
     """
     for argument in arguments:
         path = Path(argument)
@@ -158,10 +161,18 @@ def find(arguments: Iterable[str]) -> Iterator[Path]:
         elif path.exists() or not glob.has_magic(argument):
             yield path
         else:
-            found = sorted(Path(name) for name in glob.iglob(argument, recursive=True))
-            yield from (file for file in found if file.is_file()) if found else [path]
+            found = [Path(name) for name in sorted(glob.iglob(argument, recursive=True), key=len, reverse=True)]
+            once = {
+                (file.stat().st_dev, file.stat().st_ino): file  # of several paths, the shortest
+                for file in found
+                if file.is_file() and not any(is_hidden(part) and part not in argument for part in file.parts)
+            }
+            yield from sorted(once.values()) if found else [path]
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The files below `folder` that have the ending of a picture, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.ENDINGS and path.is_file())
+    """The pictures below `folder`, sorted; see `scan`. Says on stderr how many other files are skipped."""
+    found = scan(folder)
+    if found.skipped:
+        print(f"landmarks: {folder}: skipped {count_reasons(found.skipped.values())}", file=sys.stderr)
+    return [folder / name for name in found.pictures]

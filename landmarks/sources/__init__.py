@@ -29,6 +29,11 @@ class Source(Protocol):
 
     def names(self) -> dict[str, str]:
         """Names of landmarks by id, where known."""
+        return {}
+
+    def skipped(self) -> pd.DataFrame:
+        """A row per file or line that the index leaves out: `id`, `landmark_id` (may be empty) and `reason`."""
+        return pd.DataFrame(columns=["id", "landmark_id", "reason"])
 
 
 @contextmanager

@@ -1,63 +1,104 @@
 """The user's own pictures: a directory per class, or files listed in an `images.csv`."""
 
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from landmarks.images import ENDINGS, Picture
+from landmarks.images import Picture
+from landmarks.scan import scan
+from landmarks.sources import Source
 from landmarks.sources.index import read_index, reason
-from landmarks.stage import UserError
+from landmarks.stage import UserError, count_reasons
 
 import pandas as pd
 
+SPLITS = ("train", "training", "valid", "val", "validation", "dev", "test", "testing")
+
 
 @dataclass
-class Folder:
+class Folder(Source):
     """Pictures below `root`. `files` has `id`, `landmark_id` and `file` (relative to `root`), sorted by `id`."""
 
     root: Path
     files: pd.DataFrame
+    others: dict[str, str]  # the reason for which each other file below `root` is skipped
 
     def index(self) -> pd.DataFrame:
         return self.files
 
+    def skipped(self) -> pd.DataFrame:
+        rows = [(os.fsencode(name).decode(errors="backslashreplace"), why) for name, why in self.others.items()]
+        return pd.DataFrame(
+            [(name, landmark(name), why) for name, why in rows], columns=["id", "landmark_id", "reason"]
+        )
+
     def fetch(self, wanted: pd.DataFrame) -> dict[str, str]:
-        return {}
+        failures = {}
+        for row in wanted.itertuples():
+            try:
+                path = self.root / row.file
+                if not stat.S_ISREG(path.stat().st_mode):
+                    failures[row.id] = "not a file"
+                elif not os.access(path, os.R_OK):
+                    failures[row.id] = "permission denied"
+            except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+                failures[row.id] = reason(error)
+        return failures
 
     def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
         for row in wanted.itertuples():
             try:
                 data = (self.root / row.file).read_bytes()
-            except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-                raise UserError(f"{self.root / row.file}: {reason(error)}; correct images.csv or the file") from None
+            except OSError as error:
+                raise UserError(f"{self.root / row.file}: {reason(error)}; run it again") from None
             yield Picture(row.id, row.landmark_id, data)
-
-    def names(self) -> dict[str, str]:
-        return {}
 
 
 def open_folder(root: Path) -> Folder:
     """Reads `root`/images.csv (columns id, landmark_id, file) if it exists, else a directory per class.
 
-    Directories follow torchvision's ImageFolder: a class is a directory directly below `root`, and its pictures are all
-    files below it, at any depth, with one of `images.ENDINGS`. The id is the path relative to `root`. Raises
-    `UserError` for an invalid images.csv, without classes, and for a file name that is not printable.
+    A class is a directory directly below `root`, and its pictures are all that `scan` finds in it, at any depth. The id
+    is the path relative to `root`. Raises `UserError` for an invalid images.csv, without classes, and for the folders
+    of a split in place of classes.
     """
-    if (root / "images.csv").is_file():
-        return Folder(root, read_index(root / "images.csv", ["id", "landmark_id", "file"]))
-    # Imported here because torchvision takes seconds to import.
-    from torchvision.datasets.folder import make_dataset
+    listed = root / "images.csv"
+    files = read_index(listed, ["id", "landmark_id", "file"]) if listed.is_file() else None
+    pictures, skipped = scan(root)
+    if files is not None:
+        skipped |= dict.fromkeys(pictures, "not in images.csv")
+        used = {"images.csv", *(os.path.relpath(root / file, root) for file in files["file"])}
+        return Folder(root, files, {name: why for name, why in skipped.items() if name not in used})
+    skipped |= {name: why for name in pictures if (why := misplaced(name))}
+    names = [name for name in pictures if name not in skipped]
+    if not names:
+        others = count_reasons(skipped.values())
+        raise UserError(
+            f"data.root: {root} has neither an images.csv nor a directory per class; add one{others and f' ({others})'}"
+        )
+    splits = sorted({landmark(name) for name in names if name.count("/") > 1 and landmark(name).lower() in SPLITS})
+    if len(splits) > 1 or set(splits) == set(map(landmark, names)):
+        train = next((name for name in splits if name.lower().startswith("train")), splits[0])
+        raise UserError(
+            f"data.root: {root} has the folders {', '.join(splits)} of an exported split, not classes; "
+            f"set data.root to {root / train}, or merge the class folders in them"
+        )
+    files = pd.DataFrame({"id": names, "landmark_id": map(landmark, names), "file": names})
+    return Folder(root, files, skipped)
 
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    if not classes:
-        raise UserError(f"data.root: {root} has neither an images.csv nor a directory per class; add one")
-    samples = make_dataset(
-        str(root), dict(zip(classes, classes, strict=True)), extensions=tuple(ENDINGS), allow_empty=True
-    )
-    for path, _ in samples:
-        if not path.isprintable():  # Parquet holds only valid UTF-8
-            raise UserError(f"data.root: the name of {path!r} is not printable; rename it")
-    files = pd.DataFrame(samples, columns=["path", "landmark_id"])
-    files["file"] = [Path(path).relative_to(root).as_posix() for path in files["path"]]
-    files["id"] = files["file"]
-    return Folder(root, files[["id", "landmark_id", "file"]].sort_values("id", ignore_index=True))
+
+def misplaced(name: str) -> str:
+    """The reason for which a picture is in no class, or no table can hold its name; else empty."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "name not UTF-8"
+    if "\n" in name or "\r" in name:
+        return "line break in the name"
+    return "" if landmark(name) else "not in a class folder"
+
+
+def landmark(name: str) -> str:
+    """The class of a picture in a class folder; empty for a file that is in none."""
+    return name.partition("/")[0] if "/" in name else ""

@@ -15,7 +15,7 @@ from landmarks import images, stage
 from landmarks.determinism import stream
 from landmarks.images import Picture
 from landmarks.params import Download
-from landmarks.sources import remote, retry
+from landmarks.sources import Source, remote, retry
 from landmarks.sources.index import read_index
 from landmarks.sources.store import Store
 
@@ -29,7 +29,7 @@ ILLEGAL = re.compile(r"[^\w.~:/?#\[\]@!$&'()*+,;=%-]|%(?![0-9A-Fa-f]{2})", re.AS
 
 
 @dataclass
-class Gldv1:
+class Gldv1(Source):
     """The pictures of the index file `root`. The store's key is id and URL: a changed URL is fetched again."""
 
     root: remote.Root
@@ -62,9 +62,6 @@ class Gldv1:
     def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
         for name, url, landmark_id in zip(wanted["id"], wanted["url"], wanted["landmark_id"], strict=True):
             yield Picture(name, landmark_id, self.store.read(name, url))
-
-    def names(self) -> dict[str, str]:
-        return {}
 
     async def fetch_all(self, attempts: dict[Row, int], total: int) -> None:
         """Fetches pictures into the store. `attempts` has the number of earlier attempts for each of them.

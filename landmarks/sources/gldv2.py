@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from landmarks import stage
 from landmarks.images import Picture
 from landmarks.params import Download
+from landmarks.sources import Source
 from landmarks.sources.index import read_index
 from landmarks.sources.remote import Root, Stream, limit_changed, too_large
 from landmarks.sources.store import Store, Tar
@@ -40,7 +41,7 @@ class DamagedTar(OSError):
 
 
 @dataclass
-class Gldv2:
+class Gldv2(Source):
     """The data set below the directory or base URL `root`. Files fetched over the network are assumed not to change."""
 
     root: Root

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from landmarks import stage
 from landmarks.images import Picture
+from landmarks.sources import Source
 from landmarks.sources.sample.buildings import FAMILIES
 from landmarks.sources.sample.raster import render
 
@@ -27,7 +28,7 @@ COUNT_DIVISOR = 176
 
 
 @dataclass
-class Sample:
+class Sample(Source):
     """The sample of one seed, drawn by `workers` processes (0: one per core). Another seed has other buildings."""
 
     seed: int

@@ -1,0 +1,68 @@
+"""The files below a folder: which are pictures, and why each of the others is left out."""
+
+import heapq
+import os
+import re
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from landmarks.images import ENDINGS
+
+# What operating systems, file managers and storage devices leave in folders, in lower case.
+SYSTEM = {
+    *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+    *("@eadir", "@recycle", "#recycle", "#snapshot", "lost+found", "__pycache__"),
+}
+
+
+class Scan(NamedTuple):
+    """Paths below a folder, with `/`: the pictures, sorted, and the reason for which each other file is skipped."""
+
+    pictures: list[str]
+    skipped: dict[str, str]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is hidden, or belongs to the system."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def scan(root: Path) -> Scan:
+    """Finds the pictures below `root` by their endings, at any depth, and follows links to files and folders.
+
+    Each file and folder counts once, by device and inode: a real entry before links to it, links in sorted order. So a
+    link to a folder above ends there. A folder or link that cannot be read counts as a skipped file.
+    """
+    reasons: dict[str, str] = {}  # empty for a picture
+    seen: set[tuple[int, int]] = set()
+    entries = [(False, "", False)]  # whether a link leads there, the path, whether it is hidden
+    while entries:
+        linked, name, hidden = heapq.heappop(entries)
+        path = os.path.join(root, name)
+        try:
+            facts = os.stat(path, follow_symlinks=not hidden)
+            key = None if hidden else (facts.st_dev, facts.st_ino)
+            if stat.S_ISDIR(facts.st_mode) and key not in seen:
+                for entry in os.scandir(path):
+                    child = f"{name}/{entry.name}" if name else entry.name
+                    heapq.heappush(entries, (linked or entry.is_symlink(), child, hidden or is_hidden(entry.name)))
+                reason = None
+            else:
+                reason = "hidden" if hidden else "repeated" if key in seen else unfit(name, facts.st_mode)
+                reasons[name] = reason
+            if key and not reason:
+                seen.add(key)
+        except OSError as error:
+            reasons[name] = (error.strerror or str(error)).lower()
+    return Scan(
+        [name for name in sorted(reasons) if not reasons[name]], {n: r for n, r in sorted(reasons.items()) if r}
+    )
+
+
+def unfit(name: str, mode: int) -> str:
+    """The reason for which a file is no picture, else empty."""
+    ending = os.path.splitext(name)[1].lower()
+    if ending not in ENDINGS:
+        return f"unsupported {ending}" if re.fullmatch(r"\.[a-z]\w{0,7}", ending, re.ASCII) else "unknown ending"
+    return "" if stat.S_ISREG(mode) else "not a file"
