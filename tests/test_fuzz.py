@@ -9,7 +9,7 @@ import struct
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +23,7 @@ import yaml
 from conftest import ROOT, drawing, jpeg, sum_up, user_error
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL.Image import registered_extensions
 
 pytestmark = pytest.mark.slow
 
@@ -223,6 +224,68 @@ def test_data_root(scheme: str, rest: str) -> None:
             data = params.Data(source=name, root=root)
             with sources.open_source(data, DOWNLOAD, seed=0, workers=1, scratch=here / "scratch") as source:
                 source.index()
+
+
+# --- Folders of pictures -------------------------------------------------------------------------------------------
+
+VISIBLE = ["tower", "Pa$$age", "NA", "0012", "My\u00a0Pictures", "caf\u00e9", "a.jpg"]
+HIDDEN = [".ipynb_checkpoints", "__MACOSX", "@eaDir", ".git", "lost+found"]
+STEMS = ["1", "IMG 2", "3.04\u202fPM", "\u0442\u0435\u0441\u0442", "._1", ".5"]
+UNSTORABLE = ["\udcff", "a\nb"]
+DECODABLE = ["jpg", "JPEG", "jpe", "jfif", "png", "Gif", "webp", "bmp", "tif", "TIFF", "avif", "HEIC", "heif", "ppm"]
+UNREADABLE = ["cr2", "SVG", "psd", "txt", "mp4"]
+SAVED = {
+    ending: images.encode(drawing(width=64, height=64), registered_extensions()[f".{ending.lower()}"])
+    for ending in DECODABLE
+}
+
+DIRECTORIES = st.lists(st.sampled_from(VISIBLE + HIDDEN), max_size=3).map("/".join)
+FILES_BELOW = st.tuples(DIRECTORIES, st.sampled_from(STEMS + UNSTORABLE), st.sampled_from(DECODABLE + UNREADABLE))
+TARGETS = ["", ".", "..", "../..", "../../outside", "nothing", "../tower", "../../outside/1.jpg"]
+LINKS = st.tuples(DIRECTORIES, st.sampled_from([*VISIBLE, "2.jpg", ".link"]), st.sampled_from(TARGETS))
+
+
+@fuzz(1, st.lists(FILES_BELOW, max_size=8), st.lists(LINKS, max_size=4), st.booleans())
+def test_folders_of_pictures(files: list, links: list, listed: bool) -> None:
+    """Every real picture is used once, classes are visible folders, and every file is either used or skipped."""
+    TRIED["folders of pictures"] += 1
+    with place() as here:
+        (here / "outside").mkdir()
+        (here / "outside/1.jpg").write_bytes(SAVED["jpg"])
+        root = here / "root"
+        root.mkdir()
+        wanted = set()
+        for directory, *_ in links:
+            (root / directory).mkdir(parents=True, exist_ok=True)
+        for directory, stem, ending in [("tower", "0", "jpg"), *files]:
+            path = root / directory / f"{stem}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(SAVED.get(ending, b"x"))
+            hidden = any(part in HIDDEN or part.startswith(".") for part in path.relative_to(root).parts)
+            if directory and not hidden and ending in DECODABLE and stem not in UNSTORABLE:
+                wanted.add(path)
+        for directory, name, target in links:
+            with suppress(FileExistsError):
+                (root / directory / name).symlink_to(target or root)
+        entries = [Path(top, name) for top, _, names in os.walk(root) for name in names]
+        if listed:
+            rows = [f"{n},x,{path.relative_to(root)}" for n, path in enumerate(sorted(wanted)[::2])]
+            (root / "images.csv").write_text("\n".join(["id,landmark_id,file", *rows]), encoding="utf-8")
+        data = params.Data(source="folder", root="root")
+        with sources.open_source(data, DOWNLOAD, seed=0, workers=1, scratch=here / "scratch") as source:
+            index, skipped = source.index(), source.skipped()
+            assert source.fetch(index) == {}
+            for picture in source.pictures(index):
+                images.decode(picture.picture)
+            used = [root / file for file in index["file"]]
+            assert len({(path.stat().st_dev, path.stat().st_ino) for path in used}) == len(used), "each once"
+            assert listed or set(used) >= wanted, "all of them"
+            assert listed or not set(index["landmark_id"]) & {*HIDDEN, ".link"}, "classes are visible"
+            names = {os.fsencode(path.relative_to(root)).decode(errors="backslashreplace") for path in entries}
+            assert names <= {*index["file"], *skipped["id"]}, "found = used + skipped"
+            assert not set(index["file"]) & set(skipped["id"])
+            for name, reason in zip(skipped["id"], skipped["reason"], strict=True):
+                assert not reason.startswith("un") or name.endswith(tuple(UNREADABLE)), (name, reason)
 
 
 # --- Tars of Google Landmarks v2 -----------------------------------------------------------------------------------

@@ -145,6 +145,11 @@ def test_files_folders_and_globs(tmp_path: Path) -> None:
 
     assert found("") == ["a.PNG", "b.jpg", "d[1].jpg", "sub/c.webp"]
     assert found("*.jpg") == ["b.jpg", "d[1].jpg"]
+    (tmp_path / "sub/up").symlink_to("..")
+    (tmp_path / "@eaDir").mkdir()
+    (tmp_path / "@eaDir/b.jpg").touch()
+    for name in ("", "**/*.*"):
+        assert found(name) == ["a.PNG", "b.jpg", "d[1].jpg", *["notes.txt"] * bool(name), "sub/c.webp"]
     assert found("**/*.webp", "notes.txt", "d[1].jpg") == ["sub/c.webp", "notes.txt", "d[1].jpg"]
     assert found("none.jpg", "none*") == ["none.jpg", "none*"], "they fail when they are read"
 

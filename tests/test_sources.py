@@ -122,17 +122,40 @@ def test_images_csv_takes_precedence_over_directories(folder: Path) -> None:
         assert [p.picture for p in fetch(source)] == [(folder / f).read_bytes() for f in ("loose.jpg", "tower/1.JPEG")]
 
 
-@pytest.mark.parametrize("name", [b"\xff.jpg", b"a\nb.jpg"], ids=["not UTF-8", "line end"])
-def test_an_unprintable_file_name_is_an_error(folder: Path, name: bytes) -> None:
-    Path(os.fsdecode(os.path.join(os.fsencode(folder), b"tower", name))).write_bytes(b"x")
-    with user_error(r"data\.root: .* is not printable; rename it"), opened("folder", folder):
-        pass
+def test_a_file_whose_name_no_table_can_hold_is_skipped(folder: Path) -> None:
+    good = "My\u00a0Pictures/Screenshot 3.04.05\u202fPM.png"
+    for name in (os.fsencode(good), b"tower/\xff.jpg", b"tower/a\nb.jpg", b"caf\xe9/1.jpg"):
+        path = Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        drawing().save(path, "PNG")
+    with opened("folder", folder) as source:
+        assert good in source.index()["id"].tolist() and set(source.index()["landmark_id"]) == {
+            "arch",
+            "tower",
+            "My\u00a0Pictures",
+        }
+        skipped = source.skipped().set_index("id")["reason"].to_dict()
+    assert skipped == {
+        "caf\\xe9/1.jpg": "name not UTF-8",
+        "loose.jpg": "not in a class folder",
+        "tower/a\nb.jpg": "line break in the name",
+        "tower/notes.txt": "unsupported .txt",
+        "tower/\\xff.jpg": "name not UTF-8",
+    }
 
 
-def test_a_missing_listed_file_is_an_error(folder: Path) -> None:
-    (folder / "images.csv").write_text("id,landmark_id,file\na,1,tower/9.jpg\n", encoding="utf-8")
-    with user_error(r"tower/9\.jpg: no such file"), opened("folder", folder) as source:
-        fetch(source)
+def test_a_listed_file_that_cannot_be_read(folder: Path) -> None:
+    lines = ["a,1,tower/9.jpg", "b,1,tower", "c,1,tower/1.JPEG", f"d,1,{folder}/loose.jpg", ""]
+    (folder / "images.csv").write_text("\n".join(["id,landmark_id,file", *lines]), encoding="utf-8")
+    with opened("folder", folder) as source:
+        assert source.fetch(source.index()) == {"a": "no such file or directory", "b": "not a file"}
+        assert [picture.id for picture in fetch(source)] == ["c", "d"]
+        assert source.skipped().set_index("id")["reason"].to_dict() == {
+            "arch/old/a.png": "not in images.csv",
+            "arch/old/er/b.jpg": "not in images.csv",
+            "tower/2.jpg": "not in images.csv",
+            "tower/notes.txt": "unsupported .txt",
+        }
 
 
 def test_images_csv_without_a_file_column_is_an_error(folder: Path) -> None:
@@ -145,6 +168,24 @@ def test_a_folder_without_classes_is_an_error(tmp_path: Path) -> None:
     drawing().save(tmp_path / "loose.jpg")
     with user_error(r"data\.root: .* neither an images\.csv nor a directory per class"), opened("folder", tmp_path):
         pass
+
+
+@pytest.mark.parametrize("names", [("train", "valid", "test"), ("Training", "val"), ("test", "validation"), ("train",)])
+def test_an_exported_split_is_reported(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for number, split in enumerate(names):
+        (tmp_path / split / "tower").mkdir(parents=True)
+        drawing(number).save(tmp_path / split / "tower/1.jpg")
+    message = rf"folders {', '.join(sorted(names))} of an exported split.* set data\.root to {tmp_path}/[Tt]"
+    with user_error(message), opened("folder", tmp_path):
+        pass
+
+
+def test_classes_may_be_called_like_a_split(folder: Path) -> None:
+    for name in ("train/1.jpg", "test/1.jpg", "val/old/1.jpg"):
+        (folder / name).parent.mkdir(parents=True)
+        drawing().save(folder / name)
+    with opened("folder", folder) as source:
+        assert set(source.index()["landmark_id"]) == {"arch", "tower", "train", "test", "val"}
 
 
 # --- Google Landmarks v2; test_download.py has the rest -----------------------------------------------------------
