@@ -37,6 +37,19 @@ def test_a_table(model: str, photos: Path, capsys: Captured) -> None:
     assert "%  b-2  Bridge" in out
 
 
+def test_what_is_skipped_in_a_folder_is_counted(model: str, photos: Path, capsys: Captured, tmp_path: Path) -> None:
+    (photos / "loop").symlink_to(".")
+    (photos / "__MACOSX").mkdir()
+    for name in ("__MACOSX/._0.jpg", "._1.jpg", "a.cr2"):
+        (photos / name).write_bytes(b"x")
+    drawing().save(photos / "3.HEIC")
+    for command in (["predict", str(photos), "--json"], ["submit", str(photos), "--out", str(tmp_path / "out/a.csv")]):
+        assert main([*command, "--model", model]) == 0
+        out, err = capsys.readouterr()
+        assert f"landmarks: {photos}: skipped 2 hidden, 1 repeated, 1 unsupported .cr2\n" in err
+        assert len(out.splitlines()) == 4 if command[0] == "predict" else "4 rows" in out
+
+
 def test_json(model: str, photos: Path, capsys: Captured) -> None:
     assert main(["predict", str(photos / "*.jpg"), "--model", model, "--json"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -285,7 +285,7 @@ def test_folders_of_pictures(files: list, links: list, listed: bool) -> None:
             assert names <= {*index["file"], *skipped["id"]}, "found = used + skipped"
             assert not set(index["file"]) & set(skipped["id"])
             for name, reason in zip(skipped["id"], skipped["reason"], strict=True):
-                assert not reason.startswith("un") or name.endswith(tuple(UNREADABLE)), (name, reason)
+                assert not reason.startswith("unsupported") or name.endswith(tuple(UNREADABLE)), (name, reason)
 
 
 # --- Tars of Google Landmarks v2 -----------------------------------------------------------------------------------

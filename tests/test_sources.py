@@ -10,9 +10,12 @@ from landmarks.images import Picture
 from landmarks.sources import Source, open_source
 from landmarks.sources.index import read_index
 from landmarks.sources.sample import Sample
+from stages import download
+from stages import filter as filter_stage
 
 import pandas as pd
 import pytest
+import yaml
 from conftest import ROOT, SHARED, drawing, shared, user_error
 
 MIRROR = SHARED / "gldv2-mirror"
@@ -186,6 +189,32 @@ def test_classes_may_be_called_like_a_split(folder: Path) -> None:
         drawing().save(folder / name)
     with opened("folder", folder) as source:
         assert set(source.index()["landmark_id"]) == {"arch", "tower", "train", "test", "val"}
+
+
+def test_the_summaries_account_for_every_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values["data"] |= {"source": "folder", "root": str(folder)}
+    values["filter"] |= {"skip_top": 0, "top_k": 2, "min_images": 3}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for n in range(3):
+        drawing(n).save(folder / f"tower/t{n}.gif")
+        drawing(n).save(folder / f"arch/a{n}.jfif", "JPEG")
+        (folder / f"arch/.a{n}.jpg").touch()
+    (folder / "arch/broken.jpg").write_bytes(b"x")
+    (folder / "gate").mkdir()
+    drawing(9).save(folder / "gate/1.ppm")
+    (folder / "tower/up").symlink_to("..")
+    skipped = "3 hidden, 1 not in a class folder, 1 repeated, 1 unsupported .txt"
+    assert (
+        download.main()
+        == f"11 pictures of 2 classes, 0 failed, 6 skipped ({skipped}), from an index of 12 in 3 classes"
+    )
+    assert filter_stage.main() == (
+        "kept 10 pictures of 2 classes, dropped 7 (1 broken, 3 hidden, 1 not in a class folder, 1 repeated, "
+        "1 unsupported .txt), left out 1 of 1 other classes"
+    )
+    assert sum(len(names) for _, _, names in os.walk(folder)) + 1 == 10 + 7 + 1, "and the link"
 
 
 # --- Google Landmarks v2; test_download.py has the rest -----------------------------------------------------------
