@@ -528,6 +528,7 @@ def test_all_dead_links_together(v1: Workplace, site: Server) -> None:
     ("url", "reason"),
     [
         ("None", "no valid URL"),
+        ("", "no valid URL"),
         ("http://[broken", "no valid URL"),
         ("http://" + "x" * 70 + ".invalid/a.jpg", "no valid URL"),
         ("//127.0.0.1/a.jpg", "no valid URL"),
@@ -557,6 +558,29 @@ def test_a_url_is_sent_as_it_is_written(v1: Workplace, site: Server, written: st
     site.faults[sent] = loopback.body(PICTURES[KEPT[4]])
     v1.run()
     assert site.requests[sent] == 1 and v1.failures() == {}
+
+
+@pytest.mark.parametrize("source", ["gldv1", "gldv2"])
+def test_rows_without_a_landmark_are_skipped_and_counted(
+    tmp_path: Path, site: Server, mirror: Path, source: str
+) -> None:
+    """They are more than the pictures of any landmark. One of them has no URL either."""
+    index = site.root / "train.csv" if source == "gldv1" else mirror / "metadata/train.csv"
+    place = Workplace(tmp_path / "place", source)
+    place.set("data", root=str(index if source == "gldv1" else mirror))
+    place.run()
+    pictures = place.pictures()
+    odd = ["None", "", "none", "nan", "NaN", "NULL", " None", "n/a", '""', *["None"] * 5]
+    with index.open("a", encoding="utf-8") as file:
+        file.writelines(f"x{n:02d},{'None' if n else ''},{landmark}\n" for n, landmark in enumerate(odd))
+    assert place.run() == (
+        "21 pictures of 3 classes, 0 failed, 14 skipped (14 no landmark_id), from an index of 39 in 6 classes"
+    )
+    assert place.failures() == {f"x{n:02d}": "no landmark_id" for n in range(14)}
+    assert place.pictures() == pictures
+    index.write_text("id,url,landmark_id\na,None,None\n", encoding="utf-8")
+    with user_error("train.csv: no row has a landmark_id"):
+        place.run()
 
 
 @pytest.mark.parametrize("remotely", [True, False], ids=["URL", "path"])

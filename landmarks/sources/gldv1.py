@@ -16,7 +16,7 @@ from landmarks.determinism import stream
 from landmarks.images import Picture
 from landmarks.params import Download
 from landmarks.sources import Source, remote, retry
-from landmarks.sources.index import read_index
+from landmarks.sources.index import read_landmarks
 from landmarks.sources.store import Store
 
 import aiohttp
@@ -37,10 +37,15 @@ class Gldv1(Source):
     download: Download
     # By host: the time until which it has asked for no requests, and the response that said so.
     paused: dict[str, tuple[float, Exception]] = field(default_factory=dict)
+    without_landmark: pd.DataFrame = field(init=False)  # set by `index`
 
     def index(self) -> pd.DataFrame:
         with self.root.copy("", self.store.directory) as copy:
-            return read_index(copy, ["id", "url", "landmark_id"], self.root.url)
+            rows, self.without_landmark = read_landmarks(copy, ["id", "url", "landmark_id"], self.root.url)
+        return rows
+
+    def skipped(self) -> pd.DataFrame:
+        return self.without_landmark
 
     def fetch(self, wanted: pd.DataFrame) -> dict[str, str]:
         rows = list(zip(wanted["id"], wanted["url"], strict=True))

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import PurePosixPath
 from typing import IO, cast
@@ -20,7 +20,7 @@ from landmarks import stage
 from landmarks.images import Picture
 from landmarks.params import Download
 from landmarks.sources import Source
-from landmarks.sources.index import read_index
+from landmarks.sources.index import read_landmarks
 from landmarks.sources.remote import Root, Stream, limit_changed, too_large
 from landmarks.sources.store import Store, Tar
 from landmarks.stage import UserError
@@ -47,11 +47,16 @@ class Gldv2(Source):
     root: Root
     store: Store
     download: Download
+    without_landmark: pd.DataFrame = field(init=False)  # set by `index`
 
     def index(self) -> pd.DataFrame:
         path = "metadata/train.csv"
         with self.root.copy(path, self.store.directory) as copy:
-            return read_index(copy, ["id", "landmark_id"], self.root.name(path))
+            rows, self.without_landmark = read_landmarks(copy, ["id", "landmark_id"], self.root.name(path))
+        return rows
+
+    def skipped(self) -> pd.DataFrame:
+        return self.without_landmark
 
     def fetch(self, wanted: pd.DataFrame) -> dict[str, str]:
         if self.root.local or not self.store.tars():

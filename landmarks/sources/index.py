@@ -8,12 +8,26 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import compute, csv
 
+UNKNOWN = ("", "none", "nan", "null", "na", "n/a")  # in place of a landmark_id, in lower case
 
-def read_index(path: Path | None, columns: list[str], name: str = "") -> pd.DataFrame:
+
+def read_landmarks(path: Path | None, columns: list[str], name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`read_index` for Google Landmarks: the rows with a landmark_id, and the others as in `Source.skipped`."""
+    rows = read_index(path, columns, name, required=["id"])
+    unknown = rows["landmark_id"].str.strip().str.lower().isin(UNKNOWN)
+    if unknown.all():
+        raise UserError(f"{name}: no row has a landmark_id; correct the file")
+    skipped = rows.loc[unknown, ["id", "landmark_id"]].assign(reason="no landmark_id")
+    return rows[~unknown].reset_index(drop=True), skipped
+
+
+def read_index(
+    path: Path | None, columns: list[str], name: str = "", required: list[str] | None = None
+) -> pd.DataFrame:
     """Reads `columns` of a CSV file with a row per picture, as text, sorted by `id`. `name` is the file's in messages.
 
-    Raises `UserError` naming the file if it is missing (`path` None), empty or not CSV, if a column or a value is
-    missing, or if an id is repeated.
+    Raises `UserError` naming the file if it is missing (`path` None), empty or not CSV, if a column or a value of the
+    columns `required` (default: all) is missing, or if an id is repeated.
     """
     name = name or str(path)
     if path is None:
@@ -31,7 +45,7 @@ def read_index(path: Path | None, columns: list[str], name: str = "") -> pd.Data
         raise UserError(f"{name}: {error}; correct the file") from None
     if not len(table):
         raise UserError(f"{name}: no rows; it needs a row per picture")
-    for column in columns:
+    for column in required or columns:
         if compute.any(compute.equal(table[column], "")).as_py():
             raise UserError(f"{name}: a row without {column}; fill it in or remove the row")
     ids = table["id"]
