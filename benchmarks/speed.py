@@ -127,11 +127,10 @@ def extraction(trunk: Trunk, crop: int, shares: tuple[int, ...]) -> list[list[ob
 def folders(directory: Path) -> None:
     """The pictures as files, which is what the usual way reads: SPLIT/LANDMARK/ID.jpg."""
     split = pd.read_parquet(artifacts.SPLIT).set_index("id")["split"]
-    for group in images.read_groups(artifacts.FILTERED):
-        for picture in group:
-            path = directory / split[picture.id] / picture.landmark_id / f"{picture.id}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(picture.picture)
+    for picture in images.read_pictures(artifacts.FILTERED, split.index):
+        path = directory / split[picture.id] / picture.landmark_id / f"{picture.id}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture.picture)
 
 
 def usual(copy: Path, pictures: Path, row: str, epochs: int, all_epochs: int) -> float:

@@ -10,8 +10,9 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pillow_heif
@@ -19,20 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps, PngImagePlugin
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("landmark_id", pa.string()),
-        ("picture", pa.large_binary()),
-        ("mask", pa.large_binary()),
-        ("author", pa.string()),
-        ("license", pa.string()),
-        ("title", pa.string()),
-    ]
-)
 MAX_SHARDS = 32
 MIN_SHARD_ROWS = 256
 GROUP_ROWS, GROUP_BYTES = 64, 1 << 26  # limits of a row group, which is what is in memory at a time
@@ -60,6 +47,11 @@ class Picture(NamedTuple):
     title: str | None = None
 
 
+SCHEMA = pa.schema(
+    {name: pa.large_binary() if name in ("picture", "mask") else pa.string() for name in Picture._fields}
+)
+
+
 class Unfit(Exception):
     """A picture cannot be used. The message is the reason, in one or two words."""
 
@@ -70,38 +62,26 @@ def shard_rows(total: int) -> int:
 
 
 def write_shards(directory: Path, pictures: Iterable[Picture], total: int) -> None:
-    """Writes `total` pictures, given in id order, to `directory`/pictures-NNN.parquet, `shard_rows(total)` each."""
+    """Writes at most `total` pictures, given in id order, to `directory`/pictures-NNN.parquet."""
     directory.mkdir(parents=True, exist_ok=True)
     size = shard_rows(total)
-    writer: pq.ParquetWriter | None = None
+    for number, rows in groupby(enumerate(pictures), lambda item: item[0] // size):
+        # No compression: picture files are compressed already.
+        with pq.ParquetWriter(directory / f"pictures-{number:03d}.parquet", SCHEMA, compression="none") as writer:
+            for group in in_groups(picture for _, picture in rows):
+                writer.write_table(pa.Table.from_pylist([picture._asdict() for picture in group], SCHEMA))
+
+
+def in_groups(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
+    """Splits the pictures of a shard into row groups."""
     group: list[Picture] = []
-
-    def flush() -> None:
-        if writer and group:
-            writer.write_table(pa.Table.from_pylist([p._asdict() for p in group], SCHEMA))
-            group.clear()
-
-    for row, picture in enumerate(pictures):
-        if row % size == 0:
-            if writer:
-                flush()
-                writer.close()
-            # No compression: picture files are compressed already.
-            writer = pq.ParquetWriter(directory / f"pictures-{row // size:03d}.parquet", SCHEMA, compression="none")
+    for picture in pictures:
         group.append(picture)
         if len(group) == GROUP_ROWS or sum(len(p.picture) for p in group) >= GROUP_BYTES:
-            flush()
-    if writer:
-        flush()
-        writer.close()
-
-
-def read_groups(directory: Path, rows: int = GROUP_ROWS) -> Iterator[list[Picture]]:
-    """Streams the pictures of a directory of shards in id order, at most `rows` at a time."""
-    for shard in shards(directory):
-        with pq.ParquetFile(shard) as file:
-            for group in file.iter_batches(batch_size=rows):
-                yield [Picture(**row) for row in group.to_pylist()]
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def shards(directory: Path) -> list[Path]:
@@ -142,18 +122,12 @@ def read_pictures(directory: Path, ids: Iterable[str]) -> Iterator[Picture]:
         start = stop
 
 
-def read_index(directory: Path) -> "pd.DataFrame":
-    """Reads only `id` and `landmark_id` of every picture in a directory of shards, in id order."""
-    tables = [pq.read_table(shard, columns=["id", "landmark_id"]) for shard in shards(directory)]
-    return pa.concat_tables(tables or [SCHEMA.empty_table().select(["id", "landmark_id"])]).to_pandas()
-
-
-def read_masks(directory: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Streams only id and mask of every picture in a directory of shards, in id order."""
+def read_columns(directory: Path, *columns: str) -> Iterator[tuple]:
+    """Streams these columns of every picture in a directory of shards, in id order, as tuples."""
     for shard in shards(directory):
         with pq.ParquetFile(shard) as file:
-            for group in file.iter_batches(columns=["id", "mask"]):
-                yield from zip(*(column.to_pylist() for column in group.columns), strict=True)
+            for batch in file.iter_batches(columns=columns):
+                yield from zip(*(batch[name].to_pylist() for name in columns), strict=True)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def read_masks(rows: pd.DataFrame, grid: tuple[int, int]) -> np.ndarray:
     views = {view.id: view for view in augment.views(rows)}
     cells = {
         name: augment.mask_cells(images.decode_mask(mask), views[name], grid)
-        for name, mask in images.read_masks(artifacts.FILTERED)
+        for name, mask in images.read_columns(artifacts.FILTERED, "id", "mask")
         if name in views
     }
     return np.stack([cells[name] for name in rows["id"]])

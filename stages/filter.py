@@ -29,11 +29,11 @@ def main() -> str:
     p = params.load()
     index = pd.read_parquet(artifacts.RAW / "index.parquet")
     ranking = classes.rank(index, skip_top=p.filter.skip_top, top_k=p.filter.top_k, min_images=p.filter.min_images)
-    total = len(images.read_index(artifacts.RAW))
+    total = sum(1 for _ in images.read_columns(artifacts.RAW, "id"))
     kept, dropped = [], []
 
     def fit_pictures() -> Iterator[images.Picture]:
-        jobs = (delayed(check)(group, p.filter.short_side) for group in images.read_groups(artifacts.RAW))
+        jobs = (delayed(check)(group.read(), p.filter.short_side) for group in images.row_groups(artifacts.RAW))
         with stage.progress(total, "pictures") as bar:
             for checked in stage.run_in_processes(p.compute.workers, jobs):
                 bar.update(len(checked))

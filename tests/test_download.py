@@ -75,7 +75,7 @@ class Workplace:
         }
 
     def pictures(self) -> dict[str, images.Picture]:
-        return {picture.id: picture for group in images.read_groups(self.root / "data/raw") for picture in group}
+        return {picture.id: picture for group in images.row_groups(self.root / "data/raw") for picture in group.read()}
 
     def failures(self) -> dict[str, str]:
         table = pd.read_csv(self.root / "data/raw/failures.csv", dtype=str, keep_default_na=False)

@@ -251,12 +251,11 @@ def test_shrink_applies_the_exif_rotation_to_the_pixels() -> None:
 def test_shards_return_the_written_pictures_in_order(tmp_path: Path) -> None:
     written = pictures(150)
     images.write_shards(tmp_path, written, len(written))
-    groups = list(images.read_groups(tmp_path))
+    groups = [group.read() for group in images.row_groups(tmp_path)]
     assert [picture for group in groups for picture in group] == written
     assert max(map(len, groups)) <= images.GROUP_ROWS
-    index = images.read_index(tmp_path)
-    assert list(index.columns) == ["id", "landmark_id"]
-    assert index["id"].tolist() == [picture.id for picture in written]
+    columns = list(images.read_columns(tmp_path, "landmark_id", "id"))
+    assert columns == [(picture.landmark_id, picture.id) for picture in written]
 
 
 @pytest.mark.parametrize("rows", [[], [0], [63, 64], [299, 5, 256, 255, 5]])
@@ -269,7 +268,7 @@ def test_single_pictures_are_read_in_id_order(tmp_path: Path, rows: list[int]) -
 
 def test_without_pictures_there_are_no_shards(tmp_path: Path) -> None:
     images.write_shards(tmp_path, [], 0)
-    assert images.shards(tmp_path) == [] and images.read_index(tmp_path).empty
+    assert images.shards(tmp_path) == [] and not list(images.read_columns(tmp_path, "id"))
 
 
 @pytest.mark.parametrize("total", [1, 256, 257, 8192, 8193, 1_000_003])
@@ -281,7 +280,7 @@ def test_many_pictures_fill_at_most_32_files(tmp_path: Path) -> None:
     count = 32 * 256 + 1
     images.write_shards(tmp_path, (Picture(f"{n:05d}", "a", b"x") for n in range(count)), count)
     assert 1 < len(images.shards(tmp_path)) <= 32
-    assert images.read_index(tmp_path)["id"].tolist() == [f"{n:05d}" for n in range(count)]
+    assert list(images.read_columns(tmp_path, "id")) == [(f"{n:05d}",) for n in range(count)]
 
 
 HUGE = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 0, 0, 0, 54, 40, 20_000, 20_000, 1, 24, 0, 0, 0, 0, 0, 0)

@@ -175,10 +175,8 @@ def test_a_released_model_predicts_the_same_in_another_folder(project: Project, 
     (tmp_path / "photos").mkdir()
     predictions = pd.read_parquet(project.root / "data/predictions.parquet")
     expected = predictions[predictions["model"] == "abn"].set_index("id").sort_index()
-    pictures = (picture for group in images.read_groups(project.root / "data/raw") for picture in group)
-    for picture in pictures:
-        if picture.id in expected.index:
-            (tmp_path / f"photos/{picture.id}.jpg").write_bytes(picture.picture)
+    for picture in images.read_pictures(project.root / "data/raw", expected.index):
+        (tmp_path / f"photos/{picture.id}.jpg").write_bytes(picture.picture)
 
     command = [sys.executable, "-m", "landmarks", "predict", "photos", "--model", "model", "--json"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "code")}
