@@ -195,16 +195,16 @@ def report(directory: Path, pictures: int, dry: bool) -> str:
     (directory / "params.yaml").write_text(yaml.safe_dump(settings(dry)), encoding="utf-8")
     random_weights(directory / "random.safetensors")
     p = params.load(directory / "params.yaml")
-    count = generated.write(directory / artifacts.RAW, pictures)
+    count = generated.write(directory / artifacts.DOWNLOADED, pictures)
     stages = ("filter", "split", "augment_index", "fetch_backbone", "extract_features")
     seconds = {stage: run_stage(stage, directory) for stage in stages}
     run = Run(directory, p)
     seconds |= {f"train {name}": run_stage("train", directory, name) for name in p.models}
     seconds["evaluate"] = run_stage("evaluate", directory)
     results = json.loads((directory / artifacts.RESULTS).read_text(encoding="utf-8"))
-    once = (directory / "models/abn/model.safetensors").read_bytes()
+    once = (directory / "models/trained/abn/model.safetensors").read_bytes()
     run_stage("train", directory, "abn")
-    repeated = "the same" if once == (directory / "models/abn/model.safetensors").read_bytes() else "OTHER"
+    repeated = "the same" if once == (directory / "models/trained/abn/model.safetensors").read_bytes() else "OTHER"
 
     idle = {stage: start_up(stage, directory) for stage in ("filter", "split", "augment_index", "train")}
     epochs = {name: run.epoch_seconds(name) for name in p.models}

@@ -12,18 +12,18 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-RAW = Path("data/raw")
+DOWNLOADED = Path("data/downloaded")
 FILTERED = Path("data/filtered")
 SPLIT = Path("data/split.parquet")
 VIEWS = Path("data/augment.parquet")
-MODELS = Path("models")
-BACKBONE = MODELS / "backbone.safetensors"
+BACKBONE = Path("models/backbone.safetensors")
+MODELS = Path("models/trained")
 FEATURES = Path("data/features/features.npy")
 LOGS = Path("metrics/train")
 PREDICTIONS = Path("data/predictions.parquet")
 RESULTS = Path("metrics/results.json")
 PLOTS = Path("plots")
-RELEASE = Path("release")
+RELEASED = Path("models/released")
 DOWNLOADS = Path(".scratch/download")  # what the download stage has fetched; not an output
 
 DIGITS = 6  # decimals of metrics and confidences in files; more would only show the last bits of float32

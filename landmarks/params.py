@@ -16,7 +16,7 @@ PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Angle = Annotated[float, Field(ge=0, le=180)]
 Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-# A name is a folder in models/ and a row of the results table.
+# A name is a folder in models/trained/ and a row of the results table.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 NAMED_WEIGHTS = "|".join(dict.fromkeys(row.name for row in WEIGHT_SETS))
 

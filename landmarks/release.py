@@ -77,7 +77,7 @@ def read(folder: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = content["format"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: missing or broken; `make reproduce` writes model folders to release/") from None
+        raise UserError(f"{path}: missing or broken; `make reproduce` writes models to models/released/") from None
     if found != FORMAT:
         raise UserError(f"{path}: format {found}, this code reads {FORMAT}; use the code that it was made with")
     return content

@@ -40,7 +40,7 @@ def main() -> str:
                     yield picture
                     bar.update()
 
-        with stage.atomic_output(artifacts.RAW) as out:
+        with stage.atomic_output(artifacts.DOWNLOADED) as out:
             images.write_shards(out, pictures(), len(found))
             index[["id", "landmark_id"]].to_parquet(out / "index.parquet", index=False)
             names.to_csv(out / "names.csv", header=["landmark_id", "name"], index=False, lineterminator="\n")

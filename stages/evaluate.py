@@ -56,7 +56,7 @@ def main() -> str:
     names = list(p.models)
     stale = {path.name for path in artifacts.MODELS.iterdir() if path.is_dir()} - set(names)
     if stale:
-        raise stage.UserError(f"models/{min(stale)}: no such ablation in params.yaml; remove the folder")
+        raise stage.UserError(f"models/trained/{min(stale)}: no such ablation in params.yaml; remove the folder")
 
     array, views = artifacts.read_features(), artifacts.read_labelled_views()
     splits = {name: views[views["split"] == name] for name in ("val", "test")}

@@ -27,13 +27,13 @@ def check(group: list[images.Picture], short_side: int) -> list[tuple[images.Pic
 
 def main() -> str:
     p = params.load()
-    index = pd.read_parquet(artifacts.RAW / "index.parquet")
+    index = pd.read_parquet(artifacts.DOWNLOADED / "index.parquet")
     ranking = classes.rank(index, skip_top=p.filter.skip_top, top_k=p.filter.top_k, min_images=p.filter.min_images)
-    total = sum(1 for _ in images.read_columns(artifacts.RAW, "id"))
+    total = sum(1 for _ in images.read_columns(artifacts.DOWNLOADED, "id"))
     kept, dropped = [], []
 
     def fit_pictures() -> Iterator[images.Picture]:
-        jobs = (delayed(check)(group.read(), p.filter.short_side) for group in images.row_groups(artifacts.RAW))
+        jobs = (delayed(check)(group.read(), p.filter.short_side) for group in images.row_groups(artifacts.DOWNLOADED))
         with stage.progress(total, "pictures") as bar:
             for checked in stage.run_in_processes(p.compute.workers, jobs):
                 bar.update(len(checked))
@@ -46,7 +46,7 @@ def main() -> str:
 
     with stage.atomic_output(artifacts.FILTERED) as out:
         images.write_shards(out, fit_pictures(), total)
-        failures = artifacts.read_csv(artifacts.RAW / "failures.csv")
+        failures = artifacts.read_csv(artifacts.DOWNLOADED / "failures.csv")
         dropped = pd.concat([pd.DataFrame(dropped, columns=failures.columns), failures]).sort_values("id")
         table = pd.DataFrame(kept, columns=["id", "landmark_id", "width", "height", "hash"]).astype({"hash": "uint64"})
         wanted = ranking.loc[ranking["kept"], "landmark_id"]

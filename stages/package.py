@@ -25,7 +25,7 @@ def examples(test: pd.DataFrame, landmarks: list[str]) -> dict[str, bytes]:
 
 def main() -> str:
     p = params.load()
-    classes, names = artifacts.read_classes(), artifacts.read_csv(artifacts.RAW / "names.csv")
+    classes, names = artifacts.read_classes(), artifacts.read_csv(artifacts.DOWNLOADED / "names.csv")
     known = classes[["label", "landmark_id"]].merge(names, on="landmark_id", how="left", validate="one_to_one")
     predictions = pd.read_parquet(artifacts.PREDICTIONS)
     results = json.loads(artifacts.RESULTS.read_text(encoding="utf-8"))
@@ -37,7 +37,7 @@ def main() -> str:
         **{name: block.model_dump(mode="json") for name, block in (blocks | {"train": p.train}).items()},
     }
     shown = None
-    with stage.atomic_output(artifacts.RELEASE) as out, stage.progress(len(p.models), "models") as bar:
+    with stage.atomic_output(artifacts.RELEASED) as out, stage.progress(len(p.models), "models") as bar:
         for name, abn in p.models.items():
             answers = {split: rows for split, rows in predictions[predictions["model"] == name].groupby("split")}
             confidence = {split: rows["confidence"].to_numpy() for split, rows in answers.items()}
@@ -58,7 +58,7 @@ def main() -> str:
                 for file, data in shown.items():
                     (folder / "examples" / file).write_bytes(data)
             bar.update()
-    return f"{', '.join(p.models)} in {artifacts.RELEASE}/"
+    return f"{', '.join(p.models)} in {artifacts.RELEASED}/"
 
 
 if __name__ == "__main__":

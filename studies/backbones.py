@@ -92,7 +92,7 @@ def run(
     the row without a trained tail names rightly, to compare with. Raises `UserError` if it fails."""
     for key, value in zip(KEYS, row, strict=True):
         clone.set(f"backbone.{key}", value)
-    for made in ("data/features", "models", "metrics", "release"):  # or DVC would not make them again, and be quicker
+    for made in ("data/features", "models", "metrics"):  # or DVC would not make them again, and be quicker
         stage.remove(clone.root / made)
     shutil.rmtree(clone.root / ".dvc/cache/runs", ignore_errors=True)
     repro = Repro(clone)
@@ -100,7 +100,7 @@ def run(
         raise UserError(f"{title(row)}: {' '.join(''.join(repro.output).split())[-500:]}")
     results = json.loads((clone.root / artifacts.RESULTS).read_text(encoding="utf-8"))
     views = len(pd.read_parquet(clone.root / artifacts.VIEWS))
-    size = sum(path.stat().st_size for path in (clone.root / "release/abn").iterdir() if path.is_file())
+    size = sum(path.stat().st_size for path in (clone.root / artifacts.RELEASED / "abn").iterdir() if path.is_file())
     named = right(pd.read_parquet(clone.root / artifacts.PREDICTIONS))
     return cells(results, gained(named, none), repro.seconds(), views, size / 1e6), named
 

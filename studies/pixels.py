@@ -46,7 +46,7 @@ def main() -> str:
     p = params.load()
     model = models.load(artifacts.MODELS / name).eval()
     if model.design.abn is None:
-        raise stage.UserError(f"models/{name}: has no attention map; name another model")
+        raise stage.UserError(f"models/trained/{name}: has no attention map; name another model")
     state = load_file(artifacts.BACKBONE)
     trunk = Trunk(state, p.backbone)
     grey = (state["mean"] * 255).round().to(torch.uint8).numpy()

@@ -3,8 +3,8 @@
     .venv/bin/python -m studies.unknown        after `make reproduce`, with the same params.yaml
 
 Takes 200 pictures of landmarks that `data.source` has and that are no classes, evenly spread over them, and the test
-pictures of the classes. Prints for every model in release/ how many of either are called none of the known landmarks,
-and how well confidence ranks known above unknown (area under the ROC curve, 50 is chance). In percent.
+pictures of the classes. Prints for every model in models/released/ how many of either are called none of the known
+landmarks, and how well confidence ranks known above unknown (area under the ROC curve, 50 is chance). In percent.
 """
 
 from collections.abc import Iterable
@@ -55,7 +55,7 @@ def main() -> str:
 
     print("| model | test pictures called unknown | unknown ones called so | area under the ROC curve |")
     print("|---|---:|---:|---:|")
-    for folder in sorted(path.parent for path in artifacts.RELEASE.glob("*/release.json")):
+    for folder in sorted(path.parent for path in artifacts.RELEASED.glob("*/release.json")):
         model = Recognizer(folder, p.compute.device)
         both = [answers(model, pictures) for pictures in (known, unknown)]
         called = [100 * np.mean([not model.known(answer) for answer in group]) for group in both]

@@ -1,6 +1,6 @@
 """The page in a real browser: Debian's Chromium, driven by Playwright. `make test` does without where they are missing.
 
-With SCREENSHOT=docs/demo.png in the environment, the picture of the README is made anew, from release/.
+With SCREENSHOT=docs/demo.png in the environment, the picture of the README is made anew, from models/released/.
 """
 
 import os
@@ -190,7 +190,7 @@ def test_a_port_that_is_taken() -> None:
 @pytest.mark.skipif("SCREENSHOT" not in os.environ, reason="makes docs/demo.png, with SCREENSHOT=docs/demo.png")
 def test_screenshot(browser: "sync_api.Browser") -> None:
     port = free_port()
-    server = start(ROOT / "release/baseline", ROOT / "release/abn", port=port)
+    server = start(ROOT / "models/released/baseline", ROOT / "models/released/abn", port=port)
     page = browser.new_page(viewport={"width": 1240, "height": 800}, color_scheme="light")
     visit(page, f"http://127.0.0.1:{port}", example=1)
     page.wait_for_timeout(1500)

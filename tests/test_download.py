@@ -68,17 +68,21 @@ class Workplace:
             os.chdir(before)
 
     def raw(self) -> dict[str, str]:
-        """The hash of every file in data/raw."""
+        """The hash of every file in data/downloaded."""
         return {
             file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted((self.root / "data/raw").glob("*"))
+            for file in sorted((self.root / "data/downloaded").glob("*"))
         }
 
     def pictures(self) -> dict[str, images.Picture]:
-        return {picture.id: picture for group in images.row_groups(self.root / "data/raw") for picture in group.read()}
+        return {
+            picture.id: picture
+            for group in images.row_groups(self.root / "data/downloaded")
+            for picture in group.read()
+        }
 
     def failures(self) -> dict[str, str]:
-        table = pd.read_csv(self.root / "data/raw/failures.csv", dtype=str, keep_default_na=False)
+        table = pd.read_csv(self.root / "data/downloaded/failures.csv", dtype=str, keep_default_na=False)
         assert table["id"].is_monotonic_increasing and list(table) == ["id", "landmark_id", "reason"]
         return dict(zip(table["id"], table["reason"], strict=True))
 
@@ -109,7 +113,7 @@ def server(mirror: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def expected(mirror: Path, tmp_path: Path) -> dict[str, str]:
-    """data/raw when nothing goes wrong: read from the directory."""
+    """data/downloaded when nothing goes wrong: read from the directory."""
     workplace = Workplace(tmp_path / "expected", "gldv2")
     workplace.set("data", root=str(mirror))
     assert workplace.run() == "21 pictures of 3 classes, 0 failed, from an index of 39 in 6 classes"
@@ -129,7 +133,7 @@ def v2(tmp_path: Path, server: Server) -> Workplace:
 def test_only_the_kept_classes_are_stored(v2: Workplace, server: Server) -> None:
     assert v2.run() == "21 pictures of 3 classes, 0 failed, from an index of 39 in 6 classes"
     assert {name: picture.picture for name, picture in v2.pictures().items()} == {key: PICTURES[key] for key in KEPT}
-    assert len(pd.read_parquet(v2.root / "data/raw/index.parquet")) == len(ROWS)
+    assert len(pd.read_parquet(v2.root / "data/downloaded/index.parquet")) == len(ROWS)
     assert v2.failures() == {}
     assert all("landmark" in agent for agent in server.agents)
 
@@ -406,7 +410,7 @@ def test_landmarks_have_names_where_known(v2: Workplace, server: Server, remotel
     (server.root / "metadata/train_label_to_category.csv").write_text(text, encoding="utf-8")
     v2.set("data", root=server.url if remotely else str(server.root))
     v2.run()
-    named = pd.read_csv(v2.root / "data/raw/names.csv", dtype=str, keep_default_na=False)
+    named = pd.read_csv(v2.root / "data/downloaded/names.csv", dtype=str, keep_default_na=False)
     assert named.to_dict("list") == {
         "landmark_id": ["11", "12", "13"],
         "name": ["Ajanta Caves", "Ch\u00e2teau d'If, Marseille", ""],

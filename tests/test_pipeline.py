@@ -37,13 +37,13 @@ PLOTS = ("attention.png", "calibration.png", "collapse.png", "class_histogram.pn
 TABLES = ("attention.csv", "class_histogram.csv", "confused.csv", "confusion.csv", "training.csv")
 RELEASED = ("README.md", "backbone.safetensors", "classes.csv", "design.json", "model.safetensors", "release.json")
 OUTS = [
-    *(f"data/raw/{name}" for name in ("index.parquet", "failures.csv", "names.csv", "pictures-000.parquet")),
+    *(f"data/downloaded/{name}" for name in ("index.parquet", "failures.csv", "names.csv", "pictures-000.parquet")),
     *(f"data/filtered/{name}" for name in ("hashes.parquet", "classes.csv", "ranking.csv", "dropped.csv")),
     *("data/split.parquet", "data/augment.parquet", "models/backbone.safetensors", "data/features/features.npy"),
-    *(f"models/{name}/{file}" for name in MODELS for file in ("design.json", "model.safetensors")),
+    *(f"models/trained/{name}/{file}" for name in MODELS for file in ("design.json", "model.safetensors")),
     *(f"metrics/train/{name}/{file}" for name in MODELS for file in ("plots/metrics/val/accuracy.tsv", "steps.csv")),
     *("metrics/results.json", "metrics/results.md", "data/predictions.parquet"),
-    *(f"release/{name}/{file}" for name in MODELS for file in RELEASED),
+    *(f"models/released/{name}/{file}" for name in MODELS for file in RELEASED),
     *(f"plots/{name}" for name in (*PLOTS, *TABLES)),
 ]
 
@@ -69,9 +69,7 @@ class Project(Clone):
 
     def outs(self) -> dict[str, str]:
         """All output files with their hashes."""
-        files = [
-            path for out in ("data", "models", "metrics", "plots", "release") for path in (self.root / out).rglob("*")
-        ]
+        files = [path for out in ("data", "models", "metrics", "plots") for path in (self.root / out).rglob("*")]
         digests = {}
         for path in sorted(filter(Path.is_file, files)):
             with path.open("rb") as file:
@@ -170,12 +168,12 @@ def test_predictions_cover_every_picture_outside_the_training_split(project: Pro
 
 def test_a_released_model_predicts_the_same_in_another_folder(project: Project, tmp_path: Path) -> None:
     """With only the model folder and the package, without data or other outs of the pipeline."""
-    shutil.copytree(project.root / "release/abn", tmp_path / "model")
+    shutil.copytree(project.root / "models/released/abn", tmp_path / "model")
     shutil.copytree(project.root / "landmarks", tmp_path / "code/landmarks")
     (tmp_path / "photos").mkdir()
     predictions = pd.read_parquet(project.root / "data/predictions.parquet")
     expected = predictions[predictions["model"] == "abn"].set_index("id").sort_index()
-    for picture in images.read_pictures(project.root / "data/raw", expected.index):
+    for picture in images.read_pictures(project.root / "data/downloaded", expected.index):
         (tmp_path / f"photos/{picture.id}.jpg").write_bytes(picture.picture)
 
     command = [sys.executable, "-m", "landmarks", "predict", "photos", "--model", "model", "--json"]
@@ -224,8 +222,8 @@ def test_another_backbone_with_a_trained_tail(project: Project) -> None:
         == {features.shape[2] * features.shape[3]}
         == {16}
     )
-    assert "mobilenetv3_small_050" in (project.root / "release/abn/README.md").read_text(encoding="utf-8")
-    assert project.run("-m", "landmarks", "predict", "release/abn/examples", "--json").returncode == 0
+    assert "mobilenetv3_small_050" in (project.root / "models/released/abn/README.md").read_text(encoding="utf-8")
+    assert project.run("-m", "landmarks", "predict", "models/released/abn/examples", "--json").returncode == 0
 
 
 NO_NETWORK = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.devnull, "PIP_CONFIG_FILE": os.devnull}
@@ -339,14 +337,14 @@ def test_a_stage_fails_if_its_parameters_change_while_it_runs(project: Project) 
     assert project.git("status", "--porcelain").split() == ["M", "params.yaml"]
     done = project.dvc("repro", "--single-item", "download")
     assert done.returncode == 0 and stages_run(done) == ["download"]
-    assert pd.read_parquet(project.root / "data/raw/pictures-000.parquet")["landmark_id"].nunique() == 4
+    assert pd.read_parquet(project.root / "data/downloaded/pictures-000.parquet")["landmark_id"].nunique() == 4
 
 
 def test_a_second_repro_of_a_running_stage_is_refused(project: Project) -> None:
     repro = start(project, "download", "stages.download")
     done = project.dvc("repro", "--force", "--single-item", "download")
     assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert re.search(r"^ERROR: .*data/raw' is busy, it is being blocked by:$", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(r"^ERROR: .*downloaded' is busy, it is being blocked by:$", done.stderr, re.MULTILINE), done.stderr
     assert repro.wait() == 0 and project.outs() == project.first_outs
 
 

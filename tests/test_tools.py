@@ -11,7 +11,7 @@ import yaml
 
 def lock(md5: str, alpha: float = 1.0) -> str:
     """A dvc.lock with a stage that has a directory and a file as outs."""
-    outs = [{"path": "models/abn", "md5": f"{md5}.dir"}, {"path": "plain", "md5": "b" * 32}]
+    outs = [{"path": "models/trained/abn", "md5": f"{md5}.dir"}, {"path": "plain", "md5": "b" * 32}]
     stages = {"train": {"cmd": "x", "outs": outs}, "plot": {"cmd": "x", "params": {"params.yaml": {"alpha": alpha}}}}
     return yaml.safe_dump({"schema": "2.0", "stages": stages})
 
@@ -37,7 +37,7 @@ def test_each_difference_from_the_committed_results_is_listed(tmp_path: Path) ->
     (clone.root / "plots/new.png").touch()
     assert clone.differences() == [
         "plot: its command, dependencies or parameters differ from those in dvc.lock",
-        "train: models/abn differs",
+        "train: models/trained/abn differs",
         " M metrics/results.json",
         "?? plots/",
     ]

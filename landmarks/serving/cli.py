@@ -18,7 +18,7 @@ from landmarks.stage.errors import explain
 if TYPE_CHECKING:
     from landmarks.serving.recognizer import Answer, Recognizer
 
-ROOT = Path(__file__).resolve().parents[2]  # release/ is there
+ROOT = Path(__file__).resolve().parents[2]  # models/released/ is there
 VERSION = "1.1.0"  # of the package, too
 EXAMPLES = """examples:
   landmarks predict photo.jpg                    the five most probable landmarks
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         devices, where = ("auto", "cpu", "cuda", "mps"), "where to compute (default: auto)"
         command.add_argument("--device", default="auto", choices=devices, help=where)
         if run is not serve:
-            which = "a model folder, or the name of one in release/ (default: abn)"
+            which = "a model folder, or the name of one in models/released/ (default: abn)"
             command.add_argument("--model", default="abn", help=which)
         return command
 
@@ -123,9 +123,11 @@ def number(low: int, high: int | None = None) -> Callable[[str], int]:
 
 
 def folder(model: str) -> Path:
-    """The model folder called `model`: a path, or a name in release/."""
+    """The model folder called `model`: a path, or a name in models/released/."""
+    from landmarks import artifacts
+
     path = Path(model)
-    return path if path.is_dir() else ROOT / "release" / model
+    return path if path.is_dir() else ROOT / artifacts.RELEASED / model
 
 
 def load(model: str, device: str) -> "Recognizer":
