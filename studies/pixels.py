@@ -2,9 +2,9 @@
 
     .venv/bin/python -m studies.pixels [MODEL]      after `make reproduce`; MODEL is abn unless given
 
-Takes 100 test pictures. In the order of the map's cells, pixels are taken away (deletion: grey, the mean of the trunk's
-training) or brought back to a blurred picture (insertion), a seventh of them at a time, and the whole network, trunk
-and all, says anew how probable the true class is. Prints the areas under the mean curves, beside those of cells from
+Takes 100 test pictures. In the order of the map's cells, a seventh of them at a time, pixels become grey (deletion: the
+mean of the trunk's training pictures) or sharp in a blurred picture (insertion). The whole network, with its trunk,
+gives the probability of the true class each time. Prints the areas under the mean curves, beside those for cells from
 the centre outwards and at random.
 """
 
@@ -15,6 +15,7 @@ from landmarks.determinism import stream
 from landmarks.networks import Trunk
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import load_file
@@ -28,9 +29,8 @@ def present(order: np.ndarray, count: int, grid: tuple[int, int], crop: int) -> 
     """Which pixels belong to the first `count` cells of `order`, bool [crop, crop, 1]."""
     cells = np.zeros(len(order), dtype=np.uint8)
     cells[order[:count]] = 255
-    return (
-        np.asarray(Image.fromarray(cells.reshape(grid)).resize((crop, crop), Image.Resampling.NEAREST))[..., None] > 0
-    )
+    pixels = Image.fromarray(cells.reshape(grid)).resize((crop, crop), Image.Resampling.NEAREST)
+    return np.asarray(pixels)[..., None] > 0
 
 
 def versions(image: Image.Image, grey: np.ndarray, order: np.ndarray, grid: tuple[int, int]) -> list[np.ndarray]:
@@ -68,19 +68,16 @@ def main() -> str:
             assert output.map is not None
             attention_map = output.map[0].numpy()
             grid = attention_map.shape[1:]
+            maps = (attention_map, attention.centre_prior(*grid)[None])
             random = stream(p.seed, "pixels", picture.id).permutation(attention_map.size)
-            orders = (
-                attention.rank_cells(attention_map)[0],
-                attention.rank_cells(attention.centre_prior(*grid)[None])[0],
-                random,
-            )
+            orders = [*(attention.rank_cells(values)[0] for values in maps), random]
             altered = [version for order in orders for version in versions(image, grey, order, grid)]
             truth = model.probabilities(answers(altered))[:, labels[picture.id]].numpy()
             areas.append(np.trapezoid(truth.reshape(len(orders), 2, STEPS + 1), dx=1 / STEPS))
             bar.update()
-    print("| | by map | from the centre | at random |\n|---|---:|---:|---:|")
-    for kind, row in zip(("deletion", "insertion"), 100 * np.mean(areas, axis=0).T, strict=True):
-        print(f"| {kind} | " + " | ".join(f"{value:.2f}" for value in row) + " |")
+    means = 100 * np.mean(areas, axis=0).T
+    columns = ["by map", "from the centre", "at random"]
+    print(pd.DataFrame(means, index=["deletion", "insertion"], columns=columns).to_markdown(floatfmt=".2f"))
     return f"{name}, {len(areas)} test pictures of {p.augment.crop} pixels, areas in percent"
 
 

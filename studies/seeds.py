@@ -1,14 +1,15 @@
-"""How much of the results is luck: other first weights, order and dropout, on the same pictures and views.
+"""How much do the results depend on chance? Other initial weights, order and dropout, on the same pictures and views.
 
     .venv/bin/python -m studies.seeds [SEED...]      after `make reproduce`; seeds 0 1 2 unless given
 
 Trains the baseline, abn and every ablation of params.yaml with each seed, prints test accuracy (mean and standard
 deviation over seeds, in percent), the last epoch's training loss, and the difference from the baseline with a 95 %
-bootstrap interval over pictures, each counted by the share of seeds that name it rightly.
+bootstrap interval over pictures, each counted by the share of seeds that classify it correctly.
 """
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from landmarks import artifacts, determinism, metrics, params, stage
@@ -25,6 +26,7 @@ def main() -> str:
     landmarks = [str(label) for label in range(index["label"].max() + 1)]
     device = determinism.pick_device(p.compute.device)
     tail = read_tail(p.backbone, artifacts.BACKBONE)
+    train = partial(train_model, array, index, landmarks=landmarks, train=p.train, device=device, tail=tail)
     right: dict[str, np.ndarray] = {}
     print("| model | test | each seed | last training loss | above baseline | its 95 % interval |")
     print("|---|---:|---|---:|---:|---:|")
@@ -32,28 +34,17 @@ def main() -> str:
         hits, losses = [], []
         for seed in seeds:
             with tempfile.TemporaryDirectory() as log:
-                model, last = train_model(
-                    array,
-                    index,
-                    landmarks=landmarks,
-                    abn=abn,
-                    train=p.train,
-                    seed=seed,
-                    device=device,
-                    tail=tail,
-                    log=Path(log) / "log",
-                )
+                model, last = train(abn=abn, seed=seed, log=Path(log) / "log")
             scores = model.probabilities(predict(model, test))
             hits.append(scores.argmax(1).numpy() == test.labels)
             losses.append(last["train/loss"])
         right[name] = np.mean(hits, axis=0)
         each = 100 * np.mean(hits, axis=1)
-        gained = 100 * np.array(
-            metrics.interval(right[name] - right["baseline"], determinism.stream(p.seed, "bootstrap"))
-        )
+        gains = right[name] - right["baseline"]
+        low, high = metrics.interval(gains, determinism.stream(p.seed, "bootstrap"))
         cells = [f"{each.mean():.2f} ± {each.std(ddof=1):.2f}", ", ".join(f"{value:.2f}" for value in each)]
-        cells += [f"{np.mean(losses):.3f}", f"{100 * (right[name] - right['baseline']).mean():+.2f}"]
-        print(f"| {name} | {' | '.join(cells)} | {gained[0]:.2f} to {gained[1]:.2f} |", flush=True)
+        cells += [f"{np.mean(losses):.3f}", f"{100 * gains.mean():+.2f}"]
+        print(f"| {name} | {' | '.join(cells)} | {100 * low:.2f} to {100 * high:.2f} |", flush=True)
     return f"{len(seeds)} seeds, {len(test)} test pictures"
 
 

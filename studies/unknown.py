@@ -1,10 +1,10 @@
-"""Is a photo of an unknown landmark told apart from known ones? Measured on landmarks that the filter left out.
+"""Are photos of unknown landmarks recognised as unknown? Measured on landmarks that the filter left out.
 
     .venv/bin/python -m studies.unknown        after `make reproduce`, with the same params.yaml
 
-Takes 200 pictures of landmarks that `data.source` has and that are no classes, evenly spread over them, and the test
-pictures of the classes. Prints for every model in models/released/ how many of either are called none of the known
-landmarks, and how well confidence ranks known above unknown (area under the ROC curve, 50 is chance). In percent.
+Takes 200 pictures of landmarks in `data.source` that are no classes, evenly spread over them, and the test pictures of
+the classes. For every model in models/released/, prints the share of each called unknown, and how well confidence ranks
+known above unknown pictures (area under the ROC curve; 50 is chance). In percent.
 """
 
 from collections.abc import Iterable
@@ -52,16 +52,16 @@ def main() -> str:
     split = pd.read_parquet(artifacts.SPLIT)
     test = split.loc[split["split"] == "test", "id"]
     known = [picture.picture for picture in images.read_pictures(artifacts.FILTERED, test)]
-
-    print("| model | test pictures called unknown | unknown ones called so | area under the ROC curve |")
-    print("|---|---:|---:|---:|")
+    rows = {}
     for folder in sorted(path.parent for path in artifacts.RELEASED.glob("*/release.json")):
         model = Recognizer(folder, p.compute.device)
         both = [answers(model, pictures) for pictures in (known, unknown)]
         called = [100 * np.mean([not model.known(answer) for answer in group]) for group in both]
         confidence = [answer.scores.max() for group in both for answer in group]
         truth = [1] * len(both[0]) + [0] * len(both[1])
-        print(f"| {folder.name} | {called[0]:.2f} | {called[1]:.2f} | {100 * roc_auc_score(truth, confidence):.2f} |")
+        rows[folder.name] = [*called, 100 * roc_auc_score(truth, confidence)]
+    columns = ["test pictures called unknown", "others called unknown", "area under the ROC curve"]
+    print(pd.DataFrame.from_dict(rows, "index", columns=columns).to_markdown(floatfmt=".2f"))
     return f"{len(known)} test pictures, {len(unknown)} pictures of {wanted['landmark_id'].nunique()} other landmarks"
 
 

@@ -1,8 +1,9 @@
 """The parts of studies/ that decide what is measured and what is written down."""
 
+import json
 import re
 
-from studies import ablations, backbones, document, pixels, unknown
+from studies import ablations, backbones, experiments, pixels, unknown
 
 import numpy as np
 import pandas as pd
@@ -29,10 +30,10 @@ def test_pixels_are_taken_away_and_brought_back_cell_by_cell() -> None:
 
 
 def test_a_section_is_added_or_replaced_and_the_others_stay() -> None:
-    text = document.with_section("# Title\n\nIntroduction.\n", "Sample", "| a |")
+    text = experiments.with_section("# Title\n\nIntroduction.\n", "Sample", "| a |")
     assert text == "# Title\n\nIntroduction.\n\n## Sample\n\n| a |\n"
-    text = document.with_section(text, "Photographs", "| b |")
-    assert document.with_section(text, "Sample", "| c |") == (
+    text = experiments.with_section(text, "Photographs", "| b |")
+    assert experiments.with_section(text, "Sample", "| c |") == (
         "# Title\n\nIntroduction.\n\n## Sample\n\n| c |\n\n## Photographs\n\n| b |\n"
     )
 
@@ -44,19 +45,24 @@ def committed(page: str) -> dict[str, str]:
     return {heading: body.strip() for heading, body in named.items() if "- Command: " in body}
 
 
-def test_backbones_rewrites_its_committed_sections_as_they_are() -> None:
-    sections = committed("backbones.md")
-    assert len(sections) == 3
+@pytest.mark.parametrize(
+    ("study", "count"), [(backbones.STUDY, 3), (ablations.STUDY, 2)], ids=["backbones", "ablations"]
+)
+def test_a_study_rewrites_its_committed_sections_as_they_are(study: experiments.Study, count: int) -> None:
+    sections = committed(study.page.name)
+    assert len(sections) == count
     for body in sections.values():
-        rows = backbones.read_rows(body)
-        assert rows and body.endswith(backbones.tables(rows).strip())
+        rows = experiments.read_rows(study, body)
+        assert rows and body.endswith(experiments.write_tables(study, rows).strip())
 
 
 def test_a_new_row_of_backbones_replaces_only_itself() -> None:
     page = (ROOT / "docs/backbones.md").read_text(encoding="utf-8")
-    cells = [str(number) for number in range(sum(len(columns) - 1 for columns in backbones.TABLES.values()))]
-    origin = document.origin("python -m studies.backbones Sample", 0, 1)
-    changed_page = backbones.with_rows(page, "Sample", origin, {"vgg16 conv4, trained tail": cells})
+    cells = [str(number) for number in range(sum(map(len, backbones.TABLES.values())))]
+    origin = experiments.origin("python -m studies.backbones Sample", 0, 1)
+    changed_page = experiments.with_rows(
+        backbones.STUDY, page, "Sample", origin, {("vgg16 conv4, trained tail",): cells}
+    )
     before, after = page.splitlines(), changed_page.splitlines()
     changed = [line for line in after if line not in before]
     assert [line.split(":")[0] for line in changed[:2]] == ["- Hardware", "- Duration"]
@@ -69,26 +75,26 @@ def test_a_new_row_of_backbones_replaces_only_itself() -> None:
     assert len(after) == len(before)
 
 
-@pytest.mark.parametrize("energy", ["0.4", ""])
-def test_ablations_writes_percent_in_the_committed_columns(energy: str) -> None:
-    metrics = [metric for table in ablations.TABLES.values() for metric in table]
-    row = dict.fromkeys(metrics, "0.123456") | {"abn.test.attention.energy": energy}
-    row |= {"backbone.layer": "conv4", "abn.attention": "multiply", "abn.alpha": "0.25"}
-    text = ablations.tables([row])
-    assert "| conv4 | multiply | 0.25 | 12.35 |" in text and ("40.00" in text) == bool(energy)
-    section = committed("ablations.md")["Sample" if energy else "Photographs"]
-    assert re.findall(r"^\| layer .*", text, re.MULTILINE) == re.findall(r"^\| layer .*", section, re.MULTILINE)
+def test_the_cells_of_a_row_are_the_committed_results() -> None:
+    """params.yaml has the settings of one row of each page; masks may be missing, so that there is no energy."""
+    results = json.loads((ROOT / "metrics/results.json").read_text(encoding="utf-8"))
+    cells = ["82.76", "84.83", "2.07", "81.38", "90.34", "44.15", "26.32", "64.60"]
+    row = ("conv4", "residual", "1")
+    assert experiments.read_rows(ablations.STUDY, committed("ablations.md")["Sample"])[row] == cells
+    assert ablations.measure(row, results, None, None) == cells
+    results["abn"]["test"]["attention"]["energy"] = None
+    assert ablations.measure(row, results, None, None) == [*cells[:5], "", *cells[6:]]
 
 
 def test_what_a_tail_adds_is_counted_picture_by_picture() -> None:
     predictions = pd.DataFrame({"split": ["val", *["test"] * 8], "label": 1, "predicted": [0, *[1, 0] * 4]})
-    named = backbones.right(pd.concat([predictions.assign(model=name) for name in ("abn", "baseline")]))
+    named = backbones.correct_pictures(pd.concat([predictions.assign(model=name) for name in ("abn", "baseline")]))
     assert named["abn"].tolist() == named["baseline"].tolist() == [1, 0] * 4
     more = {"abn": np.ones(8, dtype=int), "baseline": named["baseline"]}
-    added = backbones.gained(more, named)
+    added = backbones.gain(more, named)
     assert added[0] == "0.00" and added[1] == "0.00 to 0.00" and added[2] == "50.00"
     assert 0 < float(added[3].split()[0]) < 50 < float(added[3].split()[2]) < 100
-    assert backbones.gained(more, None) == [""] * 4
+    assert backbones.gain(more, None) == [""] * 4
 
 
 def test_pictures_of_landmarks_that_were_left_out_are_spread_evenly() -> None:

@@ -93,10 +93,7 @@ class Clone:
     def git(self, *arguments: str) -> str:
         """Runs git in the clone; returns its output."""
         command = ["git", "-c", "core.quotepath=off", *arguments]
-        done = subprocess.run(
-            command, cwd=self.root, env=self.environment, stdout=subprocess.PIPE, text=True, check=True
-        )
-        return done.stdout
+        return subprocess.check_output(command, cwd=self.root, env=self.environment, text=True)
 
     def commit(self) -> None:
         """Commits everything, also the results of a run."""
@@ -114,28 +111,33 @@ class Clone:
         before = yaml.safe_load(self.git("show", "HEAD:dvc.lock"))["stages"]
         after = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
         for name in sorted(before.keys() | after.keys()):
-            old, new = (
-                {out["path"]: out for out in stages.get(name, {}).get("outs", [])} for stages in (before, after)
-            )
+            old, new = ({out["path"]: out for out in lock.get(name, {}).get("outs", [])} for lock in (before, after))
             changed = [path for path in sorted(old.keys() | new.keys()) if old.get(path) != new.get(path)]
             lines += [f"{name}: {path} differs" for path in changed]
             if not changed and before.get(name) != after.get(name):
                 lines.append(f"{name}: its command, dependencies or parameters differ from those in dvc.lock")
         return lines + self.git("status", "--porcelain", "--", *RESULTS).splitlines()
 
+    def check_differences(self) -> None:
+        """Prints the differences from HEAD and raises `UserError` if there are any."""
+        if lines := self.differences():
+            print(*lines, sep="\n", flush=True)
+            raise UserError(f"{len(lines)} differences, listed above; the run stays in {self.root}")
+
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A temporary folder. After a `UserError` it stays, so that the failed or different run can be inspected."""
     folder = Path(tempfile.mkdtemp(prefix="verify-"))
+    keep = False
     try:
         yield folder
     except UserError:
+        keep = True
         raise
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
-    shutil.rmtree(folder)
+    finally:
+        if not keep:
+            shutil.rmtree(folder)
 
 
 class Repro:
@@ -174,6 +176,16 @@ class Repro:
         self.process.wait()
         self.reader.join()
         return self.process.returncode
+
+    def text(self) -> str:
+        """The end of its output, in one line and without warnings."""
+        lines = (line for line in self.output if not line.startswith("WARNING"))
+        return " ".join("".join(lines).split())[-500:]
+
+    def finish(self) -> None:
+        """Waits for the end. Raises `UserError` if it fails."""
+        if self.wait():
+            raise UserError(f"dvc repro failed: {self.text()}")
 
     def stop(self, number: signal.Signals = signal.SIGKILL) -> str:
         """Sends a signal to it and to all that it has started; returns the stage that was running.

@@ -16,6 +16,8 @@ from landmarks import stage
 from landmarks.stage import UserError
 from tools.clone import ELSEWHERE, FACTORS, Clone, pair, temporary_folder
 
+import pandas as pd
+
 # Every value of every factor.
 MATRIX = (
     ("1", "1", "avx2", "copy", "UTC0", "C", "0"),
@@ -23,28 +25,25 @@ MATRIX = (
 )
 
 
-def verify(source: Path, **factors: str) -> None:
+def verify(source: Path, **factors: str) -> str:
     """Raises `UserError` if a run under these conditions differs from HEAD of `source`; prints the differences."""
     with temporary_folder() as folder:
         clone = Clone(source, folder, **factors)
         clone.reproduce()
-        lines = clone.differences()
-        if lines:
-            print(*lines, sep="\n", flush=True)
-            raise UserError(f"{len(lines)} differences, listed above; the run stays in {clone.root}")
+        clone.check_differences()
+    return "identical"
 
 
 def matrix(source: Path) -> str:
     """Runs `MATRIX` and prints a table of the results. Raises `UserError` if any run differed."""
-    rows, different = [f"| {' | '.join(FACTORS)} | result |", "|---" * (len(FACTORS) + 1) + "|"], 0
+    rows, different = [], 0
     for values in MATRIX:
-        result = "identical"
         try:
-            verify(source, **dict(zip(FACTORS, values, strict=True)))
+            result = verify(source, **dict(zip(FACTORS, values, strict=True)))
         except UserError as error:
             result, different = str(error), different + 1
-        rows.append(f"| {' | '.join(values)} | {result} |")
-    print(*rows, sep="\n", flush=True)
+        rows.append([*values, result])
+    print(pd.DataFrame(rows, columns=[*FACTORS, "result"]).to_markdown(index=False), flush=True)
     if different:
         raise UserError(f"{different} of {len(MATRIX)} runs differ; try python -m tools.verify FACTOR=VALUE")
     return f"{len(MATRIX)} runs identical"
@@ -68,11 +67,7 @@ def main() -> str:
             first.reproduce()
             first.commit()
             source = first.root
-        if given.matrix:
-            text = matrix(source)
-        else:
-            verify(source, **dict(given.factors))
-            text = "identical"
+        text = matrix(source) if given.matrix else verify(source, **dict(given.factors))
     return f"{text}, in {(time.monotonic() - start) / 60:.1f} minutes"
 
 

@@ -1,0 +1,133 @@
+"""Runs the pipeline of HEAD once for each row of a study, in one clone, and writes a section of the study's page.
+
+    .venv/bin/python -m studies.STUDY HEADING [-S KEY=VALUE ...] [--only TEXT]
+
+The section HEADING is written after each run, so a study that is stopped leaves what it has. `-S` applies to all rows.
+`--only` runs the rows whose name contains TEXT and keeps the others.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.speed import machine, table
+from landmarks import artifacts, stage
+from tools.clone import Clone, Repro, pair, temporary_folder
+
+import torch
+
+Name = tuple[str, ...]  # one cell for each column of `Study.key`
+Rows = dict[Name, list[str]]  # the other cells of a row, those of all tables in order
+
+
+class Study(NamedTuple):
+    """Which experiments to run, and the tables of their results."""
+
+    page: Path
+    key: Name  # the columns that name a row
+    tables: dict[str, list[str]]  # the further columns of each table, by caption
+    rows: dict[Name, dict[str, object]]  # the parameters of each row
+    measure: Callable[[Name, dict, Clone, Repro], list[str]]  # the cells of a row; gets results.json
+    timed: bool = False  # every stage from extract-features runs again for each row
+
+
+def with_section(text: str, heading: str, body: str) -> str:
+    """The document with the section `heading` replaced or added at its end."""
+    start, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    named = dict(section.split("\n", 1) for section in sections) | {heading: f"\n{body}\n"}
+    return "\n\n".join([start.strip(), *(f"## {name}\n\n{content.strip()}" for name, content in named.items())]) + "\n"
+
+
+def origin(command: str, start: float, rows: int) -> str:
+    """How the `rows` of a section were made by a command that began at `start` (of `time.monotonic`)."""
+    minutes = (time.monotonic() - start) / 60
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"- Command: `{command}`\n- Hardware: {machine(gpu)}\n- Duration: {minutes:.0f} minutes for {rows} rows\n"
+
+
+def percent(*values: float | None) -> str:
+    return " to ".join("" if value is None else f"{100 * value:.2f}" for value in values)
+
+
+def attention(abn: dict) -> list[str]:
+    """The test accuracy of both branches and the energy, deletion and insertion of the map, in percent."""
+    measured = abn["attention"]
+    values = [abn["perception_accuracy"], abn["attention_accuracy"], measured["energy"]]
+    return list(map(percent, [*values, measured["deletion"]["map"], measured["insertion"]["map"]]))
+
+
+def read_rows(study: Study, section: str) -> Rows:
+    """The rows of a section, with empty cells for the tables that lack them."""
+    _, *parts = re.split(r"^### (.+)\n", section, flags=re.MULTILINE)
+    bodies = dict(zip(parts[::2], parts[1::2], strict=True))
+    rows: Rows = {name: [] for name in study.rows}
+    for caption, columns in study.tables.items():
+        lines = re.findall(r"^\| (.*) \|$", bodies.get(caption, ""), flags=re.MULTILINE)
+        cells = [[cell.strip() for cell in line.split("|")] for line in lines]
+        found = {tuple(line[: len(study.key)]): line[len(study.key) :] for line in cells}
+        for name, values in rows.items():
+            values += found.get(name, [""] * len(columns))
+    return {name: values for name, values in rows.items() if any(values)}
+
+
+def write_tables(study: Study, rows: Rows) -> str:
+    """The tables of a section, in the order of the study; a table has only rows with a value in it."""
+    text, start = [], 0
+    for caption, columns in study.tables.items():
+        end = start + len(columns)
+        body = [[*name, *rows[name][start:end]] for name in study.rows if any(rows.get(name, [])[start:end])]
+        if body:
+            text.append(f"### {caption}\n\n{table([*study.key, *columns], body)}\n")
+        start = end
+    return "\n".join(text)
+
+
+def with_rows(study: Study, text: str, heading: str, origin: str, rows: Rows) -> str:
+    """The page with these rows in the section `heading`; its other rows and the rest of the page stay."""
+    section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return with_section(text, heading, f"{origin}\n{write_tables(study, read_rows(study, section) | rows)}")
+
+
+def run(study: Study, name: Name, clone: Clone) -> list[str]:
+    """The cells of one row. Raises `UserError` if the pipeline fails."""
+    for key, value in study.rows[name].items():
+        clone.set(key, value)
+    if study.timed:
+        for made in ("data/features", "models", "metrics"):
+            stage.remove(clone.root / made)
+        shutil.rmtree(clone.root / ".dvc/cache/runs", ignore_errors=True)
+    repro = Repro(clone)
+    repro.finish()
+    results = json.loads((clone.root / artifacts.RESULTS).read_text(encoding="utf-8"))
+    return study.measure(name, results, clone, repro)
+
+
+def main(study: Study) -> str:
+    parser = argparse.ArgumentParser(prog=study.page.stem)
+    parser.add_argument("heading")
+    parser.add_argument("--only", default="", help="rows whose name contains this text")
+    parser.add_argument("-S", dest="settings", action="append", default=[], type=pair, metavar="KEY=VALUE")
+    given = parser.parse_args()
+    wanted = [name for name in study.rows if given.only in " ".join(name)]
+    if not wanted:
+        parser.error(f"--only {given.only}: no such row; there are {', '.join(map(' '.join, study.rows))}")
+    settings = [word for key, value in given.settings for word in ("-S", f"{key}={value}")]
+    command = shlex.join(["python", "-m", f"studies.{study.page.stem}", given.heading, *settings])
+    start, done = time.monotonic(), Rows()
+    with temporary_folder() as folder, stage.progress(len(wanted), study.page.stem) as bar:
+        clone = Clone(Path.cwd(), folder)
+        clone.set("ablations", {})
+        clone.apply(given.settings)
+        clone.remove_results()
+        for name in wanted:
+            done[name] = run(study, name, clone)
+            page, lines = study.page.read_text(encoding="utf-8"), origin(command, start, len(done))
+            study.page.write_text(with_rows(study, page, given.heading, lines, done), encoding="utf-8")
+            bar.update()
+    return f"{len(done)} rows, {study.page}"
