@@ -59,8 +59,7 @@ def timm_network(name: str) -> Network:
     try:
         model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="").eval()
     except Exception as error:  # no such model or tag, or one without these options
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(f"backbone.name: timm has no {name} ({reason}); see timm.list_models()") from None
+        raise UserError(f"backbone.name: timm has no {name} ({error!s:.100}); see timm.list_models()") from None
     try:
         steps = list(flatten_layers(model))
         ends = [f"{level['module']}." for level in model.feature_info]  # type: ignore[union-attr]
@@ -71,8 +70,8 @@ def timm_network(name: str) -> Network:
     except MemoryError:
         raise
     except Exception as error:  # a transformer, or a network that calls its layers in its own way
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(f"backbone.name: {name} is no chain of convolutional layers ({reason}); set another") from None
+        text = f"{name} is no chain of convolutional layers ({error!s:.100})"
+        raise UserError(f"backbone.name: {text}; set another") from None
     levels = {f"level{number}": length for number, length in enumerate(lengths, 1)} | {"last": last}
     config = timm.data.resolve_model_data_config(model)
     return Network(model, nn.Sequential(*[layer for _, layer in steps[:last]]), levels, config["mean"], config["std"])

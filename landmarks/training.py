@@ -1,9 +1,8 @@
 """Training: one loop for all models, on precomputed features."""
 
-import json
+import io
 import math
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,12 +19,10 @@ import numpy as np
 import pandas as pd
 import torch
 from dvclive import Live
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
-from tqdm import tqdm
 
 AHEAD = 2  # batches read in advance
 CHECKPOINT_SECONDS = 30  # minimum time between checkpoints, which take up to half a second each
@@ -131,7 +128,7 @@ def train_model(
     steps = train.epochs * views[0].steps(train.batch_size)
     with (
         Live(str(log), dvcyaml=False, save_dvc_exp=False, report=None) as live,
-        tqdm(total=steps, unit=" steps", dynamic_ncols=True, mininterval=1) as bar,
+        stage.progress(steps, "steps") as bar,
     ):
         losses: list[float] = []
         for epoch in fit(model, views, val, train, seed, bar.update, checkpoint):
@@ -210,40 +207,29 @@ def fit(
         }
         history.append(Epoch(metrics, losses))
         if checkpoint and len(history) < train.epochs and time.monotonic() - saved >= every:
-            save_checkpoint(checkpoint, model, optimizer, history)
+            save_checkpoint(checkpoint, model, optimizer, schedule, history)
             saved = time.monotonic()
         yield history[-1]
 
 
-def save_checkpoint(path: Path, model: Baseline, optimizer: Optimizer, history: list[Epoch]) -> None:
-    """Writes the weights, the optimiser's state and all epochs so far to `path` (safetensors), atomically."""
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{number}/{name}": value for name, value in state.items() if value is not None}
+def save_checkpoint(
+    path: Path, model: Baseline, optimizer: Optimizer, schedule: LRScheduler, history: list[Epoch]
+) -> None:
+    """Writes the state of the training and all epochs so far to `path`, atomically."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    content = io.BytesIO()  # torch.save reports a full disk as a RuntimeError
+    torch.save(state | {"history": list(map(tuple, history))}, content)
     with stage.atomic_output(path) as part:
-        save_file(tensors, part, {"history": json.dumps(history)})
+        part.write_bytes(content.getbuffer())
 
 
 def load_checkpoint(path: Path, model: Baseline, optimizer: Optimizer, schedule: LRScheduler) -> list[Epoch]:
     """Restores the state that `save_checkpoint` wrote; returns the epochs so far."""
-    weights: dict[str, Tensor] = {}
-    states: dict[int, dict[str, Tensor]] = {}
-    with safe_open(path, "pt") as file:
-        for key in file.keys():  # noqa: SIM118  safe_open returns no dictionary
-            part, _, name = key.partition("/")
-            if part == "model":
-                weights[name] = file.get_tensor(key)
-            else:
-                number, _, name = name.partition("/")
-                states.setdefault(int(number), {})[name] = file.get_tensor(key)
-        history = [Epoch(*epoch) for epoch in json.loads(file.metadata()["history"])]
-    model.load_state_dict(weights)
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the schedule steps before the optimiser
-        for _ in range(sum(len(epoch.losses) for epoch in history)):
-            schedule.step()
-    return history
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return [Epoch(*epoch) for epoch in state["history"]]
 
 
 def optimization(model: Baseline, train: Train, steps: int) -> tuple[Optimizer, LRScheduler]:

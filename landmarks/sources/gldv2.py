@@ -31,7 +31,6 @@ from pyarrow import compute, csv
 from tqdm import tqdm
 
 BUFFER = 1 << 16  # bytes per read of a tar
-MAX_PENDING_BYTES = 1 << 24  # of pictures in memory before they are stored
 PROBES = 16  # tars whose existence is checked at the same time
 CREDITS = ["author", "license", "title"]  # columns of train_attribution.csv
 
@@ -118,13 +117,13 @@ class Gldv2(Source):
                 md5s = self.probe_tars(pool)
             else:
                 names = self.root.retry("train", lambda: self.root.list_names("train", ".tar")) or []
-                md5s = dict(zip(names, pool.map(self.expected_md5, names), strict=True))
+                md5s = dict(zip(names, pool.map(lambda name: self.find_md5(name, listed=True), names), strict=True))
         if not md5s:
             raise UserError(f"{self.root.name('train')}: no tars; data.root must be the data set's top directory")
-        return md5s
+        return {name: md5 for name, md5 in md5s.items() if md5}
 
-    def probe_tars(self, pool: ThreadPoolExecutor) -> dict[str, str]:
-        """`list_tars` over HTTP, which cannot list a directory: tries numbers until a whole batch is missing."""
+    def probe_tars(self, pool: ThreadPoolExecutor) -> dict[str, str | None]:
+        """The MD5s over HTTP, which cannot list a directory: tries numbers until a whole batch is missing."""
         md5s: dict[str, str | None] = {}
         for first in count(0, PROBES):
             names = [f"images_{number:03d}" for number in range(first, first + PROBES)]
@@ -133,26 +132,22 @@ class Gldv2(Source):
             if not any(batch.values()):
                 break
             md5s |= batch
-        existing = {name: md5 for name, md5 in md5s.items() if md5}
-        for name in sorted(md5s.keys() - existing.keys()):
-            if name < max(existing):  # a denied tar between others must not be skipped
+        last = max((name for name, md5 in md5s.items() if md5), default="")
+        for name, md5 in md5s.items():
+            if name < last and not md5:  # a denied tar between others must not be skipped
                 self.find_md5(name)
-        return existing
+        return md5s
 
-    def find_md5(self, tar: str, denied_is_missing: bool = False) -> str | None:
-        """`expected_md5`, or None if neither the tar nor its MD5 file exists."""
-        text = self.root.text(md5_path(tar), denied_is_missing)
-        if text is None and not self.root.exists(f"train/{tar}.tar", denied_is_missing):
-            return None
-        return self.parse_md5(tar, text)
+    def find_md5(self, tar: str, listed: bool = False, denied_is_missing: bool = False) -> str | None:
+        """The MD5 of a tar according to its MD5 file; None if neither file exists.
 
-    def expected_md5(self, tar: str) -> str:
-        """The MD5 of a tar according to its MD5 file. Raises `UserError` if the file is missing or malformed."""
-        return self.parse_md5(tar, self.root.text(md5_path(tar)))
-
-    def parse_md5(self, tar: str, text: str | None) -> str:
-        path = md5_path(tar)
+        Raises `UserError` if only the tar exists (as it does if `listed`), or the MD5 file is malformed.
+        """
+        path = f"md5sum/train/md5.{tar}.txt"
+        text = self.root.text(path, denied_is_missing)
         if text is None:
+            if not listed and self.root.text(f"train/{tar}.tar", denied_is_missing) is None:
+                return None
             raise UserError(f"{self.root.name(path)}: no such file; every tar needs its MD5 file")
         found = re.match(r"\s*([0-9a-fA-F]{32})\b", text)
         if not found:
@@ -184,7 +179,7 @@ class Gldv2(Source):
 
     def read_tar(self, path: str, tar: Tar, ids: set[str], bar: tqdm, tars: int) -> bool:
         """Reads one of `tars` tars, stores the pictures of `ids` in it, checks its MD5 and returns True."""
-        tar.md5 = tar.md5 or self.expected_md5(tar.name)
+        tar.md5 = tar.md5 or self.find_md5(tar.name, listed=True) or ""
         with closing(Stream(self.root, path)) as file:
             bar.total = tars * (file.size or 0) or None  # tars are about equally large
             reader = Md5Reader(file, bar)
@@ -202,8 +197,6 @@ class Gldv2(Source):
 
     def read_members(self, reader: "Md5Reader", tar: Tar, ids: set[str]) -> list[str]:
         """Stores the pictures of `ids`; returns all ids in the tar."""
-        pictures: list[tuple[str, bytes]] = []
-        failures: list[tuple[str, str]] = []
         members = []
         with tarfile.open(fileobj=cast(IO[bytes], reader), mode="r|", bufsize=BUFFER) as archive:
             for member in archive:
@@ -214,14 +207,9 @@ class Gldv2(Source):
                 if name.stem not in ids:
                     continue
                 if member.size > self.download.max_bytes:
-                    failures.append((name.stem, too_large(self.download)))
+                    self.store.fail(name.stem, tar.name, too_large(self.download), None)
                 elif content := archive.extractfile(member):
-                    pictures.append((name.stem, content.read()))
-                if sum(len(data) for _, data in pictures) >= MAX_PENDING_BYTES:
-                    self.store.add_from_tar(tar, pictures, failures)
-                    pictures.clear()
-                    failures.clear()
-        self.store.add_from_tar(tar, pictures, failures)
+                    self.store.add(name.stem, tar.name, content.read())
         return members
 
 
@@ -246,11 +234,6 @@ class Md5Reader:
         found = self.md5.hexdigest()
         if found != expected:
             raise DamagedTar(f"MD5 is {found}, not {expected}")
-
-
-def md5_path(tar: str) -> str:
-    """The file whose one line is "<md5>  <tar>.tar"."""
-    return f"md5sum/train/md5.{tar}.txt"
 
 
 def decode(text: bytes) -> str:

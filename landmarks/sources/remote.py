@@ -90,7 +90,7 @@ class Root:
                 raise
 
     def text(self, path: str, denied_is_missing: bool = False) -> str | None:
-        """The first kilobyte of a text file, None if it does not exist."""
+        """The beginning of a file as text, about a kilobyte. None if it does not exist."""
 
         def read() -> str:
             with closing(Stream(self, path)) as file:
@@ -100,15 +100,6 @@ class Root:
             return content.decode("utf-8", "replace")
 
         return self.retry(path, read, denied_is_missing)
-
-    def exists(self, path: str, denied_is_missing: bool = False) -> bool:
-        """Whether there is such a file."""
-
-        def opens() -> bool:
-            Stream(self, path).close()
-            return True
-
-        return self.retry(path, opens, denied_is_missing) or False
 
     @contextmanager
     def copy(self, path: str, directory: Path, optional: bool = False) -> Iterator[Path | None]:

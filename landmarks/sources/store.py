@@ -78,9 +78,9 @@ class Store:
             yield self.connection
 
     def add(self, picture_id: str, origin: str, picture: bytes) -> None:
-        """Stores an encoded picture and deletes its failure, if there is one."""
+        """Stores an encoded picture and deletes its failure, if there is one. The first of equal rows is kept."""
         with self.transaction() as sql:
-            sql.execute("insert or replace into pictures values (?, ?, ?)", (picture_id, origin, picture))
+            sql.execute("insert or ignore into pictures values (?, ?, ?)", (picture_id, origin, picture))
             sql.execute("delete from failures where id = ? and origin = ?", (picture_id, origin))
 
     def fail(self, picture_id: str, origin: str, reason: str, attempts: int | None) -> None:
@@ -121,14 +121,6 @@ class Store:
                 delete_tar(sql, name)
             for name in md5s.keys() - unchanged:
                 put_tar(sql, Tar(name, md5s[name]))
-
-    def add_from_tar(self, tar: Tar, pictures: list[tuple[str, bytes]], failures: list[tuple[str, str]]) -> None:
-        """Stores pictures (id, bytes) and permanent failures (id, reason) of a tar. The first of equal ids is kept."""
-        rows = [(picture_id, tar.name, data) for picture_id, data in pictures]
-        failed = [(picture_id, tar.name, reason) for picture_id, reason in failures]
-        with self.transaction() as sql:
-            sql.executemany("insert or ignore into pictures values (?, ?, ?)", rows)
-            sql.executemany("insert or replace into failures values (?, ?, ?, null)", failed)
 
     def finish(self, tar: Tar, members: list[str]) -> None:
         """Records that a tar was read to its end, and the ids in it."""
