@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from landmarks.determinism import seed_torch
 from landmarks.networks import network, vgg16_network
-from landmarks.stage import UserError
+from landmarks.stage import UserError, repository
 from landmarks.weights import HED, LITE0, RANDOM, TORCHVISION, WeightSet, find
 
 import torch
@@ -33,7 +33,7 @@ def fetch(name: str, weights: str, seed: int) -> dict[str, Tensor]:
     net = network(name)
     known = find(weights, name)
     if known is None:
-        state = read_file(Path(weights))
+        state = read_file(repository() / weights)
     elif known is RANDOM:
         state = net.model.state_dict()
     elif known is HED:

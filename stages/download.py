@@ -13,9 +13,8 @@ import pandas as pd
 
 def main() -> str:
     p = params.load()
-    with sources.open_source(
-        p.data, p.download, seed=p.seed, workers=p.compute.workers, scratch=artifacts.DOWNLOADS
-    ) as source:
+    scratch = stage.repository() / artifacts.DOWNLOADS
+    with sources.open_source(p.data, p.download, seed=p.seed, workers=p.compute.workers, scratch=scratch) as source:
         index = source.index()
         ranking = classes.rank(index, skip_top=p.filter.skip_top, top_k=p.filter.top_k, min_images=p.filter.min_images)
         kept = sorted(ranking.loc[ranking["kept"], "landmark_id"])

@@ -800,10 +800,20 @@ def test_ctrl_c_ends_the_stage_with_one_line(tmp_path: Path, site: Server, serve
     assert stderr.splitlines()[-1] == "download: interrupted"
 
 
-def test_two_downloads_at_once_are_an_error(v2: Workplace) -> None:
+def test_a_second_download_waits_for_the_first(v2: Workplace) -> None:
     key = hashlib.sha256(v2.params["data"]["root"].encode()).hexdigest()[:12]
-    with Store(v2.root / f".scratch/download/gldv2-{key}"), user_error("database is locked; wait until the other run"):
-        v2.run()
+    with Store(v2.root / f".scratch/download/gldv2-{key}"):
+        second = subprocess.Popen(
+            [sys.executable, "-m", "stages.download"],
+            cwd=v2.root,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        said = second.stderr.readline()
+        assert said == f".scratch/download/gldv2-{key}: waiting for another run that uses it\n"
+        assert second.poll() is None
+    assert second.communicate(timeout=60) and second.returncode == 0
 
 
 # --- The parts -----------------------------------------------------------------------------------------------------

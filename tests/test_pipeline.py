@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, drawing
 
 pytestmark = pytest.mark.slow
 
@@ -206,6 +206,54 @@ def test_an_experiment_runs_only_what_depends_on_it(project: Project) -> None:
     before = json.loads(project.git("show", "HEAD:metrics/results.json"))
     assert results["abn"] != before["abn"]
     assert {**results, "abn": None} == {**before, "abn": None}
+
+
+def plain_dvc(project: Project, *arguments: str) -> str:
+    """DVC in a shell whose PATH has `dvc` but not the environment's Python; returns what it prints."""
+    link = project.root.parent / "bin/dvc"
+    link.parent.mkdir(exist_ok=True)
+    if not link.exists():
+        link.symlink_to(project.root / ".venv/bin/dvc")
+    environment = project.environment | {"PATH": f"{link.parent}:{os.defpath}"}
+    done = subprocess.run(
+        [link, *arguments], cwd=project.root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_sweep_runs_from_a_plain_shell(project: Project) -> None:
+    """Two experiments at once, in copies of the repository that DVC makes."""
+    plain_dvc(project, "exp", "run", "--queue", "-S", "abn.alpha=0,0.5")
+    plain_dvc(project, "queue", "start", "-j", "2")
+    end = time.monotonic() + 600
+    while "Queued" in (status := plain_dvc(project, "queue", "status")) or "Running" in status:
+        assert time.monotonic() < end, status
+        time.sleep(1)
+    assert status.count("Success") == 2, plain_dvc(project, "queue", "logs", status.split()[5])
+    refs = project.git("for-each-ref", "--format=%(refname)", "refs/exps").split()
+    files = [f"{ref}:metrics/results.json" for ref in refs if re.match(r"refs/exps/\w\w/", ref)]
+    first, second = sorted(
+        (json.loads(project.git("show", file)) for file in files), key=lambda r: r["abn"] != r["alpha-0"]
+    )
+    assert first["abn"] == first["alpha-0"] != second["abn"]
+    assert {**first, "abn": None} == {**second, "abn": None}
+
+
+def test_paths_of_an_experiment_in_a_copy_are_those_of_the_repository(project: Project) -> None:
+    for number in range(12):
+        path = project.root / f"photos/{'abcd'[number % 4]}/{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawing(number).save(path)
+    shutil.copyfile(project.root / "models/backbone.safetensors", project.root / "mine.safetensors")
+    settings = ["data.source=folder", "data.root=photos", "backbone.weights=mine.safetensors"]
+    settings += ["filter.skip_top=0", "filter.top_k=4", "filter.min_images=3"]
+    arguments = (f"--set-param={setting}" for setting in settings)
+    try:
+        plain_dvc(project, "exp", "run", "--temp", *arguments, "download", "fetch-backbone")
+    finally:
+        shutil.rmtree(project.root / "photos")
+        (project.root / "mine.safetensors").unlink()
 
 
 def test_another_backbone_with_a_trained_tail(project: Project) -> None:

@@ -5,7 +5,7 @@ import tarfile
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 
-from landmarks import params
+from landmarks import params, stage
 from landmarks.images import Picture
 from landmarks.sources import Source, open_source
 from landmarks.sources.index import read_index
@@ -52,6 +52,26 @@ def test_root_must_be_a_file_or_a_directory_as_the_source_needs(tmp_path: Path, 
     for path in (tmp_path / "nothing", tmp_path / wrong):
         with user_error(rf"data\.root: {path} is not .*; correct the path"), opened(name, path, tmp_path):
             pass
+
+
+@pytest.mark.parametrize(("name", "root"), [("folder", "pictures"), ("gldv1", "index.csv"), ("gldv2", ".")])
+def test_a_relative_root_is_one_of_the_repository_also_in_a_copy_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, root: str
+) -> None:
+    """`dvc exp run --temp` runs stages in a copy, with DVC_ROOT set to the repository."""
+    (tmp_path / "pictures/tower").mkdir(parents=True)
+    drawing().save(tmp_path / "pictures/tower/a.jpg")
+    (tmp_path / "index.csv").write_text("id,url,landmark_id\na,http://x.invalid/a,1\n", encoding="utf-8")
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata/train.csv").write_text("id,url,landmark_id\na,x,1\n", encoding="utf-8")
+    copy = tmp_path / ".dvc/tmp/exps/tmp1"
+    copy.mkdir(parents=True)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    for place in (tmp_path, copy):
+        monkeypatch.chdir(place)
+        with opened(name, root, stage.repository() / ".scratch") as source:
+            assert len(source.index()) == 1
+    assert len([path for path in (tmp_path / ".scratch").glob("*") if path.is_dir()]) == (name != "folder")
 
 
 def test_a_scheme_without_its_package_is_an_error(tmp_path: Path) -> None:

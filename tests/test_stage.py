@@ -104,7 +104,64 @@ def test_only_the_same_run_finds_its_work_in_progress(tmp_path: Path, monkeypatc
     assert left() == [] and left() == ["train-1.0"]
     with stage.scratch("train", {"alpha": 1.0}, [data]) as scratch:
         assert scratch.is_relative_to(Path(".scratch/train"))
-    assert [path.name for path in Path(".scratch").iterdir()] == ["other"], "a completed stage leaves nothing"
+    assert list(Path(".scratch/train").iterdir()) == [], "nothing is left of what was done"
+
+
+SCRATCH = """
+import sys
+from pathlib import Path
+from landmarks import stage
+with stage.scratch("train", {"alpha": sys.argv[1]}, []) as scratch:
+    print(sorted(path.name for path in scratch.iterdir()), flush=True)
+    (scratch / "checkpoint").touch()
+    sys.stdin.read()
+    assert (scratch / "checkpoint").exists()
+"""
+
+
+def scratch_in(root: Path, alpha: str) -> subprocess.Popen[str]:
+    """A process that uses a scratch directory below `root` until its stdin ends."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", SCRATCH, alpha], cwd=root, env=environment, text=True, **pipes)
+
+
+def test_runs_at_the_same_time_keep_their_work_and_the_same_run_waits(tmp_path: Path) -> None:
+    """One run per process, as `dvc queue start -j 4` has them."""
+    first = scratch_in(tmp_path, "1")
+    assert first.stdout.readline() == "[]\n"
+    other = scratch_in(tmp_path, "0.5")
+    assert other.stdout.readline() == "[]\n"
+    waiting = [scratch_in(tmp_path, "1") for _ in range(2)]
+    for process in waiting:
+        assert re.fullmatch(r"\.scratch/train/\w+: waiting for another run that uses it\n", process.stderr.readline())
+    for process in (first, other, *waiting):
+        process.stdin.close()
+    assert [process.wait(60) for process in (first, other, *waiting)] == [0] * 4
+    assert list((tmp_path / ".scratch/train").iterdir()) == []
+
+
+def test_a_run_that_waited_goes_on_with_what_an_interrupted_one_left(tmp_path: Path) -> None:
+    first = scratch_in(tmp_path, "1")
+    assert first.stdout.readline() == "[]\n"
+    waiting = scratch_in(tmp_path, "1")
+    waiting.stderr.readline()
+    first.kill()
+    first.communicate()
+    assert waiting.stdout.readline() == "['checkpoint']\n"
+    waiting.communicate()
+    assert waiting.returncode == 0
+
+
+def test_a_copy_of_the_repository_shares_its_scratch_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / ".dvc/tmp/exps/standalone/tmp1/inner"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with stage.scratch("train", {}, []) as scratch:
+        assert scratch.is_relative_to(tmp_path / ".scratch")
+    monkeypatch.chdir(tmp_path)
+    assert stage.repository() == Path()
 
 
 def code(body: str) -> str:

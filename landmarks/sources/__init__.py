@@ -12,7 +12,7 @@ from typing import Protocol
 
 from landmarks.images import Picture
 from landmarks.params import Data, Download
-from landmarks.stage import UserError
+from landmarks.stage import UserError, repository
 
 import pandas as pd
 
@@ -49,13 +49,14 @@ def open_source(data: Data, download: Download, *, seed: int, workers: int, scra
         return
     if data.root is None:
         raise UserError(f"data.root: missing; data.source {data.source} needs {NEEDS[data.source]}")
+    path = repository() / data.root
     local = data.source == "folder" or "://" not in data.root
-    if local and not (Path(data.root).is_file() if data.source == "gldv1" else Path(data.root).is_dir()):
+    if local and not (path.is_file() if data.source == "gldv1" else path.is_dir()):
         raise UserError(f"data.root: {data.root} is not {NEEDS[data.source]}; correct the path")
     if data.source == "folder":
         from landmarks.sources.folder import open_folder
 
-        yield open_folder(Path(data.root))
+        yield open_folder(path)
         return
     # Imported here because aiohttp is slow to import.
     from landmarks.sources.gldv1 import Gldv1
@@ -63,7 +64,7 @@ def open_source(data: Data, download: Download, *, seed: int, workers: int, scra
     from landmarks.sources.remote import Root
     from landmarks.sources.store import Store
 
-    root = Root(data.root, download, seed)
+    root = Root(str(path) if local else data.root, download, seed)
     key = hashlib.sha256(root.fs.unstrip_protocol(root.path).encode()).hexdigest()[:12]
     with Store(scratch / f"{data.source}-{key}") as store:
         yield (Gldv1 if data.source == "gldv1" else Gldv2)(root, store, download)

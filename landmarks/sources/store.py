@@ -8,12 +8,12 @@ import math
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from landmarks.stage import UserError
+from landmarks.stage import UserError, lock
 
 TABLES = """
 create table if not exists pictures (id text, origin text, picture blob not null, primary key (id, origin));
@@ -38,13 +38,15 @@ class Store:
     """Pictures by id and origin (the URL or the tar they come from). A context manager.
 
     If the block ends in a `UserError`, non-permanent failures are deleted, so that the next run tries those pictures
-    again. Raises `UserError` if the file cannot be used or another run uses it.
+    again. Waits for another run that uses the directory. Raises `UserError` if the file cannot be used.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.lock = threading.Lock()
+        self.held = ExitStack()
         with self.errors():
+            self.held.enter_context(lock(directory))
             directory.mkdir(parents=True, exist_ok=True)
             self.connection = sqlite3.connect(directory / "pictures.sqlite", timeout=0, check_same_thread=False)
             # One process at a time needs no shared memory, which a network file system lacks.
@@ -61,6 +63,7 @@ class Store:
             with self.transaction() as sql:
                 sql.execute("delete from failures where attempts is not null")
         self.connection.close()
+        self.held.close()
 
     @contextmanager
     def errors(self) -> Iterator[None]:

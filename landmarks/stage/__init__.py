@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from landmarks.stage.errors import UserError, explain
-from landmarks.stage.outputs import atomic_output, remove, scratch
-from landmarks.stage.pipeline import check_unchanged, current_inputs, restore_outs
+from landmarks.stage.outputs import atomic_output, lock, remove, scratch
+from landmarks.stage.pipeline import check_unchanged, current_inputs, repository, restore_outs
 from landmarks.stage.pool import run_in_processes
 from landmarks.stage.progress import count_reasons, progress
 from landmarks.stage.signals import (
@@ -26,7 +26,18 @@ from landmarks.stage.signals import (
     received_signals,
 )
 
-__all__ = ["UserError", "atomic_output", "count_reasons", "progress", "remove", "run", "run_in_processes", "scratch"]
+__all__ = [
+    "UserError",
+    "atomic_output",
+    "count_reasons",
+    "lock",
+    "progress",
+    "remove",
+    "repository",
+    "run",
+    "run_in_processes",
+    "scratch",
+]
 
 if os.environ.get("DVC_STAGE"):
     sys.excepthook = on_early_interrupt

@@ -1,13 +1,17 @@
 """Outputs that are complete or absent, and a directory for work in progress."""
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from landmarks.stage.imports import running_code
+from landmarks.stage.pipeline import repository
 
 
 @contextmanager
@@ -30,19 +34,50 @@ def scratch(name: str, settings: dict, inputs: Iterable[Path]) -> Iterator[Path]
     """Yields a directory for work in progress of the stage `name`, with the files that an interrupted run left there.
 
     Only runs with the same `settings` (JSON values), contents of `inputs` and code (`running_code`) share a directory.
-    Directories of other runs of the stage are removed, and this one is removed when the block succeeds.
+    They wait for each other. Other directories of the stage are removed unless they are in use, and this one is removed
+    when the block succeeds.
     """
     key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
     for path in [*inputs, *running_code()]:
         with path.open("rb") as file:
             key.update(hashlib.file_digest(file, "blake2b").digest())
-    directory = Path(".scratch", name, key.hexdigest())
-    directory.mkdir(parents=True, exist_ok=True)
-    for other in sorted(directory.parent.iterdir()):
-        if other != directory:
-            remove(other)
-    yield directory
-    remove(directory.parent)
+    directory = repository() / ".scratch" / name / key.hexdigest()
+    with lock(directory):
+        for other in sorted({path.with_suffix("") for path in directory.parent.iterdir()} - {directory}):
+            with lock(other, wait=False) as unused:
+                if unused:
+                    remove(other)
+        directory.mkdir(exist_ok=True)
+        yield directory
+        remove(directory)
+
+
+@contextmanager
+def lock(directory: Path, wait: bool = True) -> Iterator[bool]:
+    """Locks `directory` against other processes, by a file beside it. Yields whether this process holds the lock.
+
+    Waits for a process that holds it, and says so, unless `wait` is false. Does not create the directory.
+    """
+    path = directory.with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    yield False
+                    return
+                print(f"{directory}: waiting for another run that uses it", file=sys.stderr)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not os.fstat(file.fileno()).st_nlink:  # the other process removed the file when it was done
+                continue
+            try:
+                yield True
+            finally:
+                if not directory.exists():
+                    path.unlink(missing_ok=True)
+            return
 
 
 def remove(path: Path) -> None:

@@ -9,6 +9,12 @@ from landmarks.stage.errors import UserError
 from landmarks.stage.imports import running_code
 
 
+def repository() -> Path:
+    """The user's repository. It is not the current directory when `dvc exp run --temp` or `--queue` runs a copy."""
+    root = Path(os.environ.get("DVC_ROOT", ""))
+    return root if Path.cwd().is_relative_to(root.resolve() / ".dvc/tmp/exps") else Path()
+
+
 def current_inputs() -> dict[Path, bytes]:
     """The contents of params.yaml and of the code that the running stage imports."""
     return {path: path.read_bytes() for path in (Path("params.yaml"), *running_code()) if path.is_file()}
@@ -59,7 +65,7 @@ def restore_outs() -> None:
     from dvc.repo import Repo
 
     try:
-        with Repo(os.environ.get("DVC_ROOT")) as repo:
+        with Repo() as repo:
             for stage in repo.index.stages:
                 if stage.addressing == address:
                     for out in stage.outs:
