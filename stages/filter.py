@@ -5,7 +5,7 @@ Every wanted picture ends up either in the shards or in dropped.csv.
 
 from collections.abc import Iterator
 
-from landmarks import artifacts, classes, images, params, stage
+from landmarks import artifacts, classes, duplicates, images, params, stage
 
 import pandas as pd
 from joblib import delayed
@@ -46,9 +46,15 @@ def main() -> str:
 
     with stage.atomic_output(artifacts.FILTERED) as out:
         images.write_shards(out, fit_pictures(), total)
+        table = pd.DataFrame(kept, columns=["id", "landmark_id", "width", "height", "hash"]).astype({"hash": "uint64"})
+        copies = duplicates.placeholders(table["hash"].to_numpy(), table["landmark_id"].to_numpy())
+        if copies.any():
+            dropped += table[copies].assign(reason="placeholder").to_dict("records")
+            table = table[~copies].reset_index(drop=True)
+            with stage.atomic_output(out) as rewritten:
+                images.write_shards(rewritten, images.read_pictures(out, table["id"]), total)
         failures = artifacts.read_csv(artifacts.DOWNLOADED / "failures.csv")
         dropped = pd.concat([pd.DataFrame(dropped, columns=failures.columns), failures]).sort_values("id")
-        table = pd.DataFrame(kept, columns=["id", "landmark_id", "width", "height", "hash"]).astype({"hash": "uint64"})
         wanted = ranking.loc[ranking["kept"], "landmark_id"]
         pictures = table["landmark_id"].value_counts().reindex(sorted(wanted), fill_value=0)
         classes.check_sizes(pictures, p.filter.min_images)

@@ -1,48 +1,18 @@
 """Training, validation and test."""
 
-from landmarks import images, split
+import tracemalloc
+
+from landmarks import split
+from landmarks.determinism import stream
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import drawing, jpeg, user_error
+from conftest import user_error
 
 FRACTIONS = {"train": 0.70, "val": 0.15, "test": 0.15}
 
 NAMES = ("train", "val", "test")
-
-
-def group_hashes(*hashes: int) -> list[int]:
-    """The groups of the hashes, numbered in order of appearance."""
-    groups = split.near_duplicates(np.array(hashes, dtype=np.uint64))
-    return pd.factorize(groups)[0].tolist()
-
-
-@pytest.mark.parametrize(("bits", "together"), [(0, True), (1, True), (6, True), (7, False), (64, False)])
-def test_hashes_within_six_bits_are_near_duplicates(bits: int, together: bool) -> None:
-    one = 0x0123_4567_89AB_CDEF
-    assert group_hashes(one, one ^ ((1 << bits) - 1)) == [0, 0 if together else 1]
-
-
-def test_near_duplicates_form_chains() -> None:
-    assert group_hashes(0b111111, 2**64 - 1, 0, 0b111111 << 6 | 0b111111) == [0, 1, 0, 0]
-
-
-def test_groups_span_blocks() -> None:
-    """Finds exactly the planted pairs among many unrelated hashes, at any distance in the array."""
-    hashes = np.random.default_rng(0).integers(0, 2**64, 3 * split.BLOCK, dtype=np.uint64)
-    planted = {3: 700, 255: 256, 10: 20}
-    for first, second in planted.items():
-        hashes[second] = hashes[first] ^ np.uint64(0b10101)
-    groups = split.near_duplicates(hashes)
-    assert {first: int(np.flatnonzero(groups == groups[first])[-1]) for first in planted} == planted
-    assert len(np.unique(groups)) == len(hashes) - len(planted)
-
-
-def test_copies_of_a_picture_are_one_group() -> None:
-    originals = [drawing(seed, 320, 256) for seed in range(4)]
-    copies = [images.decode(jpeg(image.resize((200, 160)), quality=50)) for image in originals]
-    assert group_hashes(*map(images.perceptual_hash, originals + copies)) == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -66,6 +36,30 @@ def test_a_group_is_never_split() -> None:
     assigned = pd.Series(split.assign(labels, groups, FRACTIONS, 1))
     assert (assigned.groupby(groups).nunique() == 1).all()
     assert assigned.value_counts(normalize=True).to_dict() == pytest.approx(FRACTIONS, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_group_is_assigned_as_with_a_dense_table(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    classes, groups, number = rng.integers(2, 30), rng.integers(1, 200), rng.integers(1, 500)
+    labels, groups = rng.integers(0, classes, number), rng.integers(0, groups, number)
+    sizes = pd.crosstab(groups, labels).to_numpy()
+    lack = sizes.sum(0)[:, None] * np.array(list(FRACTIONS.values()))
+    order = stream(seed, "split").permutation(len(sizes))
+    chosen = {}
+    for group in order[np.argsort(-sizes[order].sum(1), kind="stable")]:
+        chosen[group] = np.argmax(sizes[group] @ lack)
+        lack[:, chosen[group]] -= sizes[group]
+    expected = [NAMES[chosen[group]] for group in np.unique(groups, return_inverse=True)[1]]
+    assert split.assign(labels, groups, FRACTIONS, seed).tolist() == expected
+
+
+def test_memory_of_assign_is_linear_in_pictures() -> None:
+    """A table of groups by classes would have 400 million cells."""
+    tracemalloc.start()
+    split.assign(np.arange(20_000), np.arange(20_000), FRACTIONS, 0)
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
 
 
 def test_the_seed_determines_the_split() -> None:
