@@ -389,6 +389,7 @@ FILES = [
         "BMP": ("RGB", "P"),
         "TIFF": ("RGB", "LAB", "F", "I;16"),
         "AVIF": ("RGB",),
+        "HEIF": ("RGB",),
         "PPM": ("RGB",),
         "ICO": ("RGB",),
         "EPS": ("RGB",),
