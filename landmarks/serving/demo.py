@@ -139,7 +139,8 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
 
 def serve(models: list[Recognizer], folders: list[Path], port: int | None) -> None:
     """Serves the page on 127.0.0.1 until Ctrl-C; the examples are from the first folder that has any."""
-    examples = next(filter(None, (recognizer.pictures(folder / "examples") for folder in folders)), [])
+    found = [folder / "examples" for folder in folders if (folder / "examples").is_dir()]
+    examples = recognizer.pictures(found[0]) if found else []
     # The browser's own fonts: others would be loaded from the internet.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     blocks = page(models, examples)
