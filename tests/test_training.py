@@ -240,7 +240,7 @@ class Stopped(Exception):
 @pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
 def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path: Path, block: Abn | None, optimizer: str) -> None:
     settings = SETTINGS.model_copy(update={"epochs": 4, "batch_size": 3, "optimizer": optimizer})
-    pictures, checkpoint = eight(), tmp_path / "checkpoint.safetensors"
+    pictures, checkpoint = eight(), tmp_path / "checkpoint.pt"
 
     def run(stop: int | None, checkpoint: Path | None) -> tuple[dict, int, list[Epoch]]:
         steps = 0
@@ -266,7 +266,7 @@ def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path: Path, block:
 
 
 def test_there_is_no_checkpoint_before_its_time(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoint.safetensors"
+    checkpoint = tmp_path / "checkpoint.pt"
     list(fit(models.build(design()), [eight()], eight(), SETTINGS, 0, lambda: None, checkpoint, every=1e9))
     assert not checkpoint.exists()
 
