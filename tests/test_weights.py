@@ -151,7 +151,8 @@ stage.run(lambda: save_file(weight_files.fetch("mobilenetv3_small_050", "imagene
 
 def fetch_from_hub(directory: Path, url: str) -> subprocess.CompletedProcess[str]:
     """Fetches timm's weights in a process of its own, for the hub's address is read when its package is imported."""
-    environment = os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(directory / "hub"), "PYTHONPATH": str(ROOT)}
+    hub = {"HF_ENDPOINT": url, "HF_HOME": str(directory / "hub"), "HF_HUB_OFFLINE": "0"}
+    environment = os.environ | hub | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", FETCH]
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
 
