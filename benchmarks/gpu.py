@@ -258,6 +258,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, with 200 small pictures")
     arguments = parser.parse_args()
+    if arguments.out != OUT and arguments.out.exists():
+        parser.error(f"--out: {arguments.out} exists; name another file")
     start = time.perf_counter()
     determinism.prepare_training()
     with tempfile.TemporaryDirectory() as name:

@@ -4,12 +4,12 @@ Paths are relative to the repository's root, where DVC runs the stages. docs/arc
 file, its writer and its readers. Pictures are read by landmarks/images.py.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 DOWNLOADED = Path("data/downloaded")
@@ -26,8 +26,34 @@ PLOTS = Path("plots")
 RELEASED = Path("models/released")
 DOWNLOADS = Path(".scratch/download")  # what the download stage has fetched; not an output
 
+# DVC deletes and writes these, or what is in them.
+OUTS = (
+    *(DOWNLOADED, FILTERED, SPLIT, VIEWS, BACKBONE, FEATURES.parent, MODELS, LOGS),
+    *(PREDICTIONS, RESULTS, RESULTS.with_suffix(".md"), RELEASED, PLOTS),
+)
+
 DIGITS = 6  # decimals of metrics and confidences in files; more would only show the last bits of float32
 TEXT = dict.fromkeys(["id", "landmark_id", "name", "reason"], str)  # columns of CSV files that may look like numbers
+
+
+def overlapping_out(path: str, root: Path = Path()) -> Path | None:
+    """The out of the repository `root` that contains `path` or lies in it, or None.
+
+    `path` is relative to `root`. Links and letter case do not hide an overlap.
+    """
+
+    def within(inner: str, outer: str) -> bool:
+        return any(
+            str(place) == outer or (os.path.exists(place) and os.path.exists(outer) and os.path.samefile(place, outer))
+            for place in (Path(inner), *Path(inner).parents)
+        )
+
+    try:
+        place = os.path.realpath(root / path)
+    except ValueError:  # a null byte
+        return None
+    made = {out: os.path.realpath(root / out) for out in OUTS}
+    return next((out for out in OUTS if within(place, made[out]) or within(made[out], place)), None)
 
 
 def read_csv(path: Path) -> "pd.DataFrame":
@@ -47,7 +73,7 @@ def read_views(root: Path = Path()) -> "pd.DataFrame":
     import pandas as pd
 
     index = pd.read_parquet(root / VIEWS)
-    return index.assign(row=np.arange(len(index)))
+    return index.assign(row=range(len(index)))
 
 
 def read_labelled_views(root: Path = Path()) -> "pd.DataFrame":
@@ -58,6 +84,8 @@ def read_labelled_views(root: Path = Path()) -> "pd.DataFrame":
     return read_views(root).merge(split, on="id", how="left")
 
 
-def read_features(root: Path = Path()) -> np.ndarray:
+def read_features(root: Path = Path()) -> "np.ndarray":
     """The features of all views, float16 [row, channels, height, width], mapped into memory."""
+    import numpy as np
+
     return np.load(root / FEATURES, mmap_mode="r")

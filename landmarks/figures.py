@@ -32,7 +32,7 @@ def save(figure: Figure, path: Path) -> None:
     """Writes a PNG, without matplotlib's version in its metadata: the bytes depend only on what the figure shows."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font does not have
-        figure.savefig(path, dpi=110, metadata={"Software": None})
+        figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
 
 

@@ -4,7 +4,7 @@ import reprlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from landmarks import stage
+from landmarks import artifacts, stage
 from landmarks.stage import UserError
 from landmarks.weights import WEIGHT_SETS
 
@@ -167,7 +167,10 @@ class Params(Block):
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """Reads and checks the whole file. Raises `UserError` that names the file, the first wrong key and the fix."""
+    """Reads and checks the whole file. Raises `UserError` that names the file, the first wrong key and the fix.
+
+    Pictures and weights of the user are refused inside an out, which DVC would delete, and around one.
+    """
     try:
         values = yaml.safe_load(path.read_bytes())
     except FileNotFoundError:
@@ -177,9 +180,15 @@ def load(path: Path = Path("params.yaml")) -> Params:
     except Exception as error:  # PyYAML passes on many kinds, such as for a date with a 13th month
         raise UserError(f"{path}: not YAML: {error}") from None
     try:
-        return Params.model_validate({} if values is None else values)
+        p = Params.model_validate({} if values is None else values)
     except ValidationError as error:
         raise UserError(f"{path}: {describe(error)}") from None
+    for key, place in (("data.root", p.data.root), ("backbone.weights", p.backbone.weights)):
+        if place and (out := artifacts.overlapping_out(place.removeprefix("file://"), stage.repository())):
+            raise UserError(
+                f"{path}: {key}: {place} overlaps {out}, which DVC deletes and rewrites; move your files elsewhere"
+            )
+    return p
 
 
 def describe(error: ValidationError) -> str:

@@ -60,6 +60,11 @@ def scan(root: Path) -> Scan:
     )
 
 
+def printable(name: str) -> str:
+    """A file's name with bytes that are not UTF-8 as `\\xNN`, so that every table can hold it."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 def unfit(name: str, mode: int) -> str:
     """The reason for which a file is no picture, else empty."""
     ending = os.path.splitext(name)[1].lower()

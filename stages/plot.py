@@ -82,12 +82,14 @@ def main() -> str:
         "confusion": named,
         "training": curves,
     }
-    with stage.atomic_output(artifacts.PLOTS) as out:
-        out.mkdir()
-        for name, figure in drawn.items():
-            figures.save(figure, out / f"{name}.png")
-        for name, table in tables.items():
-            table.to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
+    for name, figure in drawn.items():  # one by one, so that other files in the folder stay
+        with stage.atomic_output(artifacts.PLOTS / f"{name}.png") as out:
+            figures.save(figure, out)
+    for name, table in tables.items():
+        with stage.atomic_output(artifacts.PLOTS / f"{name}.csv") as out:
+            table.to_csv(out, index=False, lineterminator="\n")
+    if not summed:
+        (artifacts.PLOTS / "collapse.png").unlink(missing_ok=True)
     return f"{len(drawn)} figures and {len(tables)} tables in {artifacts.PLOTS}/"
 
 

@@ -6,6 +6,7 @@ from landmarks import artifacts
 
 import numpy as np
 import pandas as pd
+import pytest
 
 
 def test_ids_and_names_stay_text(tmp_path: Path) -> None:
@@ -14,6 +15,36 @@ def test_ids_and_names_stay_text(tmp_path: Path) -> None:
     assert table["landmark_id"].tolist() == ["007", "1e3"]
     assert table["name"].tolist() == ["NA", ""]
     assert table["pictures"].tolist() == [12, 3]
+
+
+@pytest.mark.parametrize(
+    ("path", "out"),
+    [
+        ("data/downloaded", "data/downloaded"),
+        ("data/downloaded/towers", "data/downloaded"),
+        ("models/trained/../released/x", "models/released"),
+        ("data", "data/downloaded"),
+        ("..", "data/downloaded"),
+        ("link", "data/downloaded"),
+        ("plots/mine", "plots"),
+        ("models/backbone.safetensors", "models/backbone.safetensors"),
+        ("data/mine", None),
+        ("data/raw", None),
+        ("models/mine", None),
+        ("release", None),
+        ("../elsewhere", None),
+        ("https://host/data/downloaded", None),
+        ("\0", None),
+    ],
+)
+def test_a_path_that_overlaps_an_out(
+    path: str, out: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here/data/downloaded").mkdir(parents=True)
+    (tmp_path / "here/link").symlink_to("data/downloaded")
+    assert artifacts.overlapping_out(path, tmp_path / "here") == (out and Path(out))
+    monkeypatch.chdir(tmp_path / "here")
+    assert artifacts.overlapping_out(path) == (out and Path(out))
 
 
 def test_every_view_has_its_row_label_and_split(tmp_path: Path) -> None:

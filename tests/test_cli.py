@@ -124,6 +124,82 @@ def test_mistakes_with_a_model(model: str, photos: Path, tmp_path: Path, capsys:
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("export --onnx {} --force", "is a folder"),
+        ("export --onnx . --force", "is a folder"),
+        ("export --onnx {}/0.jpg", "0.jpg: exists; name another file or add --force"),
+        ("export --onnx {model}/classes.csv --force", "classes.csv: is a file that this command reads"),
+        ("predict {}/1.jpg --overlay {}", "1.png: exists; name another file or add --force"),
+        ("predict {} --overlay {}", "1.png: is a file that this command reads"),
+        ("predict {} --overlay {} --force", "1.png: is a file that this command reads"),
+        ("predict {} --overlay {}/links --force", "0.png: is a file that this command reads"),
+        ("predict {} --overlay {}/0.jpg", "file exists"),
+        ("submit {}/index.csv --out {}/index.csv --force", "index.csv: is a file that this command reads"),
+        ("submit {}/index.csv --out {}/link.csv --force", "link.csv: is a file that this command reads"),
+        ("submit {}/index.csv --out {}/0.jpg --force", "0.jpg: is a file that this command reads"),
+        ("submit {}/index.csv --out {}/2.jpg", "2.jpg: exists; name another file or add --force"),
+        ("submit {}/index.csv --out /dev/null --force", "no regular file"),
+    ],
+)
+def test_no_file_of_the_user_is_lost(
+    model: str, photos: Path, capsys: Captured, command: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    drawing(7).save(photos / "1.png")
+    (photos / "index.csv").write_text("id\n0\n", encoding="utf-8")
+    (photos / "link.csv").symlink_to("index.csv")
+    (photos / "links").mkdir()
+    (photos / "links/0.png").symlink_to("../0.jpg")
+    before = everything(photos), everything(Path(model))
+    arguments = command.replace("{}", str(photos)).replace("{model}", model).split()
+    assert main([*arguments, "--model", model]) == 1
+    out, err = capsys.readouterr()
+    assert message in err.splitlines()[-1] and out == ""
+    assert (everything(photos), everything(Path(model))) == before
+
+
+def test_force_replaces_a_file(model: str, photos: Path) -> None:
+    for name in ("maps/0.png", "a.csv"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_text("old")
+    command = ["predict", str(photos / "0.jpg"), "--overlay", str(photos / "maps"), "--model", model]
+    assert main(command) == 1 and main([*command, "--force"]) == 0
+    assert Image.open(photos / "maps/0.png").format == "PNG"
+    command = ["submit", str(photos), "--out", str(photos / "a.csv"), "--model", model]
+    (photos / "maps/0.png").unlink()
+    assert main(command) == 1 and main([*command, "--force"]) == 0
+    assert (photos / "a.csv").read_text(encoding="utf-8").startswith("id,landmarks\n0,")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str)
+def test_names_that_stdout_cannot_show_do_not_stop_the_rest(
+    model: str, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    for name in ("\u6771\u4eac.jpg", os.fsdecode(b"caf\xe9.jpg"), "last.jpg"):
+        (tmp_path / name).write_bytes(jpeg(drawing()))
+
+    def run(*arguments: str) -> bytes:
+        command = [sys.executable, "-m", "landmarks", *arguments, "--model", model]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONCOERCECLOCALE": "0"} | settings
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+        assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+        return done.stdout
+
+    assert run("predict", ".").count(b".jpg\n  1  ") == 3
+    assert len([json.loads(line) for line in run("predict", ".", "--json").splitlines()]) == 3
+    run("submit", ".", "--out", os.fsdecode(b"out/\xe9.csv"))
+    (written,) = (tmp_path / "out").iterdir()
+    rows = written.read_text(encoding="utf-8").splitlines()
+    assert [row.partition(",")[0] for row in rows] == ["id", r"caf\xe9", "last", "\u6771\u4eac"]
+
+
 @pytest.mark.parametrize("command", [[], ["predict"], ["export"], ["submit"], ["serve"]])
 def test_help_has_examples(command: list[str], capsys: Captured) -> None:
     with pytest.raises(SystemExit) as left:

@@ -5,6 +5,7 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from landmarks import artifacts
 from landmarks.stage.imports import PACKAGES, all_imports, direct_imports, module_file
 from tools import dependencies
 
@@ -148,6 +149,13 @@ def test_no_ablation_is_named() -> None:
     """Adding or removing one in params.yaml needs no change here."""
     text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
     assert [name for name in ABLATIONS if name in text] == []
+
+
+def test_artifacts_lists_the_outs() -> None:
+    listed = {path.as_posix() for path in artifacts.OUTS}
+    assert {path.removesuffix("/${key}") for stage in STAGES.values() for path in outs(stage)} == listed | {
+        f"{folder}/{name}" for folder in (artifacts.MODELS, artifacts.LOGS) for name in ("baseline", "abn")
+    }
 
 
 def test_only_what_git_shows_is_kept_from_the_cache() -> None:

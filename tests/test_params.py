@@ -48,6 +48,20 @@ def test_models_are_in_the_order_of_the_results_table() -> None:
     assert models["baseline"] is None and models["alpha-0"] == models["abn"] != models["study"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.root", "data/downloaded"),
+        ("data.root", "."),
+        ("data.root", "file://data/filtered"),
+        ("backbone.weights", "models/backbone.safetensors"),
+    ],
+)
+def test_what_the_user_gives_is_not_where_dvc_deletes(file: Path, key: str, value: str) -> None:
+    with user_error(rf"params\.yaml: {key}: {value} overlaps \S+, which DVC deletes and rewrites; move your files"):
+        params.load(write(file, key, value))
+
+
 @pytest.mark.parametrize("key", ["sede", "filter.topk", "ablations.study.alhpa"])
 def test_unknown_key(file: Path, key: str) -> None:
     with user_error(rf"params\.yaml: {key}: unknown key"):

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from landmarks import stage
+from landmarks import artifacts, stage
 from landmarks.stage import UserError, signals
+from landmarks.stage.errors import explain
 
 import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, user_error
 
 
 def fill(path: Path, text: str, directory: bool) -> None:
@@ -32,17 +33,50 @@ def content(path: Path) -> dict[str, str]:
     return {file.name: file.read_text(encoding="utf-8") for file in files}
 
 
-@pytest.mark.parametrize("new", [False, True], ids=["new file", "new directory"])
-@pytest.mark.parametrize("old", [False, True], ids=["old file", "old directory"])
-def test_an_output_is_replaced_when_it_is_complete(tmp_path: Path, old: bool, new: bool) -> None:
-    path, expected = tmp_path / "out", tmp_path / "expected"
-    fill(path, "old", old)
-    fill(expected, "new", new)
+@pytest.mark.parametrize("directory", [False, True], ids=["file", "directory"])
+def test_an_output_is_replaced_when_it_is_complete(
+    tmp_path: Path, directory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = artifacts.MODELS / "abn"
+    path.parent.mkdir(parents=True)
+    fill(path, "old", directory)
     with stage.atomic_output(path) as part:
-        fill(part, "new", new)
+        fill(part, "new", directory)
         assert "old" in content(path).values()
-    assert path.is_dir() is new and list(content(path).values()) == ["new"]
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["expected", "out"]
+    assert path.is_dir() is directory and list(content(path).values()) == ["new"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("old", "new"), [(False, True), (True, False), (True, True)], ids=str)
+def test_no_file_is_exchanged_for_a_directory_and_no_directory_is_replaced_that_is_no_out(
+    tmp_path: Path, old: bool, new: bool
+) -> None:
+    fill(tmp_path / "mine", "mine", old)
+    with pytest.raises(OSError, match="mine") as caught, stage.atomic_output(tmp_path / "mine") as part:
+        fill(part, "new", new)
+    assert f"{tmp_path / 'mine'}: " in str(explain(caught.value))
+    assert list(content(tmp_path / "mine").values()) == ["mine"] and list(tmp_path.iterdir()) == [tmp_path / "mine"]
+
+
+def test_a_target_of_the_user_is_new_or_a_file_that_may_be_replaced(tmp_path: Path) -> None:
+    photo, other, new = tmp_path / "photo.jpg", tmp_path / "other", tmp_path / "new/folder/file"
+    for path in (photo, other):
+        path.write_bytes(b"x")
+    for name, target in (("link", photo), ("dangling", tmp_path / "nothing"), ("device", Path(os.devnull))):
+        (tmp_path / name).symlink_to(target)
+    os.link(photo, tmp_path / "hard")
+    stage.check_targets([new], [photo])
+    assert new.parent.is_dir() and not new.exists()
+    for name in ("photo.jpg", "link", "hard", "new/../photo.jpg"):
+        with user_error(f"{name}: is a file that this command reads"):
+            stage.check_targets([tmp_path / name], [photo], force=True)
+    for path in (tmp_path, tmp_path / "dangling", tmp_path / "device", Path(os.devnull), Path(), Path("/")):
+        with user_error("is a folder or no regular file"):
+            stage.check_targets([path], [], force=True)
+    with user_error("other: exists; name another file or add --force"):
+        stage.check_targets([new, other], [photo])
+    stage.check_targets([new, other], [photo], force=True)
 
 
 @pytest.mark.parametrize("directory", [False, True], ids=["file", "directory"])
@@ -110,7 +144,7 @@ def test_only_the_same_run_finds_its_work_in_progress(tmp_path: Path, monkeypatc
 SCRATCH = """
 import sys
 from pathlib import Path
-from landmarks import stage
+from landmarks import artifacts, stage
 with stage.scratch("train", {"alpha": sys.argv[1]}, []) as scratch:
     print(sorted(path.name for path in scratch.iterdir()), flush=True)
     (scratch / "checkpoint").touch()

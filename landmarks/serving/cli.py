@@ -5,10 +5,11 @@ Exit status: 0 on success, 1 if something could not be read or done (one line on
 """
 
 import argparse
+import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
         if run is not serve:
             which = "a model folder, or the name of one in models/released/ (default: abn)"
             command.add_argument("--model", default="abn", help=which)
+            replaced = "replace files that exist, but never a photo or another file that is read"
+            command.add_argument("--force", action="store_true", help=replaced)
         return command
 
     command = add(
@@ -136,6 +139,13 @@ def load(model: str, device: str) -> "Recognizer":
     return Recognizer(folder(model), device)
 
 
+def check_targets(args: argparse.Namespace, targets: Iterable[Path], reads: Iterable[Path]) -> None:
+    """Raises `UserError` if writing `targets` would lose a file. `reads` and the model are never replaced."""
+    from landmarks import stage
+
+    stage.check_targets(targets, [*reads, *folder(args.model).iterdir()], args.force)
+
+
 def predict(args: argparse.Namespace) -> int:
     from landmarks.images import Unfit
     from landmarks.serving import recognizer
@@ -144,13 +154,17 @@ def predict(args: argparse.Namespace) -> int:
     if args.overlay and not model.has_map:
         raise UserError(f"--overlay: {args.model} has no attention map; choose another --model")
     status = 0
-    taken: set[str] = set()
-    for path, answer in model.recognise(recognizer.find(args.photos)):
+    photos, taken = list(recognizer.find(args.photos)), set[str]()
+    overlays: dict[Path, Path] = {}
+    if args.overlay:
+        overlays = {path: args.overlay / f"{free_name(path.stem, taken)}.png" for path in dict.fromkeys(photos)}
+        check_targets(args, overlays.values(), photos)
+    for path, answer in model.recognise(photos):
         if isinstance(answer, Unfit):
             print(f"landmarks: {path}: {answer}", file=sys.stderr)
             status = 1
         elif args.overlay:
-            draw(path, answer, args.overlay / f"{free_name(path.stem, taken)}.png")
+            draw(path, answer, overlays[path])
         if args.json:
             print(json.dumps({"file": str(path)} | as_dict(model, answer, args.top)), flush=True)
         elif not isinstance(answer, Unfit):
@@ -192,20 +206,22 @@ def draw(path: Path, answer: "Answer", out: Path) -> None:
 
 
 def free_name(stem: str, taken: set[str]) -> str:
-    """`stem`, or the first of `stem-2`, `stem-3`... that is not in `taken`; adds it to `taken`."""
+    """`stem`, or the first of `stem-2`, `stem-3`... that is not in `taken`, in any letter case; adds it to `taken`."""
     name, count = stem, 1
-    while name in taken:
+    while name.casefold() in taken:
         count += 1
         name = f"{stem}-{count}"
-    taken.add(name)
+    taken.add(name.casefold())
     return name
 
 
 def export(args: argparse.Namespace) -> int:
     from landmarks.serving import onnx_export
 
-    out = Path(args.onnx or f"{folder(args.model).name}.onnx")
-    onnx_export.write(load(args.model, args.device), out)
+    out = Path(args.onnx or f"{folder(args.model).resolve().name}.onnx")
+    model = load(args.model, args.device)
+    check_targets(args, [out], [])
+    onnx_export.write(model, out)
     print(f"landmarks: {out}, {out.stat().st_size / 1e6:.0f} MB")
     return 0
 
@@ -214,7 +230,9 @@ def submit(args: argparse.Namespace) -> int:
     from landmarks.serving import submission
 
     photos = submission.photos(args.index, args.pictures)
-    print(f"landmarks: {submission.write(load(args.model, args.device), photos, args.out)}")
+    model = load(args.model, args.device)
+    check_targets(args, [args.out], [args.index, *filter(None, photos.values())])
+    print(f"landmarks: {submission.write(model, photos, args.out)}")
     return 0
 
 
@@ -228,6 +246,8 @@ def serve(args: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
     try:
         return args.run(args)
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from landmarks import stage
 from landmarks.images import Unfit
+from landmarks.scan import printable
 from landmarks.serving import recognizer
 from landmarks.serving.recognizer import Recognizer
 from landmarks.stage import UserError
@@ -63,10 +64,11 @@ def by_stem(folder: Path, wanted: set[str] | None = None) -> dict[str, Path]:
     """The pictures below `folder` by their names without endings: all, or only those `wanted`."""
     found: dict[str, Path] = {}
     for path in recognizer.pictures(folder):
-        if wanted is None or path.stem in wanted:
-            if path.stem in found:
-                raise UserError(f"{folder}: {found[path.stem]} and {path} have the same id; rename one")
-            found[path.stem] = path
+        name = printable(path.stem)
+        if wanted is None or name in wanted:
+            if name in found:
+                raise UserError(f"{folder}: {found[name]} and {path} have the same id; rename one")
+            found[name] = path
     return found
 
 
@@ -81,9 +83,6 @@ def write(model: Recognizer, photos: dict[str, Path | None], out: Path) -> str:
         raise UserError(f"landmark_id {unfit!r}: the format allows no spaces, commas or quotes; rename the class")
     key = hashlib.sha256(json.dumps(model.facts).encode()).hexdigest()[:12]
     part = out.with_name(f".{out.name}.{key}.part")
-    if out.is_dir():
-        raise UserError(f"{out}: is a folder; give the name of a file")
-    out.parent.mkdir(parents=True, exist_ok=True)
     done = resume(part, list(photos))
     reasons = append(part, model, photos, done)
     part.replace(out)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from landmarks.images import Picture
-from landmarks.scan import scan
+from landmarks.scan import printable, scan
 from landmarks.sources import Source
 from landmarks.sources.index import read_index, reason
 from landmarks.stage import UserError, count_reasons
@@ -29,7 +29,7 @@ class Folder(Source):
         return self.files
 
     def skipped(self) -> pd.DataFrame:
-        rows = [(os.fsencode(name).decode(errors="backslashreplace"), why) for name, why in self.others.items()]
+        rows = [(printable(name), why) for name, why in self.others.items()]
         return pd.DataFrame(
             [(name, landmark(name), why) for name, why in rows], columns=["id", "landmark_id", "reason"]
         )

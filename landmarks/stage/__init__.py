@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from landmarks.stage.errors import UserError, explain
-from landmarks.stage.outputs import atomic_output, lock, remove, scratch
+from landmarks.stage.outputs import atomic_output, check_targets, lock, remove, scratch
 from landmarks.stage.pipeline import check_unchanged, current_inputs, repository, restore_outs
 from landmarks.stage.pool import run_in_processes
 from landmarks.stage.progress import count_reasons, progress
@@ -29,6 +29,7 @@ from landmarks.stage.signals import (
 __all__ = [
     "UserError",
     "atomic_output",
+    "check_targets",
     "count_reasons",
     "lock",
     "progress",

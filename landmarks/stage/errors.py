@@ -31,7 +31,7 @@ def explain(error: BaseException) -> str | None:
         return f"not enough memory ({text or 'none left'}); {MORE_MEMORY}"
     if isinstance(error, OSError) or rust:
         number = int(rust[1]) if rust else getattr(error, "errno", None)
-        where = getattr(error, "filename", None)
+        where = getattr(error, "filename2", None) or getattr(error, "filename", None)
         parts = [str(where) if where else None, os.strerror(number).lower() if number else text]
         return ": ".join(filter(None, parts)) + (f"; {ADVICE[number]}" if number in ADVICE else "")
     return None

@@ -10,23 +10,54 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from landmarks import artifacts
+from landmarks.stage.errors import UserError
 from landmarks.stage.imports import running_code
 from landmarks.stage.pipeline import repository
 
 
 @contextmanager
 def atomic_output(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` (file or directory); it replaces `path` only if the block succeeds."""
+    """Yields a temporary path beside `path` (file or directory); it replaces `path` only if the block succeeds.
+
+    A file replaces only a file, and a directory only an out of the pipeline or an empty one; otherwise an `OSError`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     remove(part)
     try:
         yield part
-        if path.is_dir() or part.is_dir():  # only a file can replace a file in one step
+        if part.is_dir() and path.is_dir() and any(path.is_relative_to(out) for out in artifacts.OUTS):
             remove(path)
         part.replace(path)
     finally:
         remove(part)
+
+
+def check_targets(targets: Iterable[Path], reads: Iterable[Path], force: bool = False) -> None:
+    """Creates the parents of files that the user asks for. Raises `UserError` if one would replace something.
+
+    With `force`, regular files may be replaced, except those in `reads`, under whatever name.
+    """
+    kept = {identity(path) for path in reads}
+    for path in targets:
+        if os.path.lexists(path):
+            if not path.is_file():
+                raise UserError(f"{path}: is a folder or no regular file; name another file")
+            if identity(path) in kept:
+                raise UserError(f"{path}: is a file that this command reads; name another file")
+            if not force:
+                raise UserError(f"{path}: exists; name another file or add --force")
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What all names of a file have in common: device and inode. None if there is no such file."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
 
 
 @contextmanager
