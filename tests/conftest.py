@@ -1,4 +1,4 @@
-"""What several test files share: drawn pictures, tiny models' designs, and what to expect of a user's mistake."""
+"""What several test files share: generated pictures, small models, and the check of a user's mistake."""
 
 import hashlib
 import io
@@ -25,20 +25,20 @@ SHARED = ROOT.parent / "shared"
 
 
 def shared(name: str) -> pytest.MarkDecorator:
-    """Skips a test where the real data called `name` are not there."""
+    """Skips a test if the real data called `name` are missing."""
     return pytest.mark.skipif(not (SHARED / name).exists(), reason=f"needs {SHARED / name}, which is not here")
 
 
 @contextmanager
 def user_error(match: str) -> Iterator[None]:
-    """Expects a `UserError` in one line in which the pattern `match` is found."""
+    """Expects a `UserError` of one line that matches the pattern `match`."""
     with pytest.raises(UserError, match=match) as caught:
         yield
     assert "\n" not in str(caught.value)
 
 
 def drawing(seed: int = 0, width: int = 96, height: int = 80) -> Image.Image:
-    """An RGB picture of soft random blots: other seeds give other pictures, other sizes the same one."""
+    """An RGB picture of soft random blots. The seed alone decides what it shows, not the size."""
     blots = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(blots).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -58,7 +58,7 @@ def pictures(count: int) -> list[Picture]:
 
 
 def abn(**changes: float | str) -> Abn:
-    """An attention block like the default one of params.yaml, but for `changes`."""
+    """The default attention block of params.yaml with `changes`."""
     return Abn(**{"alpha": 0.25, "beta": 1.0, "attention": "residual", "objective": "branches"} | changes)
 
 
@@ -85,7 +85,7 @@ BACKBONES = [pytest.param(VGG, id="vgg16"), pytest.param(LITE, id="timm")]
 
 
 def tailed(base: Backbone) -> Backbone:
-    """That backbone with the rest of it trained."""
+    """The same backbone with a trained tail."""
     return base.model_copy(update={"tail": "trained"})
 
 

@@ -1,4 +1,4 @@
-"""A web server on the loopback address that serves files, counts what it sends, and misbehaves as it is told."""
+"""A web server on the loopback address that serves files, counts what it sends, and misbehaves on request."""
 
 import math
 import threading
@@ -115,7 +115,7 @@ def serve(root: Path) -> Iterator[Server]:
 
 
 def status(code: int, times: int = 10**6, **headers: str) -> Fault:
-    """Answers with a status, so many times, then as usual."""
+    """Answers the first `times` requests with a status, later ones as usual."""
     return lambda handler, number: number > times or handler.answer(code, b"", **headers)
 
 

@@ -1,4 +1,4 @@
-"""Artefacts: what their readers promise."""
+"""How artefacts are read, and which paths overlap them."""
 
 from pathlib import Path
 

@@ -79,7 +79,7 @@ def test_validation_and_test_see_the_untouched_centre() -> None:
 
 
 def test_validation_and_test_pictures_can_be_rotated() -> None:
-    """Each picture by its own angle within the range; nothing else changes, and training views stay the same."""
+    """Each picture has its own angle within the range. Nothing else changes, nor do training views."""
     plain, rotated = (drawn(eval_rotation=angle).merge(table(), on="id") for angle in (0.0, 45.0))
     judged = rotated["split"] != "train"
     angles = rotated.loc[judged, "angle"]

@@ -1,6 +1,6 @@
-"""The page in a real browser: Debian's Chromium, driven by Playwright. `make test` does without where they are missing.
+"""The page in a real browser: Debian's Chromium, driven by Playwright. Skipped if one of them is missing.
 
-With SCREENSHOT=docs/demo.png in the environment, the picture of the README is made anew, from models/released/.
+With SCREENSHOT=docs/demo.png in the environment, the models in models/released/ give a new picture for docs/serving.md.
 """
 
 import os
@@ -44,7 +44,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is served: two models, one of which doubts everything, and two examples."""
+    """Two models, of which baseline knows no photo, and two examples."""
     root = tmp_path_factory.mktemp("release")
     model_folder(root / "baseline", threshold=0.999)
     examples = model_folder(root / "abn", abn()) / "examples"
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(*models: Path, port: int) -> subprocess.Popen:
-    """`python -m landmarks serve`, once it answers."""
+    """Starts `python -m landmarks serve` and waits until it answers."""
     command = [sys.executable, "-m", "landmarks", "serve", "--port", str(port), "--models", *map(str, models)]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for _ in range(600):
@@ -88,7 +88,7 @@ def browser() -> "Iterator[sync_api.Browser]":
 
 @pytest.fixture
 def page(browser: "sync_api.Browser", address: str) -> "Iterator[sync_api.Page]":
-    """The open page. Whatever it asks of others is noted and refused, and fails the test."""
+    """The open page. A request to another server is blocked and fails the test."""
     page, elsewhere = browser.new_page(viewport={"width": 1280, "height": 900}), []
 
     def local(route: "sync_api.Route") -> None:
@@ -106,7 +106,7 @@ def page(browser: "sync_api.Browser", address: str) -> "Iterator[sync_api.Page]"
 
 
 def visit(page: "sync_api.Page", address: str, example: int = 0) -> None:
-    """Opens the page and clicks on an example, again and again if it is not awake yet."""
+    """Opens the page and clicks on an example until its map appears."""
     page.goto(address)
     for _ in range(30):
         page.locator("#examples button img").nth(example).click()
@@ -154,7 +154,9 @@ def test_the_slider_redraws_the_map(page: "sync_api.Page") -> None:
     ],
     ids=["text", "false ending", "svg", "small", "wide"],
 )
-def test_what_is_no_picture_is_said_kindly(page: "sync_api.Page", name: str, data: bytes, said: str) -> None:
+def test_an_unreadable_file_gives_a_message_with_the_accepted_formats(
+    page: "sync_api.Page", name: str, data: bytes, said: str
+) -> None:
     upload(page, name, data)
     sync_api.expect(page.locator("#message")).to_contain_text(said, timeout=20_000)
     sync_api.expect(page.locator("#map-1 img")).to_have_count(0)
@@ -170,7 +172,7 @@ def test_an_upload_that_is_too_large_is_refused(page: "sync_api.Page") -> None:
     sync_api.expect(toast).to_contain_text("exceed the maximum allowed size", timeout=20_000)
 
 
-def test_it_listens_to_this_machine_alone(address: str) -> None:
+def test_it_listens_only_on_this_machine(address: str) -> None:
     port = int(address.rsplit(":", 1)[1])
     with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port), timeout=1):
         pass

@@ -1,4 +1,4 @@
-"""The figures: that they show something, and the same every time."""
+"""The figures show something, and are the same every time."""
 
 import io
 from collections.abc import Callable
@@ -122,7 +122,7 @@ def test_confusion_is_the_share_of_each_true_class() -> None:
     assert sorted(text.get_text() for text in axes.texts) == ["1", "1", "1", "1", "2"]
 
 
-def test_a_picture_names_whom_it_is_due_to() -> None:
+def test_attribution_has_title_author_and_licence() -> None:
     assert figures.attribution(NAMELESS) == ""
     assert figures.attribution(NAMED._replace(title="A tower")) == '"A tower" by Jane Doe, CC BY-SA 3.0'
     assert figures.attribution(NAMED._replace(title="", author=None)) == "CC BY-SA 3.0"
@@ -147,7 +147,7 @@ def test_the_collapse_is_drawn_against_the_floors_and_chance() -> None:
     assert [patch.get_data().values.max() for patch in bars.patches] == pytest.approx([0.8, 0.1])
 
 
-def test_the_collapse_is_drawn_of_any_ablation() -> None:
+def test_the_collapse_shows_any_ablation_with_the_studys_loss() -> None:
     left, right, _ = collapse("mistake").axes
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["mistake", "abn"]
     assert left.texts[2].get_text().startswith("mistake's floor")
@@ -163,7 +163,7 @@ def test_the_collapse_is_drawn_of_any_ablation() -> None:
     ],
 )
 def test_examples_are_right_and_wrong_of_different_landmarks(right: str, expected: list[tuple[int, bool]]) -> None:
-    """Of four landmarks with two pictures each, three and three at most."""
+    """At most three right and three wrong pictures, of four landmarks with two pictures each."""
     answers = [letter == "t" for letter in right if letter != " "]
     table = pd.DataFrame({"id": list("hgfedcba"), "label": [0, 0, 1, 1, 2, 2, 3, 3], "right": answers})
     found = figures.examples(table.sort_values("id"), 6)

@@ -1,6 +1,6 @@
-"""Odd inputs of every kind, by hypothesis: what is wrong with them is one line, and nothing is written elsewhere.
+"""Odd inputs of every kind, made by hypothesis: each gives at most one line, and nothing is written elsewhere.
 
-A few seconds of it here; `FUZZ=5000`, as in `make fuzz`, tries so many of each kind, others every time.
+By default the same few hundred every time; `make fuzz` sets FUZZ=5000, the number of random ones of each kind.
 """
 
 import faulthandler
@@ -34,7 +34,7 @@ VALUES = yaml.safe_load(TEXT)
 
 
 def fuzz(share: float, *strategies: st.SearchStrategy, **named: st.SearchStrategy) -> Callable:
-    """Tries that share of the examples of a run, which are the same every time unless FUZZ asks for many."""
+    """Runs a test with `share` times the usual number of examples."""
     many = int(os.environ.get("FUZZ", "0"))
     chosen = settings(
         max_examples=max(10, int((many or 200) * share)),
@@ -59,7 +59,7 @@ def report() -> Iterator[None]:
 
 @contextmanager
 def one_line(kind: str) -> Iterator[None]:
-    """Lets a `UserError` of one line pass, and nothing else; counts the input."""
+    """Accepts a `UserError` of one line and no other exception; counts the input."""
     TRIED[kind] += 1
     try:
         yield
@@ -68,8 +68,8 @@ def one_line(kind: str) -> Iterator[None]:
 
 
 @contextmanager
-def place() -> Iterator[Path]:
-    """A directory to be in, beside which nothing may appear."""
+def new_directory() -> Iterator[Path]:
+    """Changes into a new directory; fails if something appears beside it."""
     before = Path.cwd()
     with TemporaryDirectory() as outer:
         inner = Path(outer, "inner")
@@ -85,7 +85,7 @@ def place() -> Iterator[Path]:
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
-    """A file some of whose bytes are others, are missing, or come twice."""
+    """A file of which some bytes are replaced, missing or repeated."""
     data = bytearray(draw(whole))
     for _ in range(draw(st.integers(0, 4))):
         start = draw(st.integers(0, len(data)))
@@ -133,7 +133,7 @@ def test_values_of_params_yaml(key: str, value: object) -> None:
     *names, last = key.split(".")
     block = values[names[0]] if names else values
     block[last] = value
-    with place() as here, one_line("values of params.yaml"):
+    with new_directory() as here, one_line("values of params.yaml"):
         (here / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
         params.load(here / "params.yaml")
 
@@ -146,15 +146,15 @@ def test_values_of_params_yaml(key: str, value: object) -> None:
     | TREES.map(lambda t: yaml.safe_dump(t).encode()),
 )
 def test_bytes_of_params_yaml(data: bytes) -> None:
-    with place() as here, one_line("bytes of params.yaml"):
+    with new_directory() as here, one_line("bytes of params.yaml"):
         (here / "params.yaml").write_bytes(data)
         params.load(here / "params.yaml")
 
 
 @pytest.mark.parametrize("text", LINES, ids=range(len(LINES)))
-def test_what_is_known_to_be_odd_in_yaml(text: str) -> None:
+def test_known_odd_yaml(text: str) -> None:
     TRIED["params.yaml known to be odd"] += 1
-    with place() as here, user_error("params.yaml: "):
+    with new_directory() as here, user_error("params.yaml: "):
         (here / "params.yaml").write_text(text, encoding="utf-8")
         params.load(here / "params.yaml")
     assert not Path("/tmp/owned").exists()
@@ -179,7 +179,7 @@ def tables(draw: st.DrawFn, columns: tuple[str, ...]) -> bytes:
 
 @fuzz(1, damaged(tables(("id", "landmark_id", "file"))))
 def test_images_csv(data: bytes) -> None:
-    with place() as here, one_line("images.csv"):
+    with new_directory() as here, one_line("images.csv"):
         (here / "root").mkdir()
         (here / "root/images.csv").write_bytes(data)
         with sources.open_source(
@@ -204,7 +204,7 @@ URLS = st.builds(
 
 @fuzz(0.3, st.lists(URLS, min_size=1, max_size=4))
 def test_urls_of_the_index_of_v1(urls: list[str]) -> None:
-    with place() as here, one_line("URLs"):
+    with new_directory() as here, one_line("URLs"):
         rows = [f'{number},"{url.replace(chr(34), "")}",x' for number, url in enumerate(urls)]
         (here / "train.csv").write_bytes("\n".join(["id,url,landmark_id", *rows]).encode("utf-8", "replace"))
         with sources.open_source(
@@ -222,7 +222,7 @@ def test_urls_of_the_index_of_v1(urls: list[str]) -> None:
 def test_data_root(scheme: str, rest: str) -> None:
     root = scheme + rest
     for name in ("folder", "gldv1", "gldv2"):
-        with place() as here, one_line("data.root"):
+        with new_directory() as here, one_line("data.root"):
             data = params.Data(source=name, root=root)
             with sources.open_source(data, DOWNLOAD, seed=0, workers=1, scratch=here / "scratch") as source:
                 source.index()
@@ -255,7 +255,7 @@ LINKS = st.tuples(
 def test_folders_of_pictures(files: list, links: list, listed: bool) -> None:
     """Every real picture is used once, classes are visible folders, and every file is either used or skipped."""
     TRIED["folders of pictures"] += 1
-    with place() as here:
+    with new_directory() as here:
         (here / "outside").mkdir()
         (here / "outside/1.jpg").write_bytes(SAVED["jpg"])
         root = here / "root"
@@ -351,7 +351,7 @@ def tars(draw: st.DrawFn) -> bytes:
     st.none() | damaged(tables(("id", "landmark_id"))),
 )
 def test_tars_and_tables_of_v2(tar: bytes, credits: bytes | None, index: bytes | None) -> None:
-    with place() as here, one_line("data sets of v2"):
+    with new_directory() as here, one_line("data sets of v2"):
         root = here / "root"
         for directory in ("train", "md5sum/train", "metadata"):
             (root / directory).mkdir(parents=True)

@@ -26,14 +26,14 @@ def test_summary() -> None:
     low, high = found.pop("accuracy_ci95")
     assert found == {
         "accuracy": pytest.approx(3 / 5),
-        "top5": 1,  # of three classes, every one is among the first five
+        "top5": 1,  # there are only three classes
         "macro_recall": pytest.approx((1 + 1 / 2 + 1 / 2) / 3),
         # By confidence: right, wrong, right, wrong, right. Precision at each right one, over all five pictures.
         "gap": pytest.approx((1 + 2 / 3 + 3 / 5) / 5),
         # Each picture has a bin of its own: |1 - .9|, |0 - .8|, |1 - .6|, |0 - .5|, |1 - .4|.
         "ece": pytest.approx((0.1 + 0.8 + 0.4 + 0.5 + 0.6) / 5),
     }
-    # Of five drawn pictures 0 to 5 are right: at most one with probability 8.7 %, none with 1 %; all with 7.8 %.
+    # In a resample of five pictures, none is right with probability 1 %, at most one with 8.7 %, all with 7.8 %.
     assert (low, high) == (pytest.approx(0.2), 1)
 
 
@@ -104,7 +104,7 @@ def test_gap_of_pictures_without_a_landmark() -> None:
 
 
 def test_gap_of_pictures_without_a_prediction() -> None:
-    """They have no rank but count in the denominator. Without a landmark, no prediction is best."""
+    """They have no rank but count in the denominator. If there is no landmark, it is best to predict none."""
     ids, confidence = np.array(["a", "b", "c"]), np.array([0.9, 0.8, 0.7])
     assert metrics.gap(ids, np.array([7, 7, 7]), np.array([-1, 7, 7]), confidence) == pytest.approx(2 / 3)
     assert metrics.gap(ids, np.array([-1, 7, 7]), np.array([-1, 7, 7]), confidence) == pytest.approx(1)

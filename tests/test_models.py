@@ -20,7 +20,7 @@ def features(count: int = 4) -> Tensor:
 
 
 def with_map(model: Baseline, value: float) -> Baseline:
-    """The model with an attention map of `value` (0 or 1) everywhere, by an extreme bias of its last normalisation."""
+    """Sets the bias of the last normalisation so that the attention map is `value` (0 or 1) everywhere."""
     norm = model.map[1]
     torch.nn.init.zeros_(norm.weight)
     torch.nn.init.constant_(norm.bias, 200.0 if value else -200.0)
@@ -50,7 +50,7 @@ def test_a_map_of_another_shape() -> None:
     [(0.25, 1.0, ()), (0.0, 1.0, ("scores",)), (1.0, 0.0, ("classifier", "map"))],
     ids=["both", "alpha 0", "beta 0"],
 )
-def test_a_gradient_reaches_what_trains_and_nothing_else(
+def test_gradients_reach_only_the_branches_that_have_a_loss(
     objective: str, alpha: float, beta: float, without: tuple[str, ...]
 ) -> None:
     """With alpha 0 the map learns through perception; with beta 0 the branch learns without it."""
@@ -73,7 +73,7 @@ def test_every_parameter_of_the_baseline_gets_a_gradient() -> None:
 
 
 @pytest.mark.parametrize(("attention", "value"), [("residual", 0.0), ("multiply", 1.0)])
-def test_an_attention_that_changes_nothing_leaves_the_baseline(attention: str, value: float) -> None:
+def test_attention_without_effect_equals_the_baseline(attention: str, value: float) -> None:
     network = with_map(models.build(design(abn(attention=attention))), value).eval()
     baseline = models.build(design()).eval()
     output = network(features())
@@ -82,15 +82,15 @@ def test_an_attention_that_changes_nothing_leaves_the_baseline(attention: str, v
 
 
 @pytest.mark.parametrize(("attention", "value", "factor"), [("residual", 1.0, 2.0), ("multiply", 0.0, 0.0)])
-def test_the_map_weighs_what_perception_sees(attention: str, value: float, factor: float) -> None:
+def test_the_map_weights_the_classifier_input(attention: str, value: float, factor: float) -> None:
     network = with_map(models.build(design(abn(attention=attention))), value).eval()
     baseline = models.build(design()).eval()
     assert torch.allclose(network(features()).perception, baseline(factor * features()).perception, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(8, 7, 7), (8, 3, 5)])
-def test_the_studys_head_is_its_own(shape: tuple[int, int, int]) -> None:
-    """AvgPool2d(7, 1, 3) and Linear(K * H * W, K), for 27 classes and 7 x 7 places Linear(1323, 27)."""
+def test_the_studys_head(shape: tuple[int, int, int]) -> None:
+    """AvgPool2d(7, 1, 3) and Linear(K * H * W, K), for 27 classes and 7 x 7 cells Linear(1323, 27)."""
     model = models.build(design(abn(objective="summed_softmax"), 27, shape=shape)).eval()
     convolution, pool, _, linear = model.scores
     assert (pool.kernel_size, pool.stride, pool.padding) == (7, 1, 3)
@@ -100,15 +100,15 @@ def test_the_studys_head_is_its_own(shape: tuple[int, int, int]) -> None:
     assert torch.equal(model(features).attention, expected)
 
 
-def test_the_papers_head_is_the_mean_over_all_places() -> None:
+def test_the_papers_head_averages_over_all_cells() -> None:
     model = models.build(design(abn())).eval()
     expected = model.scores[0](model.evidence(features())).mean((2, 3))
     assert torch.allclose(model(features()).attention, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("block", [None, abn(alpha=1.0, beta=0.0), abn(alpha=0.0), abn(objective="summed_softmax")])
-def test_the_first_loss_is_that_of_chance(block: Abn | None) -> None:
-    """ln K, on standardised features of a size like the real one."""
+def test_the_initial_loss_is_that_of_guessing(block: Abn | None) -> None:
+    """It is ln K, on standardised features of about the real size."""
     model = models.build(design(block, 27, shape=(64, 7, 7), hidden=256)).train()
     labels = torch.arange(54) % 27
     features = torch.randn(54, 64, 7, 7, generator=torch.Generator().manual_seed(1))
@@ -128,7 +128,7 @@ def test_the_classifier_starts_the_same_with_and_without_attention(block: Abn) -
     assert all(torch.equal(tensor, own[name]) for name, tensor in baseline.classifier.state_dict().items())
 
 
-def test_the_seed_decides_the_first_weights() -> None:
+def test_the_seed_determines_the_initial_weights() -> None:
     def weights(seed: int) -> Tensor:
         return torch.cat([p.flatten() for p in models.build(design(abn(), seed=seed)).parameters()])
 
@@ -146,7 +146,7 @@ def with_tail(base: Backbone, shape: tuple[int, int, int], block: Abn | None) ->
 @pytest.mark.parametrize(("base", "shape"), TAILS)
 @pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
 def test_a_tail_is_trained_with_the_model(base: Backbone, shape: tuple[int, int, int], block: Abn | None) -> None:
-    """It stands before the classifier, with and without attention, and the attention branch does without it."""
+    """The tail is between the features and the classifier; the attention branch reads the features."""
     model = with_tail(base, shape, block).train()
     maps = torch.rand(6, *shape, generator=torch.Generator().manual_seed(2))
     output = model(maps)
@@ -163,7 +163,7 @@ def test_a_tail_is_trained_with_the_model(base: Backbone, shape: tuple[int, int,
 
 
 @pytest.mark.parametrize(("base", "shape"), TAILS)
-def test_a_map_of_zeros_leaves_the_baseline_of_a_tail(base: Backbone, shape: tuple[int, int, int]) -> None:
+def test_with_a_tail_a_map_of_zeros_equals_the_baseline(base: Backbone, shape: tuple[int, int, int]) -> None:
     baseline = with_tail(base, shape, None).eval()
     network = with_map(with_tail(base, shape, abn()), 0.0).eval()
     network.tail.load_state_dict(baseline.tail.state_dict())
@@ -172,7 +172,7 @@ def test_a_map_of_zeros_leaves_the_baseline_of_a_tail(base: Backbone, shape: tup
 
 
 @pytest.mark.parametrize(("base", "shape"), TAILS)
-def test_a_saved_tail_comes_back(tmp_path: Path, base: Backbone, shape: tuple[int, int, int]) -> None:
+def test_a_saved_tail_is_loaded(tmp_path: Path, base: Backbone, shape: tuple[int, int, int]) -> None:
     model, maps = with_tail(base, shape, abn()).train(), torch.rand(4, *shape)
     model(maps)
     models.save(model, tmp_path / "model")
@@ -183,7 +183,7 @@ def test_a_saved_tail_comes_back(tmp_path: Path, base: Backbone, shape: tuple[in
 
 
 @pytest.mark.parametrize("block", BLOCKS[:3])
-def test_a_saved_model_comes_back(tmp_path: Path, block: Abn | None) -> None:
+def test_a_saved_model_is_loaded(tmp_path: Path, block: Abn | None) -> None:
     model = models.build(design(block, dropout=0.5)).train()
     model(features())  # moves the statistics of the batch normalisation
     models.save(model, tmp_path / "model")

@@ -51,7 +51,7 @@ def test_alpha_0_and_beta_1_is_the_baselines_loss_to_the_bit() -> None:
     assert torch.equal(probabilities(OUTPUT, abn(alpha=0.0)), probabilities(OUTPUT, None))
 
 
-def test_a_branch_without_weight_cannot_spoil_the_loss() -> None:
+def test_a_branch_of_weight_0_does_not_affect_the_loss() -> None:
     broken = Output(PERCEPTION, torch.full_like(ATTENTION, math.nan))
     assert loss(broken, LABELS, abn(alpha=0.0)).item() == pytest.approx(CE_PERCEPTION)
 
@@ -66,7 +66,7 @@ def test_summed_softmax_is_the_cross_entropy_of_summed_probabilities() -> None:
 
 @pytest.mark.parametrize("classes", [3, 27])
 @pytest.mark.parametrize(("alpha", "beta"), WEIGHTS)
-def test_summed_softmax_has_a_floor_that_branches_has_not(alpha: float, beta: float, classes: int) -> None:
+def test_only_summed_softmax_has_a_floor(alpha: float, beta: float, classes: int) -> None:
     logits, labels = perfect(classes)
     output = Output(logits, logits)
     study = abn(alpha=alpha, beta=beta, objective="summed_softmax")
@@ -85,7 +85,7 @@ def test_the_studys_floor() -> None:
 
 
 @pytest.mark.parametrize("margin", [0.0, 1.0, -5.0], ids=["undecided", "nearly right", "wrong"])
-def test_the_gradient_of_summed_softmax_all_but_vanishes(margin: float) -> None:
+def test_the_gradient_of_summed_softmax_almost_vanishes(margin: float) -> None:
     def gradient(objective: str) -> float:
         logits, labels = perfect(27, margin)
         logits.requires_grad_()
@@ -96,7 +96,7 @@ def test_the_gradient_of_summed_softmax_all_but_vanishes(margin: float) -> None:
     assert gradient("summed_softmax") < gradient("branches") / 10
 
 
-def test_pull_is_the_gradient_that_a_picture_sends() -> None:
+def test_the_logit_gradient_norm_of_cross_entropy() -> None:
     """Cross-entropy's gradient is p - 1 for the true class and 1 - p for the other one."""
     truth = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
     expected = math.sqrt(2) * (1 - truth)
@@ -104,11 +104,11 @@ def test_pull_is_the_gradient_that_a_picture_sends() -> None:
     assert logit_gradient_norm(truth, abn(beta=2.0), 27).tolist() == pytest.approx((2 * expected).tolist(), abs=1e-6)
 
 
-def test_a_wrong_answer_without_doubt_teaches_the_study_nothing() -> None:
+def test_a_confident_mistake_has_no_gradient_in_the_studys_loss() -> None:
     study, truth = abn(objective="summed_softmax"), torch.tensor([0.0, 1e-3, 0.5, 1.0])
     sure, nearly, half, right = logit_gradient_norm(truth, study, 27).tolist()
     assert sure == pytest.approx(0, abs=1e-6) and right == pytest.approx(0, abs=1e-6)
-    assert nearly < half / 100, "it is not just small everywhere, which an optimiser could mend: it forgets the wrong"
+    assert nearly < half / 100, "if it were small everywhere, an optimiser could rescale it"
     assert logit_gradient_norm(truth, abn(), 27)[0] > 1.4
 
 
@@ -131,5 +131,5 @@ def test_probabilities_sum_to_1(block: Abn | None) -> None:
     [(0.0, 1.0, [1 / 4, 1 / 2, 1 / 4]), (1.0, 0.0, [1 / 8, 3 / 8, 1 / 2]), (1.0, 1.0, [3 / 16, 7 / 16, 3 / 8])],
     ids=["perception", "attention", "both"],
 )
-def test_the_answer_weighs_the_branches_like_the_loss(alpha: float, beta: float, first: list[float]) -> None:
+def test_the_answer_weights_the_branches_like_the_loss(alpha: float, beta: float, first: list[float]) -> None:
     assert probabilities(OUTPUT, abn(alpha=alpha, beta=beta))[0].tolist() == pytest.approx(first)

@@ -1,4 +1,4 @@
-"""The ONNX file: another program gets the same answers from it, by what its metadata say."""
+"""The ONNX file: another program that follows its metadata gets the same answers."""
 
 import json
 from pathlib import Path

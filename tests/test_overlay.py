@@ -11,7 +11,7 @@ BOX = (0.1, 0.2, 0.7, 0.9)
 
 @pytest.mark.parametrize("cell", [(0, 0), (3, 5), (6, 6)])
 @pytest.mark.parametrize("size", [(96, 80), (700, 900)])
-def test_the_maximum_is_where_the_map_has_it(cell: tuple[int, int], size: tuple[int, int]) -> None:
+def test_the_drawn_maximum_is_the_maps_maximum(cell: tuple[int, int], size: tuple[int, int]) -> None:
     attention_map = np.full((7, 7), 0.2)
     attention_map[cell] = 0.9
     drawn = np.asarray(overlay.draw(drawing(0, *size), attention_map, BOX, opacity=1.0), dtype=float).sum(2)
@@ -26,7 +26,7 @@ def test_the_maximum_is_where_the_map_has_it(cell: tuple[int, int], size: tuple[
 
 
 @pytest.mark.parametrize("attention_map", [None, np.eye(7)], ids=["no map", "transparent"])
-def test_without_a_map_it_is_the_photo_with_what_was_seen_brighter(attention_map: np.ndarray | None) -> None:
+def test_without_a_map_only_the_surroundings_are_darkened(attention_map: np.ndarray | None) -> None:
     photo = drawing(1, 640, 640)
     drawn, plain = (np.asarray(image, dtype=float) for image in (overlay.draw(photo, attention_map, BOX, 0.0), photo))
     assert np.array_equal(drawn[200:500, 100:400], plain[200:500, 100:400])

@@ -1,4 +1,4 @@
-"""params.yaml: what is right is read, and every mistake is one line that names its key."""
+"""params.yaml: valid values are read, and every mistake gives one line that names the key."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def test_models_are_in_the_order_of_the_results_table() -> None:
         ("backbone.weights", "models/backbone.safetensors"),
     ],
 )
-def test_what_the_user_gives_is_not_where_dvc_deletes(file: Path, key: str, value: str) -> None:
+def test_user_files_that_overlap_an_out_are_refused(file: Path, key: str, value: str) -> None:
     with user_error(rf"params\.yaml: {key}: {value} overlaps \S+, which DVC deletes and rewrites; move your files"):
         params.load(write(file, key, value))
 

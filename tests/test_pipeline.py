@@ -1,4 +1,4 @@
-"""The whole pipeline by `dvc repro` with tiny settings, in a clone of the repository, as a user sees it."""
+"""`dvc repro` of the whole pipeline with tiny settings, in a clone of the repository, as a user runs it."""
 
 import hashlib
 import json
@@ -110,7 +110,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 @pytest.fixture
 def project(finished: Project) -> Iterator[Project]:
-    """The finished project, put back in order afterwards."""
+    """The clone after a run; every change of a test is undone."""
     yield finished
     finished.restore()
 
@@ -124,7 +124,7 @@ def test_every_output_exists(project: Project) -> None:
     assert not list(project.root.glob("**/.*.part")), "no half-written output"
 
 
-def test_results_have_the_rows_and_numbers_of_the_design(project: Project) -> None:
+def test_results_have_every_model_and_metric(project: Project) -> None:
     results = project.results()
     assert set(results) == {"majority_class", *MODELS}
     assert 0 < results.pop("majority_class") < 1

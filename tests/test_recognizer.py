@@ -1,4 +1,4 @@
-"""A released model at work: the pipeline's answers, whatever the photo, its batch and its place."""
+"""A released model in use: it gives the pipeline's answers, for every kind of photo, in any batch, in any folder."""
 
 import json
 from pathlib import Path
@@ -86,7 +86,9 @@ def test_the_box_is_the_square_that_was_seen(model: Recognizer) -> None:
     assert (right - left) * 700 == pytest.approx((bottom - top) * 500, rel=0.01)
 
 
-def test_what_is_no_photo_has_a_reason_and_stops_nobody(model: Recognizer, photos: list[Path], tmp_path: Path) -> None:
+def test_an_unreadable_photo_gives_a_reason_and_the_others_are_answered(
+    model: Recognizer, photos: list[Path], tmp_path: Path
+) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "wide.png").write_bytes(images.encode(Image.new("1", (80_000, 300)), "PNG"))

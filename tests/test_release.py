@@ -1,4 +1,4 @@
-"""Model folders: the threshold keeps its promise, and the card says what it must."""
+"""Model folders: the threshold has the promised rate of false alarms; the card says what it must."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from conftest import abn, model_folder, user_error
 @pytest.mark.parametrize("pictures", [19, 40, 155])
 @pytest.mark.parametrize("rate", [0.05, 0.2])
 def test_the_false_alarm_rate_is_kept(pictures: int, rate: float) -> None:
-    """Over many draws of validation pictures and a new one of the same kind."""
+    """Measured over many random draws of validation pictures and one new picture."""
     rng = np.random.default_rng(0)
     draws = rng.beta(4, 1, (4000, pictures + 1)).round(release.DIGITS)
     alarms = np.mean([row[-1] < release.threshold(row[:-1], rate) for row in draws])
@@ -22,7 +22,7 @@ def test_the_false_alarm_rate_is_kept(pictures: int, rate: float) -> None:
 
 
 @pytest.mark.parametrize(("pictures", "rate"), [(18, 0.05), (1000, 0.0), (1, 0.4)])
-def test_without_pictures_enough_there_is_no_alarm(pictures: int, rate: float) -> None:
+def test_with_too_few_pictures_there_is_no_alarm(pictures: int, rate: float) -> None:
     assert release.threshold(np.full(pictures, 0.5), rate) == 0
 
 
@@ -31,7 +31,7 @@ def test_the_threshold_is_the_jth_smallest() -> None:
     assert release.threshold(np.arange(1, 20) / 20, 0.1) == 0.1
 
 
-def test_it_is_tried_on_pictures_that_did_not_choose_it() -> None:
+def test_the_threshold_is_evaluated_on_test_pictures() -> None:
     found = release.calibrate_rejection(np.linspace(0.3, 1, 39), np.array([0.1, 0.2, 0.9, 1.0]), 0.05)
     assert found["validation"] == {"pictures": 39, "alarms": 1}
     assert found["test"]["pictures"] == 4 and found["test"]["alarms"] == 2
@@ -56,7 +56,7 @@ def test_another_format(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["sample", "gldv2"])
 @pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
-def test_the_card(tmp_path: Path, source: str, block: object) -> None:
+def test_the_model_card(tmp_path: Path, source: str, block: object) -> None:
     card = (model_folder(tmp_path / "m", block, source) / "README.md").read_text(encoding="utf-8")
     assert ("ynthetic" in card) is (source == "sample")
     assert ("alpha 0.25" in card) is (block is not None)

@@ -46,7 +46,7 @@ def test_each_real_file_counts_once(tmp_path: Path) -> None:
     }
 
 
-def test_hidden_and_system_entries_are_counted_only(tmp_path: Path) -> None:
+def test_hidden_and_system_entries_are_skipped_and_counted(tmp_path: Path) -> None:
     hidden = [
         *(".ipynb_checkpoints/a-checkpoint.jpg", "__MACOSX/tower/._a.jpg", "tower/._a.jpg", "tower/.hidden/b.jpg"),
         *("tower/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "tower/Thumbs.db", "tower/DESKTOP.INI", "tower/.DS_Store"),

@@ -55,7 +55,7 @@ def test_root_must_be_a_file_or_a_directory_as_the_source_needs(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("name", "root"), [("folder", "pictures"), ("gldv1", "index.csv"), ("gldv2", ".")])
-def test_a_relative_root_is_one_of_the_repository_also_in_a_copy_of_it(
+def test_a_relative_root_is_relative_to_the_repository_even_in_its_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, root: str
 ) -> None:
     """`dvc exp run --temp` runs stages in a copy, with DVC_ROOT set to the repository."""
@@ -203,7 +203,7 @@ def test_an_exported_split_is_reported(tmp_path: Path, names: tuple[str, ...]) -
         pass
 
 
-def test_classes_may_be_called_like_a_split(folder: Path) -> None:
+def test_classes_may_have_the_names_of_splits(folder: Path) -> None:
     for name in ("train/1.jpg", "test/1.jpg", "val/old/1.jpg"):
         (folder / name).parent.mkdir(parents=True)
         drawing().save(folder / name)

@@ -49,9 +49,7 @@ def test_an_output_is_replaced_when_it_is_complete(
 
 
 @pytest.mark.parametrize(("old", "new"), [(False, True), (True, False), (True, True)], ids=str)
-def test_no_file_is_exchanged_for_a_directory_and_no_directory_is_replaced_that_is_no_out(
-    tmp_path: Path, old: bool, new: bool
-) -> None:
+def test_a_file_replaces_only_a_file_and_a_directory_only_an_out(tmp_path: Path, old: bool, new: bool) -> None:
     fill(tmp_path / "mine", "mine", old)
     with pytest.raises(OSError, match="mine") as caught, stage.atomic_output(tmp_path / "mine") as part:
         fill(part, "new", new)
@@ -59,7 +57,7 @@ def test_no_file_is_exchanged_for_a_directory_and_no_directory_is_replaced_that_
     assert list(content(tmp_path / "mine").values()) == ["mine"] and list(tmp_path.iterdir()) == [tmp_path / "mine"]
 
 
-def test_a_target_of_the_user_is_new_or_a_file_that_may_be_replaced(tmp_path: Path) -> None:
+def test_a_users_target_is_new_or_a_replaceable_file(tmp_path: Path) -> None:
     photo, other, new = tmp_path / "photo.jpg", tmp_path / "other", tmp_path / "new/folder/file"
     for path in (photo, other):
         path.write_bytes(b"x")
@@ -175,7 +173,7 @@ def test_runs_at_the_same_time_keep_their_work_and_the_same_run_waits(tmp_path: 
     assert list((tmp_path / ".scratch/train").iterdir()) == []
 
 
-def test_a_run_that_waited_goes_on_with_what_an_interrupted_one_left(tmp_path: Path) -> None:
+def test_a_waiting_run_resumes_the_work_of_an_interrupted_one(tmp_path: Path) -> None:
     first = scratch_in(tmp_path, "1")
     assert first.stdout.readline() == "[]\n"
     waiting = scratch_in(tmp_path, "1")
@@ -270,7 +268,7 @@ LIMITED = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 
     ids=["bytes", "npy", "memory map", "csv", "parquet", "safetensors", "picture"],
 )
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, write: str) -> None:
-    """A limit on the size of files stands in for a full disk."""
+    """A limit on file sizes simulates a full disk."""
     done = run(
         f"{LIMITED}from pathlib import Path\n"
         f"with stage.atomic_output(Path({str(tmp_path / 'out')!r})) as out:\n    {write}"

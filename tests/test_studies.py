@@ -1,4 +1,4 @@
-"""The parts of studies/ that decide what is measured and what is written down."""
+"""studies/: what is measured, and how it is written to the pages."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from conftest import ROOT, drawing, user_error
 GREY = np.array([120, 110, 100], dtype=np.uint8)
 
 
-def test_pixels_are_taken_away_and_brought_back_cell_by_cell() -> None:
+def test_pixels_are_removed_and_restored_cell_by_cell() -> None:
     image = drawing(0, 112, 112)
     order = np.random.default_rng(0).permutation(49)
     steps = pixels.versions(image, GREY, order, (7, 7))
@@ -76,7 +76,7 @@ def test_a_new_row_of_backbones_replaces_only_itself() -> None:
 
 
 def test_the_cells_of_a_row_are_the_committed_results() -> None:
-    """params.yaml has the settings of one row of each page; masks may be missing, so that there is no energy."""
+    """params.yaml has the settings of one row of each page. Without masks there is no energy."""
     results = json.loads((ROOT / "metrics/results.json").read_text(encoding="utf-8"))
     cells = ["82.76", "84.83", "2.07", "81.38", "90.34", "44.15", "26.32", "64.60"]
     row = ("conv4", "residual", "1")

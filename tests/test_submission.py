@@ -1,4 +1,4 @@
-"""Answers for the challenge: its row format, in id order, whole or absent, and resumed after a kill."""
+"""Answers for the challenge: the format of the rows, their order, complete files, resuming after a kill."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten photos in the layout of v2, and what is none."""
+    """Ten photos in the layout of v2, and a file that is no photo."""
     for n in range(10):
         path = tmp_path / f"test/{n}/0/0/{n}00a.jpg"
         path.parent.mkdir(parents=True)
@@ -51,7 +51,7 @@ def test_a_row_per_picture_in_the_challenges_format(model: Recognizer, folder: P
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_what_has_no_answer_is_empty(model: Recognizer, folder: Path, tmp_path: Path) -> None:
+def test_pictures_without_an_answer_have_empty_rows(model: Recognizer, folder: Path, tmp_path: Path) -> None:
     (folder / "3/0/0/300a.jpg").write_text("no picture")
     (tmp_path / "index.csv").write_text("id,url\n500a,http://x\nfff,\n300a,\n000a,\n", encoding="utf-8")
     photos = submission.photos(tmp_path / "index.csv", folder)
@@ -81,7 +81,7 @@ def interrupted(model: Recognizer, photos: dict, out: Path, after: int) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 5], ids=["between rows", "within a row"])
-def test_a_run_that_was_stopped_goes_on(
+def test_an_interrupted_run_resumes(
     model: Recognizer, folder: Path, tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recognizer, "BATCH", 2)
@@ -104,7 +104,7 @@ def test_a_run_that_was_stopped_goes_on(
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_of_other_pictures_nothing_is_taken_over(
+def test_rows_of_other_pictures_are_discarded(
     model: Recognizer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recognizer, "BATCH", 2)

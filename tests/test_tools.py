@@ -1,4 +1,4 @@
-"""The comparisons and the choice of kills in tools/."""
+"""tools/: how results are compared, and when the pipeline is killed."""
 
 import subprocess
 from pathlib import Path

@@ -233,7 +233,7 @@ def test_a_tail_is_trained_from_the_given_weights(tmp_path: Path, base: Backbone
 
 
 class Stopped(Exception):
-    """Stands in for a kill."""
+    """Simulates a kill."""
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

