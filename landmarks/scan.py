@@ -61,8 +61,9 @@ def scan(root: Path) -> Scan:
 
 
 def printable(name: str) -> str:
-    """A file's name with bytes that are not UTF-8 as `\\xNN`, so that every table can hold it."""
-    return os.fsencode(name).decode(errors="backslashreplace")
+    """A name as one line that every table can hold: control characters, and bytes that are not UTF-8, as `\\xNN`."""
+    text = os.fsencode(name).decode(errors="backslashreplace")
+    return re.sub(r"[\0-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def unfit(name: str, mode: int) -> str:

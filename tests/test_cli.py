@@ -83,6 +83,19 @@ def test_a_broken_file_is_one_line_and_the_rest_goes_on(model: str, photos: Path
     assert json.loads(capsys.readouterr().out) == {"file": str(photos / "1.jpg"), "error": "broken"}
 
 
+def test_odd_files_are_one_line_each(model: str, photos: Path, capsys: Captured) -> None:
+    """A pipe that nobody writes to, a line break and a name for whose overlay there is no room."""
+    os.mkfifo(photos / "pipe.jpg")
+    for name in ("a\nb.jpg", "x" * 255, "y" * 250 + ".png"):
+        (photos / name).write_bytes(jpeg(drawing()) * (name[0] != "a"))
+    names = ["pipe.jpg", "a\nb.jpg", "x" * 255, "y" * 250 + ".png", "0.jpg"]
+    command = ["predict", *(str(photos / name) for name in names), "--model", model, "--overlay", str(photos / "maps")]
+    assert main(command) == 1
+    out, err = capsys.readouterr()
+    assert [line.rpartition(": ")[2] for line in err.splitlines()] == ["not a file", "empty", "file name too long"]
+    assert out.count(".jpg\n  1  ") == 1 and len(list((photos / "maps").iterdir())) == 2
+
+
 def test_overlays(model: str, photos: Path) -> None:
     (photos / "more").mkdir()
     (photos / "more/0.png").write_bytes((photos / "0.jpg").read_bytes())
@@ -145,6 +158,7 @@ def everything(folder: Path) -> dict[Path, bytes]:
         ("submit {}/index.csv --out {}/0.jpg --force", "0.jpg: is a file that this command reads"),
         ("submit {}/index.csv --out {}/2.jpg", "2.jpg: exists; name another file or add --force"),
         ("submit {}/index.csv --out /dev/null --force", "no regular file"),
+        ("submit {}/index.csv --out {}/answers.csv --force", "answers.csv: is a folder, a link"),
     ],
 )
 def test_no_file_of_the_user_is_lost(
@@ -154,6 +168,8 @@ def test_no_file_of_the_user_is_lost(
     drawing(7).save(photos / "1.png")
     (photos / "index.csv").write_text("id\n0\n", encoding="utf-8")
     (photos / "link.csv").symlink_to("index.csv")
+    (photos / "answers.csv").symlink_to("notes.txt")  # like /dev/stdout, where that is a file
+    (photos / "notes.txt").touch()
     (photos / "links").mkdir()
     (photos / "links/0.png").symlink_to("../0.jpg")
     before = everything(photos), everything(Path(model))

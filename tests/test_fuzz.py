@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 from landmarks import images, params, sources
 from landmarks.images import Picture, Unfit
+from landmarks.scan import printable
 from landmarks.stage import UserError
 from stages import download
 
@@ -233,7 +234,7 @@ def test_data_root(scheme: str, rest: str) -> None:
 VISIBLE = ["tower", "Pa$$age", "NA", "0012", "My\u00a0Pictures", "caf\u00e9", "a.jpg"]
 HIDDEN = [".ipynb_checkpoints", "__MACOSX", "@eaDir", ".git", "lost+found"]
 STEMS = ["1", "IMG 2", "3.04\u202fPM", "\u0442\u0435\u0441\u0442", "._1", ".5"]
-UNSTORABLE = ["\udcff", "a\nb"]
+UNSTORABLE = ["\udcff", "a\nb", "a\rb"]
 DECODABLE = ["jpg", "JPEG", "jpe", "jfif", "png", "Gif", "webp", "bmp", "tif", "TIFF", "avif", "HEIC", "heif", "ppm"]
 UNREADABLE = ["cr2", "SVG", "psd", "txt", "mp4"]
 SAVED = {
@@ -289,7 +290,7 @@ def test_folders_of_pictures(files: list, links: list, listed: bool) -> None:
             assert listed or set(used) >= wanted, "all of them"
             assert listed or not set(index["landmark_id"]) & {*HIDDEN, ".link"}, "classes are visible"
             assert not any(mark in name for name in index["id"] for mark in UNSTORABLE), "a table can hold the names"
-            names = {os.fsencode(path.relative_to(root)).decode(errors="backslashreplace") for path in entries}
+            names = {printable(str(path.relative_to(root))) for path in entries}
             assert names <= {*index["file"], *skipped["id"]}, "found = used + skipped"
             assert not set(index["file"]) & set(skipped["id"])
             for name, reason in zip(skipped["id"], skipped["reason"], strict=True):

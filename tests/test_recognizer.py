@@ -103,7 +103,7 @@ def test_an_unreadable_photo_gives_a_reason_and_the_others_are_answered(
     found = list(model.recognise([photos[0], *bad, photos[1]]))
     assert [path for path, _ in found] == [photos[0], *bad, photos[1]]
     reasons = [str(answer) for _, answer in found if isinstance(answer, Unfit)]
-    assert reasons == ["broken", "empty", "narrow", "no such file or directory", "is a directory", "missing"]
+    assert reasons == ["broken", "empty", "narrow", "no such file or directory", "not a file", "missing"]
     assert len(list(model.recognise([]))) == 0
     assert isinstance(next(iter(model.recognise(bad)))[1], Unfit), "a batch without any"
 

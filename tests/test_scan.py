@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from landmarks import images
-from landmarks.scan import scan
+from landmarks.scan import printable, scan
 
 import pytest
 from conftest import drawing
@@ -62,6 +62,10 @@ def test_what_is_listed_can_be_decoded(tmp_path: Path, name: str) -> None:
     drawing().save(tmp_path / name)
     assert scan(tmp_path).pictures == [name]
     assert images.decode((tmp_path / name).read_bytes()).size == (96, 80)
+
+
+def test_a_name_is_one_line_of_any_table() -> None:
+    assert printable("Icon\r/\x1b[1m\udcff\u6771") == r"Icon\x0d/\x1b[1m\xff" "\u6771"
 
 
 def test_every_ending_belongs_to_a_format_that_is_decoded() -> None:

@@ -70,7 +70,7 @@ def test_a_users_target_is_new_or_a_replaceable_file(tmp_path: Path) -> None:
         with user_error(f"{name}: is a file that this command reads"):
             stage.check_targets([tmp_path / name], [photo], force=True)
     for path in (tmp_path, tmp_path / "dangling", tmp_path / "device", Path(os.devnull), Path(), Path("/")):
-        with user_error("is a folder or no regular file"):
+        with user_error("is a folder, a link or no regular file"):
             stage.check_targets([path], [], force=True)
     with user_error("other: exists; name another file or add --force"):
         stage.check_targets([new, other], [photo])

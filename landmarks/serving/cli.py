@@ -148,6 +148,7 @@ def check_targets(args: argparse.Namespace, targets: Iterable[Path], reads: Iter
 
 def predict(args: argparse.Namespace) -> int:
     from landmarks.images import Unfit
+    from landmarks.scan import printable
     from landmarks.serving import recognizer
 
     model = load(args.model, args.device)
@@ -161,10 +162,14 @@ def predict(args: argparse.Namespace) -> int:
         check_targets(args, overlays.values(), photos)
     for path, answer in model.recognise(photos):
         if isinstance(answer, Unfit):
-            print(f"landmarks: {path}: {answer}", file=sys.stderr)
+            print(f"landmarks: {printable(str(path))}: {answer}", file=sys.stderr)
             status = 1
         elif args.overlay:
-            draw(path, answer, overlays[path])
+            try:
+                draw(path, answer, overlays[path])
+            except (Unfit, OSError) as error:  # such as a name that is too long
+                print(f"landmarks: {explain(error) or f'{path}: {error}'}", file=sys.stderr)
+                status = 1
         if args.json:
             print(json.dumps({"file": str(path)} | as_dict(model, answer, args.top)), flush=True)
         elif not isinstance(answer, Unfit):
@@ -183,7 +188,9 @@ def as_dict(model: "Recognizer", answer: "Answer | Exception", top: int) -> dict
 
 def as_table(model: "Recognizer", path: Path, answer: "Answer", top: int) -> str:
     """A photo's lines: its name, then rank, confidence, id and name of each landmark."""
-    lines = [str(path)]
+    from landmarks import scan
+
+    lines = [scan.printable(str(path))]
     if not model.known(answer):
         limit = f"{100 * model.threshold:.1f} %"
         lines.append(f"     probably none of the known landmarks (best below {limit}); otherwise")

@@ -6,6 +6,7 @@ the answer for a picture of the data set is the one in data/predictions.parquet.
 
 import csv
 import glob
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -141,8 +142,10 @@ class Recognizer:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a photo's file. Raises `Unfit` if it cannot be read."""
+    """The content of a photo's file. Raises `Unfit` if it cannot be read, or is a pipe that might never end."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise Unfit("not a file")
         return path.read_bytes()
     except (OSError, MemoryError) as error:
         raise Unfit((getattr(error, "strerror", None) or str(error) or "huge").lower()) from None

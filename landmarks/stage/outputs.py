@@ -23,15 +23,21 @@ def atomic_output(path: Path) -> Iterator[Path]:
     A file replaces only a file, and a directory only an out of the pipeline or an empty one; otherwise an `OSError`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = beside(path)
     remove(part)
     try:
         yield part
-        if part.is_dir() and path.is_dir() and any(path.is_relative_to(out) for out in artifacts.OUTS):
+        made = [*artifacts.OUTS, *map(beside, artifacts.OUTS)]
+        if part.is_dir() and path.is_dir() and any(path.is_relative_to(out) for out in made):
             remove(path)
         part.replace(path)
     finally:
         remove(part)
+
+
+def beside(path: Path) -> Path:
+    """The temporary path of an output, whose name is at most as long as file systems allow."""
+    return path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:249])}.part")
 
 
 def check_targets(targets: Iterable[Path], reads: Iterable[Path], force: bool = False) -> None:
@@ -39,13 +45,13 @@ def check_targets(targets: Iterable[Path], reads: Iterable[Path], force: bool = 
 
     With `force`, regular files may be replaced, except those in `reads`, under whatever name.
     """
-    kept = {identity(path) for path in reads}
+    kept = {identity(path) for path in reads} - {None}
     for path in targets:
         if os.path.lexists(path):
-            if not path.is_file():
-                raise UserError(f"{path}: is a folder or no regular file; name another file")
             if identity(path) in kept:
                 raise UserError(f"{path}: is a file that this command reads; name another file")
+            if path.is_symlink() or not path.is_file():
+                raise UserError(f"{path}: is a folder, a link or no regular file; name another file")
             if not force:
                 raise UserError(f"{path}: exists; name another file or add --force")
         path.parent.mkdir(parents=True, exist_ok=True)
