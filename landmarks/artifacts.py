@@ -1,7 +1,8 @@
 """Where every artefact of the pipeline is, and how it is read.
 
-Paths are relative to the repository's root, where DVC runs the stages. docs/architecture.md lists the columns of each
-file, its writer and its readers. Pictures are read by landmarks/images.py.
+Paths are relative to the repository's root, where DVC runs the stages. docs/architecture.md lists the columns, writer
+and readers of each file. landmarks/images.py reads pictures.
+
 """
 
 import os
@@ -44,16 +45,16 @@ def overlapping_out(path: str, root: Path = Path()) -> Path | None:
 
     def within(inner: str, outer: str) -> bool:
         return any(
-            str(place) == outer or (os.path.exists(place) and os.path.exists(outer) and os.path.samefile(place, outer))
-            for place in (Path(inner), *Path(inner).parents)
+            str(part) == outer or (os.path.exists(part) and os.path.exists(outer) and os.path.samefile(part, outer))
+            for part in (Path(inner), *Path(inner).parents)
         )
 
     try:
-        place = os.path.realpath(root / path)
+        real = os.path.realpath(root / path)
     except ValueError:  # a null byte
         return None
     made = {out: os.path.realpath(root / out) for out in OUTS}
-    return next((out for out in OUTS if within(place, made[out]) or within(made[out], place)), None)
+    return next((out for out in OUTS if within(real, made[out]) or within(made[out], real)), None)
 
 
 def read_csv(path: Path) -> "pd.DataFrame":

@@ -1,4 +1,4 @@
-"""Ranks landmarks by their number of pictures and decides which to keep."""
+"""Ranks landmarks by their number of pictures and selects those to keep."""
 
 from landmarks.stage import UserError
 

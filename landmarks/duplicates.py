@@ -7,7 +7,7 @@ from scipy.sparse.csgraph import connected_components
 
 # Of 64 bits, unrelated photographs differ in about 32; re-encoded, resized or lightly edited copies in up to 6.
 MAX_DISTANCE = 6
-MAX_COPIES = 20  # of a picture in several classes; with more, it is a placeholder
+MAX_COPIES = 20  # a picture with more copies in several classes is a placeholder
 MAX_CELLS = 1 << 20  # distances in memory at a time
 
 

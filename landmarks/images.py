@@ -1,8 +1,4 @@
-"""Pictures: how they are stored (Parquet shards in id order), decoded, checked and shrunk.
-
-A shard has the columns of `SCHEMA`. `picture` is an encoded image. `mask` is a PNG that is 255 where the landmark is
-visible; only the synthetic sample has masks, elsewhere it is null. `author`, `license` and `title` are null if unknown.
-"""
+"""Pictures: how they are stored (Parquet shards in id order), decoded, checked and shrunk."""
 
 import io
 import math
@@ -22,7 +18,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 MAX_SHARDS = 32
 MIN_SHARD_ROWS = 256
-GROUP_ROWS, GROUP_BYTES = 64, 1 << 26  # limits of a row group, which is what is in memory at a time
+GROUP_ROWS, GROUP_BYTES = 64, 1 << 26  # limits of a row group; one at a time is in memory
 MAX_PIXELS = 100_000_000  # decoding takes 300 MB; larger pictures are scans or decompression bombs
 # The accepted formats. Pillow reads more, some of which run programs (EPS) or are not pictures (MPEG).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF", "PPM")
@@ -30,13 +26,14 @@ pillow_heif.register_heif_opener()
 # An MPO file is a JPEG file with further pictures.
 ENDINGS = frozenset(e for e, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
 MIN_SIDE = 64  # pixels; a smaller picture, enlarged to 224, shows no detail of a building
-MAX_ASPECT = 40  # of the sides; with MAX_PIXELS, every shrunk picture then fits into a JPEG (65,500 pixels a side)
+# Ratio of the sides. Together with MAX_PIXELS, it keeps every shrunk picture within JPEG's 65,500 pixels a side.
+MAX_ASPECT = 40
 # Pillow rejects PNGs with more than 1 MB in a text chunk or colour profile. Its limit for all text, 64 MB, remains.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 class Picture(NamedTuple):
-    """An encoded picture; mask of the landmark, author, licence and title where known."""
+    """An encoded picture, a row of a shard. `mask` is a PNG, 255 where the landmark is visible; photographs: None."""
 
     id: str
     landmark_id: str

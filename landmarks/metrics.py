@@ -1,6 +1,6 @@
 """Metrics of predictions, computed from probabilities [N, K] and labels [N]. All are in 0..1."""
 
-from typing import SupportsFloat
+import json
 
 from landmarks.artifacts import DIGITS
 
@@ -77,16 +77,13 @@ def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int) -> tuple
     return float((np.abs(rows[:, 0] - rows[:, 1]) * rows[:, 2]).sum() / len(row)), rows
 
 
-def rounded(value: object) -> object:
-    """The same nested dicts and lists with plain floats of `DIGITS` decimals, fit for a file that is compared."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    if value is None:
-        return None
-    assert isinstance(value, SupportsFloat)
-    return round(float(value), DIGITS)
+def rounded(value: dict) -> dict:
+    """The same nested dicts and lists, with every number as a float of `DIGITS` decimals."""
+
+    def short(number: str) -> float:
+        return round(float(number), DIGITS)
+
+    return json.loads(json.dumps(value, default=float), parse_float=short, parse_int=short)
 
 
 def confused(named: pd.DataFrame) -> pd.DataFrame:

@@ -169,7 +169,7 @@ class Params(Block):
 def load(path: Path = Path("params.yaml")) -> Params:
     """Reads and checks the whole file. Raises `UserError` that names the file, the first wrong key and the fix.
 
-    Pictures and weights of the user are refused inside an out, which DVC would delete, and around one.
+    Refuses pictures and weights of the user in an out, where DVC would delete them, and in a folder that contains one.
     """
     try:
         values = yaml.safe_load(path.read_bytes())
@@ -177,16 +177,16 @@ def load(path: Path = Path("params.yaml")) -> Params:
         raise UserError(f"{path}: not found; run from the repository's root") from None
     except OSError as error:
         raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-    except Exception as error:  # PyYAML passes on many kinds, such as for a date with a 13th month
+    except Exception as error:  # PyYAML raises many types, such as ValueError for a 13th month
         raise UserError(f"{path}: not YAML: {error}") from None
     try:
         p = Params.model_validate({} if values is None else values)
     except ValidationError as error:
         raise UserError(f"{path}: {describe(error)}") from None
-    for key, place in (("data.root", p.data.root), ("backbone.weights", p.backbone.weights)):
-        if place and (out := artifacts.overlapping_out(place.removeprefix("file://"), stage.repository())):
+    for key, given in (("data.root", p.data.root), ("backbone.weights", p.backbone.weights)):
+        if given and (out := artifacts.overlapping_out(given.removeprefix("file://"), stage.repository())):
             raise UserError(
-                f"{path}: {key}: {place} overlaps {out}, which DVC deletes and rewrites; move your files elsewhere"
+                f"{path}: {key}: {given} overlaps {out}, which DVC deletes and rewrites; move your files elsewhere"
             )
     return p
 

@@ -1,11 +1,6 @@
-"""The release: one self-contained folder per trained model, which is everything needed to use the model.
+"""Model folders, which contain everything needed to use a model: the threshold, release.json and the model card.
 
-model.safetensors, design.json   the head, as landmarks/models.py writes it
-backbone.safetensors             the trunk up to the layer that the head reads, with the mean and std of its input
-classes.csv                      label, landmark_id, name (empty if unknown)
-release.json                     how to prepare a picture, the threshold, the parameters, the results
-README.md                        the model card
-examples/                        a few test pictures, of the synthetic sample only
+docs/architecture.md lists the files of a folder.
 """
 
 import json

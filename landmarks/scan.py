@@ -1,4 +1,4 @@
-"""The files below a folder: which are pictures, and why each of the others is left out."""
+"""The files below a folder: which are pictures, and why each other file is skipped."""
 
 import heapq
 import os
@@ -17,7 +17,7 @@ SYSTEM = {
 
 
 class Scan(NamedTuple):
-    """Paths below a folder, with `/`: the pictures, sorted, and the reason for which each other file is skipped."""
+    """Paths below a folder, with `/`: the pictures, sorted, and why each other file is skipped."""
 
     pictures: list[str]
     skipped: dict[str, str]
@@ -31,12 +31,12 @@ def is_hidden(name: str) -> bool:
 def scan(root: Path) -> Scan:
     """Finds the pictures below `root` by their endings, at any depth, and follows links to files and folders.
 
-    Each file and folder counts once, by device and inode: a real entry before links to it, links in sorted order. So a
-    link to a folder above ends there. A folder or link that cannot be read counts as a skipped file.
+    Each file and folder counts once, by device and inode: a real entry before links to it, links in sorted order.
+    Therefore loops of links end. A folder or link that cannot be read counts as a skipped file.
     """
     reasons: dict[str, str] = {}  # empty for a picture
     seen: set[tuple[int, int]] = set()
-    entries = [(False, "", False)]  # whether a link leads there, the path, whether it is hidden
+    entries = [(False, "", False)]  # whether a link leads to it, its path, whether it is hidden
     while entries:
         linked, name, hidden = heapq.heappop(entries)
         path = os.path.join(root, name)
@@ -49,7 +49,7 @@ def scan(root: Path) -> Scan:
                     heapq.heappush(entries, (linked or entry.is_symlink(), child, hidden or is_hidden(entry.name)))
                 reason = None
             else:
-                reason = "hidden" if hidden else "repeated" if key in seen else unfit(name, facts.st_mode)
+                reason = "hidden" if hidden else "repeated" if key in seen else skip_reason(name, facts.st_mode)
                 reasons[name] = reason
             if key and not reason:
                 seen.add(key)
@@ -66,8 +66,8 @@ def printable(name: str) -> str:
     return re.sub(r"[\0-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-def unfit(name: str, mode: int) -> str:
-    """The reason for which a file is no picture, else empty."""
+def skip_reason(name: str, mode: int) -> str:
+    """Why a file is no picture; empty if it is one."""
     ending = os.path.splitext(name)[1].lower()
     if ending not in ENDINGS:
         return f"unsupported {ending}" if re.fullmatch(r"\.[a-z]\w{0,7}", ending, re.ASCII) else "unknown ending"

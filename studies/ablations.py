@@ -1,4 +1,4 @@
-"""Layer x attention x alpha: docs/ablations.md. See studies/experiments.py for the command."""
+"""docs/ablations.md: every combination of layer, attention type and alpha. studies/experiments.py has the command."""
 
 import itertools
 from pathlib import Path

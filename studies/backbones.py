@@ -1,4 +1,4 @@
-"""Backbones x levels x tail, with and without attention: docs/backbones.md. See studies/experiments.py for the command.
+"""docs/backbones.md: backbones, levels and tails, with and without attention. studies/experiments.py has the command.
 
 A row with a trained tail is compared with the frozen one of the same level, if that has run too.
 """

@@ -2,10 +2,10 @@
 
     .venv/bin/python -m studies.pixels [MODEL]      after `make reproduce`; MODEL is abn unless given
 
-Takes 100 test pictures. In the order of the map's cells, a seventh of them at a time, pixels become grey (deletion: the
-mean of the trunk's training pictures) or sharp in a blurred picture (insertion). The whole network, with its trunk,
-gives the probability of the true class each time. Prints the areas under the mean curves, beside those for cells from
-the centre outwards and at random.
+Takes 100 test pictures. In seven steps, in the order of the map's cells, pixels are replaced by grey (deletion; the
+mean of the trunk's training pictures) or restored in a blurred picture (insertion). After each step the whole network,
+with its trunk, gives the probability of the true class. Prints the areas under the mean curves, also for cells in the
+order from the centre outwards and in random order.
 """
 
 import sys
@@ -26,7 +26,7 @@ BLUR = 11 / 224  # radius as a share of the picture's side; the paper's is 5 to 
 
 
 def present(order: np.ndarray, count: int, grid: tuple[int, int], crop: int) -> np.ndarray:
-    """Which pixels belong to the first `count` cells of `order`, bool [crop, crop, 1]."""
+    """The pixels of the first `count` cells of `order`: bool [crop, crop, 1]."""
     cells = np.zeros(len(order), dtype=np.uint8)
     cells[order[:count]] = 255
     pixels = Image.fromarray(cells.reshape(grid)).resize((crop, crop), Image.Resampling.NEAREST)

@@ -3,8 +3,8 @@
     .venv/bin/python -m studies.seeds [SEED...]      after `make reproduce`; seeds 0 1 2 unless given
 
 Trains the baseline, abn and every ablation of params.yaml with each seed, prints test accuracy (mean and standard
-deviation over seeds, in percent), the last epoch's training loss, and the difference from the baseline with a 95 %
-bootstrap interval over pictures, each counted by the share of seeds that classify it correctly.
+deviation over seeds, in percent), the last epoch's training loss, and the difference from the baseline. Its 95 %
+interval is a bootstrap over pictures; the value of a picture is the share of seeds that classify it correctly.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     .venv/bin/python -m studies.unknown        after `make reproduce`, with the same params.yaml
 
-Takes 200 pictures of landmarks in `data.source` that are no classes, evenly spread over them, and the test pictures of
-the classes. For every model in models/released/, prints the share of each called unknown, and how well confidence ranks
+Takes 200 pictures of landmarks in `data.source` that are no classes, equally many of each, and the test pictures of the
+classes. For every model in models/released/, prints the share of each called unknown, and how well confidence ranks
 known above unknown pictures (area under the ROC curve; 50 is chance). In percent.
 """
 
@@ -20,7 +20,7 @@ PICTURES = 200
 
 
 def left_out(index: pd.DataFrame, kept: Iterable[str]) -> pd.DataFrame:
-    """About `PICTURES` rows of the index of landmarks that are not kept, the same number of each where there are."""
+    """About `PICTURES` rows of the index, the same number of each landmark that is not kept (or all that it has)."""
     others = index[~index["landmark_id"].isin(kept)].sort_values(["landmark_id", "id"])
     if others.empty:
         raise stage.UserError("data.source: has no landmark that the filter left out; lower filter.top_k")

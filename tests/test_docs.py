@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from landmarks import report
+from landmarks.serving.cli import VERSION
 
 import pytest
 import yaml
@@ -158,3 +159,8 @@ def test_the_claims_hold_for_the_last_run() -> None:
     assert min(attention["energy"], attention["pointing"]) > attention["area"]
     assert attention["deletion"]["map"] < attention["deletion"]["centre"] < attention["deletion"]["random"]
     assert attention["insertion"]["map"] > attention["insertion"]["centre"] > attention["insertion"]["random"]
+
+
+def test_citation_and_changelog_have_the_version_of_the_package() -> None:
+    assert yaml.safe_load(text(ROOT / "CITATION.cff"))["version"] == VERSION
+    assert f"\n## [{VERSION}] - " in text(ROOT / "CHANGELOG.md")

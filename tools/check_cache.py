@@ -1,7 +1,7 @@
 """Hashes every object in DVC's cache again and deletes the damaged ones: `make check-cache`.
 
-DVC trusts its cache. An object that has rotted on the disk, or was written to through its link in data/ or models/, is
-handed out again and again. This command deletes such objects, so that the next `dvc repro` makes them again. The exit
+DVC trusts its cache. An object that the disk has damaged, or that was written to through its link in data/ or models/,
+is used again and again. This command deletes such objects, so that the next `dvc repro` makes them again. The exit
 status is 1 if there were any.
 """
 

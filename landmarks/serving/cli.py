@@ -178,7 +178,7 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def as_dict(model: "Recognizer", answer: "Answer | Exception", top: int) -> dict:
-    """The fields of a photo's line of JSON, but for its name."""
+    """The fields of a photo's line of JSON, except its name."""
     if isinstance(answer, Exception):
         return {"error": str(answer)}
     guesses = [guess._asdict() | {"confidence": round(guess.confidence, 6)} for guess in model.best(answer, top)]

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageEnhance
 
-SHORT_SIDE = 512  # pixels of the drawing, at least, so that a small photo can be seen under its map
+SHORT_SIDE = 512  # pixels; a smaller photo is enlarged to it, so that it can be seen under the map
 OUTSIDE = 0.5  # brightness of what the network did not see
 
 

@@ -94,8 +94,8 @@ class Recognizer:
     def answer(self, views: list[View]) -> list[Answer]:
         """The answers for one batch of views of any size.
 
-        The batch is not padded as in `features.forward`, because a single photo would take many times as long. So the
-        last bits of a sum may differ from the pipeline's, before they are rounded to float16.
+        The batch is not padded as in `features.forward`, because a single photo would take many times as long. The last
+        bits of the sums may therefore differ from the pipeline's; rounding to float16 removes most of this.
         """
         pixels = torch.from_numpy(np.stack([view.pixels for view in views])).to(self.device)
         output = self.model(self.trunk(pixels).float())

@@ -93,7 +93,7 @@ def write(model: Recognizer, photos: dict[str, Path | None], out: Path) -> str:
 def resume(part: Path, ids: list[str]) -> int:
     """Keeps the rows of an earlier run in `part`, and returns their number; rows of other ids are removed.
 
-    Only whole batches are kept, so that the last digits of the other rows are those of an uninterrupted run.
+    Only whole batches are kept, because the last digits of an answer depend on the batch.
     """
     content = part.read_text(encoding="utf-8") if part.is_file() else ""
     header, *rows = list(csv.reader(io.StringIO(content[: content.rfind("\n") + 1]))) or [[]]

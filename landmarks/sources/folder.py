@@ -23,7 +23,7 @@ class Folder(Source):
 
     root: Path
     files: pd.DataFrame
-    others: dict[str, str]  # the reason for which each other file below `root` is skipped
+    others: dict[str, str]  # why each other file below `root` is skipped
 
     def index(self) -> pd.DataFrame:
         return self.files
@@ -60,8 +60,8 @@ def open_folder(root: Path) -> Folder:
     """Reads `root`/images.csv (columns id, landmark_id, file) if it exists, else a directory per class.
 
     A class is a directory directly below `root`, and its pictures are all that `scan` finds in it, at any depth. The id
-    is the path relative to `root`. Raises `UserError` for an invalid images.csv, without classes, and for the folders
-    of a split in place of classes.
+    is the path relative to `root`. Raises `UserError` if images.csv is invalid, if there are no classes, or if the
+    folders are those of a split (train, test...) instead of classes.
     """
     listed = root / "images.csv"
     files = read_index(listed, ["id", "landmark_id", "file"]) if listed.is_file() else None
@@ -89,7 +89,7 @@ def open_folder(root: Path) -> Folder:
 
 
 def misplaced(name: str) -> str:
-    """The reason for which a picture is in no class, or no table can hold its name; else empty."""
+    """Why a picture cannot be used: it is in no class, or no table can hold its name. Empty if it can."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -35,7 +35,7 @@ class Gldv1(Source):
     root: remote.Root
     store: Store
     download: Download
-    # By host: the time until which it has asked for no requests, and the response that said so.
+    # By host: the time before which it wants no requests, and the response that said so.
     paused: dict[str, tuple[float, Exception]] = field(default_factory=dict)
     without_landmark: pd.DataFrame = field(init=False)  # set by `index`
 
@@ -170,7 +170,7 @@ def host(url: str) -> str:
 
 
 def as_written(url: str) -> yarl.URL:
-    """The URL with its own percent-encoding, where aiohttp would encode it anew. Encodes only `ILLEGAL` characters."""
+    """The URL with its own percent-encoding, which aiohttp would replace. Encodes only `ILLEGAL` characters."""
     checked = yarl.URL(url)  # raises ValueError
     if not host(url).isascii():
         return checked

@@ -61,9 +61,9 @@ class Gldv2(Source):
         if self.root.local or not self.store.tars():
             self.store.set_tars(self.list_tars())
         ids = set(wanted["id"])
-        # More than one pass if an interrupted run, which wanted other pictures, had read the beginning of a tar.
-        while tars := self.unread(ids):
+        if tars := self.unread(ids):
             self.read_tars(tars, ids)
+
         large = {name for name, _ in self.store.pictures().keys() | self.store.failures().keys()}
         lacking = sorted(ids - self.origins().keys())
         return {name: too_large(self.download) if name in large else "missing" for name in lacking}
@@ -87,8 +87,8 @@ class Gldv2(Source):
     def read_columns(self, path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Streams binary `columns` of an optional CSV file; nothing without the file.
 
-        Binary, and without rows of the wrong length: the public wrote these texts, and no error in them is worth a
-        failure. Raises `UserError` if a column is missing.
+        The public wrote these texts, and errors in them do not matter: they are read as bytes, and rows of the wrong
+        length are skipped. Raises `UserError` if a column is missing.
         """
         options = {
             "convert_options": csv.ConvertOptions(
@@ -123,7 +123,7 @@ class Gldv2(Source):
         return {name: md5 for name, md5 in md5s.items() if md5}
 
     def probe_tars(self, pool: ThreadPoolExecutor) -> dict[str, str | None]:
-        """The MD5s over HTTP, which cannot list a directory: tries numbers until a whole batch is missing."""
+        """The MD5s over HTTP. It cannot list a directory, so numbers are tried until a whole batch is missing."""
         md5s: dict[str, str | None] = {}
         for first in count(0, PROBES):
             names = [f"images_{number:03d}" for number in range(first, first + PROBES)]

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import compute, csv
 
-UNKNOWN = ("", "none", "nan", "null", "na", "n/a")  # in place of a landmark_id, in lower case
+UNKNOWN = ("", "none", "nan", "null", "na", "n/a")  # values that stand for no landmark_id, in lower case
 
 
 def read_landmarks(path: Path | None, columns: list[str], name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -24,7 +24,7 @@ def read_landmarks(path: Path | None, columns: list[str], name: str) -> tuple[pd
 def read_index(
     path: Path | None, columns: list[str], name: str = "", required: list[str] | None = None
 ) -> pd.DataFrame:
-    """Reads `columns` of a CSV file with a row per picture, as text, sorted by `id`. `name` is the file's in messages.
+    """Reads `columns` of a CSV file with a row per picture, as text, sorted by `id`. Messages call it `name`.
 
     Raises `UserError` naming the file if it is missing (`path` None), empty or not CSV, if a column or a value of the
     columns `required` (default: all) is missing, or if an id is repeated.

@@ -59,7 +59,7 @@ class Root:
         return f"{self.url}/{path}" if path else self.url
 
     def full(self, path: str) -> str:
-        """The same as fsspec spells it."""
+        """The same name in fsspec's spelling."""
         return f"{self.path}/{path}" if path else self.path
 
     def run(self, task: Coroutine[None, None, T]) -> T:

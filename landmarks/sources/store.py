@@ -26,7 +26,7 @@ create table if not exists tar_files
 
 @dataclass
 class Tar:
-    """A tar of the data set. `done`: it was read to its end once, its MD5 was right, and `members` lists its ids."""
+    """A tar of the data set. `done`: it was read to its end and had the right MD5; `members` lists the ids in it."""
 
     name: str
     md5: str
@@ -37,8 +37,8 @@ class Tar:
 class Store:
     """Pictures by id and origin (the URL or the tar they come from). A context manager.
 
-    If the block ends in a `UserError`, non-permanent failures are deleted, so that the next run tries those pictures
-    again. Waits for another run that uses the directory. Raises `UserError` if the file cannot be used.
+    Waits for another run that uses the directory. If the block ends in a `UserError`, failures that are not permanent
+    are deleted, so that the next run retries those pictures. Raises `UserError` if the file cannot be used.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -81,7 +81,7 @@ class Store:
             yield self.connection
 
     def add(self, picture_id: str, origin: str, picture: bytes) -> None:
-        """Stores an encoded picture and deletes its failure, if there is one. The first of equal rows is kept."""
+        """Stores an encoded picture, unless it is stored already, and deletes its failure, if there is one."""
         with self.transaction() as sql:
             sql.execute("insert or ignore into pictures values (?, ?, ?)", (picture_id, origin, picture))
             sql.execute("delete from failures where id = ? and origin = ?", (picture_id, origin))

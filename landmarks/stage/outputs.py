@@ -43,27 +43,18 @@ def beside(path: Path) -> Path:
 def check_targets(targets: Iterable[Path], reads: Iterable[Path], force: bool = False) -> None:
     """Creates the parents of files that the user asks for. Raises `UserError` if one would replace something.
 
-    With `force`, regular files may be replaced, except those in `reads`, under whatever name.
+    With `force`, regular files may be replaced, except those in `reads`, even by another name.
     """
-    kept = {identity(path) for path in reads} - {None}
+    kept = {os.stat(path)[1:3] for path in reads if os.path.exists(path)}  # inode and device
     for path in targets:
         if os.path.lexists(path):
-            if identity(path) in kept:
+            if path.exists() and os.stat(path)[1:3] in kept:
                 raise UserError(f"{path}: is a file that this command reads; name another file")
             if path.is_symlink() or not path.is_file():
                 raise UserError(f"{path}: is a folder, a link or no regular file; name another file")
             if not force:
                 raise UserError(f"{path}: exists; name another file or add --force")
         path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    """What all names of a file have in common: device and inode. None if there is no such file."""
-    try:
-        facts = path.stat()
-    except OSError:
-        return None
-    return facts.st_dev, facts.st_ino
 
 
 @contextmanager
