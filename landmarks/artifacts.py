@@ -2,7 +2,6 @@
 
 Paths are relative to the repository's root, where DVC runs the stages. docs/architecture.md lists the columns, writer
 and readers of each file. landmarks/images.py reads pictures.
-
 """
 
 import os

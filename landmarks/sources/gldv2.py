@@ -63,7 +63,6 @@ class Gldv2(Source):
         ids = set(wanted["id"])
         if tars := self.unread(ids):
             self.read_tars(tars, ids)
-
         large = {name for name, _ in self.store.pictures().keys() | self.store.failures().keys()}
         lacking = sorted(ids - self.origins().keys())
         return {name: too_large(self.download) if name in large else "missing" for name in lacking}
