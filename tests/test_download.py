@@ -837,7 +837,7 @@ def test_retry_after(value: str, seconds: float) -> None:
 def test_waits_double_and_have_jitter() -> None:
     error = TimeoutError()
     pauses = np.array(
-        [[retry.seconds_before_retry(error, attempt, stream(0, n)) for attempt in range(12)] for n in range(50)]
+        [[retry.seconds_before_retry(error, attempt, 12, stream(0, n)) for attempt in range(12)] for n in range(50)]
     )
     assert (np.diff(np.log2(pauses.mean(0))) > 0.7).all() and len(np.unique(pauses)) == pauses.size
     assert (pauses[:, 0] >= retry.FIRST_WAIT / 2).all() and pauses.max() <= 1.5 * retry.LONGEST_WAIT

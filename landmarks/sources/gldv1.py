@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from urllib.parse import quote, urlsplit
 
 from landmarks import images, stage
@@ -108,7 +109,7 @@ class Gldv1(Source):
         name, url = row
         rng = stream(self.root.seed, "backoff", name)
         last = self.download.retries + 1
-        for attempt in range(tried, last):
+        for attempt in count(tried):
             try:
                 data = await self.get(session, slots, url)
                 images.check_header(data)
@@ -116,11 +117,10 @@ class Gldv1(Source):
             except images.Unfit as error:
                 return self.store.fail(name, url, str(error), last)
             except retry.ERRORS as error:
-                reason, seconds = retry.reason(error), retry.seconds_before_retry(error, attempt, rng)
-                if retry.is_permanent(error):
-                    return self.store.fail(name, url, reason, None)
-                if attempt + 1 == last or not retry.is_transient(error) or seconds > retry.LONGEST_WAIT:
-                    return self.store.fail(name, url, reason, last)
+                reason = retry.reason(error)
+                seconds = retry.seconds_before_retry(error, attempt, self.download.retries, rng)
+                if seconds is None:
+                    return self.store.fail(name, url, reason, None if retry.is_permanent(error) else last)
                 self.store.fail(name, url, reason, attempt + 1)
                 await asyncio.sleep(seconds)
 

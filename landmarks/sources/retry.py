@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import count
 from typing import TypeVar
 
 from landmarks.stage import UserError
@@ -44,7 +45,7 @@ def retry(
 
     Raises `UserError` naming the file after a permanent error or the last attempt, `Stopped` when `stop` is set.
     """
-    for attempt in range(retries + 1):
+    for attempt in count():
         try:
             return task()
         except (UserError, Stopped):
@@ -52,8 +53,8 @@ def retry(
         except errors as error:
             if is_missing(error) or (denied_is_missing and is_forbidden(error)):
                 return None
-            seconds = seconds_before_retry(error, attempt, rng)
-            if attempt == retries or not is_transient(error) or seconds > LONGEST_WAIT:
+            seconds = seconds_before_retry(error, attempt, retries, rng)
+            if seconds is None:
                 times = f" after {attempt + 1} attempts" if attempt else ""
                 permanent = local or not is_transient(error)
                 advice = "correct data.root or the file" if permanent else "run it again to go on"
@@ -122,10 +123,15 @@ def reason(error: Exception) -> str:
             return str(error) or type(error).__name__
 
 
-def seconds_before_retry(error: Exception, attempt: int, rng: np.random.Generator) -> float:
-    """Seconds before the next attempt: about 1, 2, 4, ..., with jitter, or more if the server asks for it."""
-    backoff = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * rng.uniform(0.5, 1.5)
-    return max(backoff, retry_after(getattr(error, "headers", None) or {}))
+def seconds_before_retry(error: Exception, attempt: int, retries: int, rng: np.random.Generator) -> float | None:
+    """Seconds between `attempt` (from 0) and the next one: about 1, 2, 4, ..., with jitter, or more if the server asks.
+
+    None to give up: after the last of `retries`, if the error is not transient, or if the server asks for too long.
+    """
+    asked = retry_after(getattr(error, "headers", None) or {})
+    if attempt >= retries or not is_transient(error) or asked > LONGEST_WAIT:
+        return None
+    return max(asked, min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * rng.uniform(0.5, 1.5))
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
