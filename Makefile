@@ -21,38 +21,39 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# benchmarks/results.md; after `make reproduce`, on a machine that does nothing else.
+# Writes benchmarks/results.md. Run `make reproduce` before it, and nothing else meanwhile.
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks.speed
 
-# The committed results again, from nothing, in a clone of HEAD; then under other circumstances.
+# Does a clone of HEAD reproduce the committed results? The second target tries it under other conditions.
 verify: .venv/installed
 	$(BIN)/python -m tools.verify
 
 verify-matrix: .venv/installed
 	$(BIN)/python -m tools.verify --matrix
 
-# Whether what DVC keeps is still what it was; what is not is thrown away.
+# Deletes damaged objects from DVC's cache.
 check-cache: .venv/installed
 	$(BIN)/python -m tools.check_cache
 
-# kill -9 at 50 moments of the pipeline, in a clone; and many more odd inputs than the tests try.
+# Kills the pipeline (kill -9) at 50 random moments, in a clone.
 torture: .venv/installed
 	$(BIN)/python -m tools.torture
 
+# Many more odd inputs than the tests try.
 fuzz: .venv/installed
 	FUZZ=5000 $(BIN)/python -m pytest -q -s tests/test_fuzz.py
 
 AS_PHOTOGRAPHS = -S data.source=gldv2 -S data.root=$(PHOTOGRAPHS) -S filter.skip_top=0 -S augment.eval_rotation=45
 
-# docs/ablations.md; PHOTOGRAPHS is the top directory or URL of a data set in the layout of Google Landmarks v2.
+# Writes docs/ablations.md. PHOTOGRAPHS is the top directory or URL of a data set in the layout of Google Landmarks v2.
 ablations: .venv/installed
 	$(BIN)/python -m studies.ablations Sample
 ifdef PHOTOGRAPHS
 	$(BIN)/python -m studies.ablations Photographs $(AS_PHOTOGRAPHS) -S augment.crop=224
 endif
 
-# docs/backbones.md, likewise.
+# Writes docs/backbones.md, likewise.
 backbones: .venv/installed
 	$(BIN)/python -m studies.backbones Sample
 ifdef PHOTOGRAPHS
