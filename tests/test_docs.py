@@ -6,7 +6,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from landmarks import report
+from landmarks import images, report
 from landmarks.serving.cli import VERSION
 
 import pytest
@@ -159,6 +159,11 @@ def test_the_claims_hold_for_the_last_run() -> None:
     assert min(attention["energy"], attention["pointing"]) > attention["area"]
     assert attention["deletion"]["map"] < attention["deletion"]["centre"] < attention["deletion"]["random"]
     assert attention["insertion"]["map"] > attention["insertion"]["centre"] > attention["insertion"]["random"]
+
+
+def test_the_accepted_formats_are_documented() -> None:
+    listed = re.search(r"Accepted formats are (.+?)\.", text(ROOT / "docs/own-pictures.md"), re.DOTALL)[1]
+    assert set(re.findall(r"\w+", listed.upper())) - {"AND"} == {*images.FORMATS, "HEIC"} - {"HEIF"}
 
 
 def test_citation_and_changelog_have_the_version_of_the_package() -> None:
