@@ -3,7 +3,7 @@
     .venv/bin/python -m studies.STUDY HEADING [-S KEY=VALUE ...] [--only TEXT]
 
 The section HEADING is written after each run, so a study that is stopped leaves what it has. `-S` applies to all rows.
-`--only` runs the rows whose name contains TEXT and keeps the others.
+`--only` limits the section to the rows whose name contains TEXT.
 """
 
 import argparse
@@ -62,20 +62,6 @@ def attention(abn: dict) -> list[str]:
     return list(map(percent, [*values, measured["deletion"]["map"], measured["insertion"]["map"]]))
 
 
-def read_rows(study: Study, section: str) -> Rows:
-    """The rows of a section, with empty cells for the tables that lack them."""
-    _, *parts = re.split(r"^### (.+)\n", section, flags=re.MULTILINE)
-    bodies = dict(zip(parts[::2], parts[1::2], strict=True))
-    rows: Rows = {name: [] for name in study.rows}
-    for caption, columns in study.tables.items():
-        lines = re.findall(r"^\| (.*) \|$", bodies.get(caption, ""), flags=re.MULTILINE)
-        cells = [[cell.strip() for cell in line.split("|")] for line in lines]
-        found = {tuple(line[: len(study.key)]): line[len(study.key) :] for line in cells}
-        for name, values in rows.items():
-            values += found.get(name, [""] * len(columns))
-    return {name: values for name, values in rows.items() if any(values)}
-
-
 def write_tables(study: Study, rows: Rows) -> str:
     """The tables of a section, in the order of the study; a table has only rows with a value in it."""
     text, start = [], 0
@@ -86,12 +72,6 @@ def write_tables(study: Study, rows: Rows) -> str:
             text.append(f"### {caption}\n\n{table([*study.key, *columns], body)}\n")
         start = end
     return "\n".join(text)
-
-
-def with_rows(study: Study, text: str, heading: str, origin: str, rows: Rows) -> str:
-    """The page with these rows in the section `heading`; its other rows and the rest of the page stay."""
-    section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    return with_section(text, heading, f"{origin}\n{write_tables(study, read_rows(study, section) | rows)}")
 
 
 def run(study: Study, name: Name, clone: Clone) -> list[str]:
@@ -118,7 +98,8 @@ def main(study: Study) -> str:
     if not wanted:
         parser.error(f"--only {given.only}: no such row; there are {', '.join(map(' '.join, study.rows))}")
     settings = [word for key, value in given.settings for word in ("-S", f"{key}={value}")]
-    command = shlex.join(["python", "-m", f"studies.{study.page.stem}", given.heading, *settings])
+    only = ["--only", given.only] if given.only else []
+    command = shlex.join(["python", "-m", f"studies.{study.page.stem}", given.heading, *settings, *only])
     start, done = time.monotonic(), Rows()
     with temporary_folder() as folder, stage.progress(len(wanted), study.page.stem) as bar:
         clone = Clone(Path.cwd(), folder)
@@ -127,7 +108,7 @@ def main(study: Study) -> str:
         clone.remove_results()
         for name in wanted:
             done[name] = run(study, name, clone)
-            page, lines = study.page.read_text(encoding="utf-8"), origin(command, start, len(done))
-            study.page.write_text(with_rows(study, page, given.heading, lines, done), encoding="utf-8")
+            page, body = study.page.read_text(encoding="utf-8"), f"{origin(command, start, len(done))}\n"
+            study.page.write_text(with_section(page, given.heading, body + write_tables(study, done)), encoding="utf-8")
             bar.update()
     return f"{len(done)} rows, {study.page}"
