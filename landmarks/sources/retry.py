@@ -19,6 +19,17 @@ LONGEST_WAIT = 600.0  # seconds; a server that asks for a longer wait is given u
 MIN_BYTES_PER_SECOND = 1024  # a slower stream counts as a timeout
 TRANSIENT_STATUSES = (408, 425, 429)  # transient HTTP statuses below 500
 ERRORS = (OSError, aiohttp.ClientError, ValueError)  # what reading a file or a URL raises
+REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (  # the first that fits an error
+    (aiohttp.TooManyRedirects, "too many redirects"),
+    (aiohttp.ClientConnectorCertificateError, "bad certificate"),
+    (aiohttp.NonHttpUrlClientError, "neither http nor https"),
+    ((aiohttp.InvalidURL, ValueError), "no valid URL"),
+    (aiohttp.ClientConnectorDNSError, "unknown host"),
+    (TimeoutError, "timeout"),
+    ((aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, ConnectionResetError), "broken off"),
+    ((aiohttp.ClientConnectionError, ConnectionError), "no connection"),
+    (FileNotFoundError, "no such file"),
+)
 
 T = TypeVar("T")
 
@@ -96,31 +107,12 @@ def is_transient(error: Exception) -> bool:
 
 def reason(error: Exception) -> str:
     """A short description of the error, without details that differ between runs."""
-    match error:
-        case aiohttp.TooManyRedirects():
-            return "too many redirects"
-        case aiohttp.ClientResponseError():
-            return f"HTTP {error.status}"
-        case aiohttp.ClientConnectorCertificateError():
-            return "bad certificate"
-        case aiohttp.NonHttpUrlClientError():
-            return "neither http nor https"
-        case aiohttp.InvalidURL() | ValueError():
-            return "no valid URL"
-        case aiohttp.ClientConnectorDNSError():
-            return "unknown host"
-        case TimeoutError():
-            return "timeout"
-        case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError() | ConnectionResetError():
-            return "broken off"
-        case aiohttp.ClientConnectionError() | ConnectionError():
-            return "no connection"
-        case FileNotFoundError():
-            return "no such file"
-        case OSError():
-            return error.strerror.lower() if error.strerror else str(error)
-        case _:
-            return str(error) or type(error).__name__
+    if text := next((text for cls, text in REASONS if isinstance(error, cls)), None):
+        return text
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"HTTP {error.status}"
+    strerror = getattr(error, "strerror", None)
+    return strerror.lower() if strerror else str(error) or type(error).__name__
 
 
 def seconds_before_retry(error: Exception, attempt: int, retries: int, rng: np.random.Generator) -> float | None:
