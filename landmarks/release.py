@@ -9,12 +9,12 @@ import textwrap
 from pathlib import Path
 
 from landmarks import augment, weights
+from landmarks.artifacts import DIGITS
 from landmarks.stage import UserError
 
 import numpy as np
 
 FORMAT = 2  # of release.json; it changes with the layout
-DIGITS = 6  # of confidences, here and in data/predictions.parquet
 
 
 def threshold(confidence: np.ndarray, rate: float) -> float:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from landmarks import release
+from landmarks.artifacts import DIGITS
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from conftest import abn, model_folder, user_error
 def test_the_false_alarm_rate_is_kept(pictures: int, rate: float) -> None:
     """Measured over many random draws of validation pictures and one new picture."""
     rng = np.random.default_rng(0)
-    draws = rng.beta(4, 1, (4000, pictures + 1)).round(release.DIGITS)
+    draws = rng.beta(4, 1, (4000, pictures + 1)).round(DIGITS)
     alarms = np.mean([row[-1] < release.threshold(row[:-1], rate) for row in draws])
     assert alarms <= rate + 0.01
     assert alarms >= rate - 1 / (pictures + 1) - 0.01, "not stricter than it must be"

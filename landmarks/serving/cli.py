@@ -1,7 +1,6 @@
-"""The command line: `landmarks --help`.
+"""The command line: `landmarks --help`. docs/serving.md lists the exit statuses.
 
-Exit status: 0 on success, 1 if something could not be read or done (one line on stderr each), 2 for wrong arguments,
-130 after Ctrl-C. Each command imports its own slow modules.
+Each command imports its own slow modules.
 """
 
 import argparse
@@ -13,14 +12,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from landmarks import artifacts
 from landmarks.stage import UserError
 from landmarks.stage.errors import explain
 
 if TYPE_CHECKING:
     from landmarks.serving.recognizer import Answer, Recognizer
 
-ROOT = Path(__file__).resolve().parents[2]  # models/released/ is there
-VERSION = "1.1.0"  # of the package, too
+ROOT = Path(__file__).resolve().parents[2]  # the repository, which has models/released/
+VERSION = "1.1.0"  # of this command and of the package
 EXAMPLES = """examples:
   landmarks predict photo.jpg                    the five most probable landmarks
   landmarks predict holiday/ --overlay maps/     a folder; draws the attention map over each photo
@@ -127,8 +127,6 @@ def number(low: int, high: int | None = None) -> Callable[[str], int]:
 
 def folder(model: str) -> Path:
     """The model folder called `model`: a path, or a name in models/released/."""
-    from landmarks import artifacts
-
     path = Path(model)
     return path if path.is_dir() else ROOT / artifacts.RELEASED / model
 
@@ -181,7 +179,9 @@ def as_dict(model: "Recognizer", answer: "Answer | Exception", top: int) -> dict
     """The fields of a photo's line of JSON, except its name."""
     if isinstance(answer, Exception):
         return {"error": str(answer)}
-    guesses = [guess._asdict() | {"confidence": round(guess.confidence, 6)} for guess in model.best(answer, top)]
+    guesses = [
+        guess._asdict() | {"confidence": round(guess.confidence, artifacts.DIGITS)} for guess in model.best(answer, top)
+    ]
     attention_map = None if answer.map is None else [[round(float(value), 4) for value in row] for row in answer.map]
     return {"guesses": guesses, "known": model.known(answer), "box": answer.box, "map": attention_map}
 

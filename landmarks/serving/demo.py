@@ -77,26 +77,23 @@ def title(guess: recognizer.Guess) -> str:
 def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
     """The page, with `models` side by side and `examples` to click on."""
 
-    def show(path: Path | None, opacity: float) -> list:
+    def show(path: str | None, opacity: float) -> list:
         """The message, what the page remembers, and for each model its verdict, picture and bars."""
         nothing = [None] * 3 * len(models)
-        if path is None:  # the user removed the file
+        if not path:  # the user removed the file
             return ["", None, *nothing]
         try:
-            seen = look(models, path)
+            seen = look(models, Path(path))
         except Unfit as unfit:
-            return [apology(path.name, unfit), None, *nothing]
+            return [apology(Path(path).name, unfit), None, *nothing]
         cells: list = ["", seen]
         for column, (model, answer) in enumerate(zip(models, seen.answers, strict=True)):
             bars = {title(guess): guess.confidence for guess in model.best(answer, TOP)}
             cells += [verdict(model, answer), picture(seen, column, opacity), bars]
         return cells
 
-    def upload(path: str | None, opacity: float) -> list:
-        return show(Path(path) if path else None, opacity)
-
     def click(event: gr.SelectData, opacity: float) -> list:
-        return show(examples[event.index], opacity)
+        return show(str(examples[event.index]), opacity)
 
     def slide(seen: Seen | None, opacity: float) -> list:
         return [None if seen is None else picture(seen, column, opacity) for column in range(len(models))]
@@ -130,7 +127,7 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
                         gr.Image(label="where it looks", format="png", buttons=["fullscreen"], elem_id=f"map-{column}"),
                         gr.Label(label="confidence", num_top_classes=TOP, elem_id=f"bars-{column}"),
                     ]
-        file.change(upload, [file, slider], [message, remembered, *cells], api_visibility="private")
+        file.change(show, [file, slider], [message, remembered, *cells], api_visibility="private")
         slider.change(slide, [remembered, slider], cells[1::3], api_visibility="private", show_progress="hidden")
         if examples:
             gallery.select(click, slider, [message, remembered, *cells], api_visibility="private")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from landmarks import augment, determinism, images, models, release
+from landmarks.artifacts import DIGITS
 from landmarks.images import Picture, Unfit
 from landmarks.networks import Trunk
 from landmarks.params import Backbone
@@ -132,7 +133,7 @@ class Recognizer:
 
     def known(self, answer: Answer) -> bool:
         """Whether the photo seems to show one of the landmarks; see `release.threshold`."""
-        return round(float(answer.scores.max()), release.DIGITS) >= self.threshold
+        return round(float(answer.scores.max()), DIGITS) >= self.threshold
 
     def best(self, answer: Answer, count: int) -> list[Guess]:
         """The `count` most probable landmarks, in descending order."""

@@ -23,11 +23,11 @@ def atomic_output(path: Path) -> Iterator[Path]:
     A file replaces only a file, and a directory only an out of the pipeline or an empty one; otherwise an `OSError`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = beside(path)
+    part = temporary_path(path)
     remove(part)
     try:
         yield part
-        made = [*artifacts.OUTS, *map(beside, artifacts.OUTS)]
+        made = [*artifacts.OUTS, *map(temporary_path, artifacts.OUTS)]
         if part.is_dir() and path.is_dir() and any(path.is_relative_to(out) for out in made):
             remove(path)
         part.replace(path)
@@ -35,7 +35,7 @@ def atomic_output(path: Path) -> Iterator[Path]:
         remove(part)
 
 
-def beside(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """The temporary path of an output, whose name is at most as long as file systems allow."""
     return path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:249])}.part")
 
