@@ -20,6 +20,7 @@ MAX_SHARDS = 32
 MIN_SHARD_ROWS = 256
 GROUP_ROWS, GROUP_BYTES = 64, 1 << 26  # limits of a row group; one at a time is in memory
 MAX_PIXELS = 100_000_000  # decoding takes 300 MB; larger pictures are scans or decompression bombs
+MAX_BYTES = 1 << 30  # of a file; a picture of MAX_PIXELS has less, even with 16 bits per channel
 # The accepted formats. Pillow reads more, some of which run programs (EPS) or are not pictures (MPEG).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF", "PPM")
 pillow_heif.register_heif_opener()

@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 
 from landmarks import params, stage
-from landmarks.images import Picture
+from landmarks.images import Picture, Unfit
+from landmarks.serving import recognizer
 from landmarks.sources import Source, open_source
 from landmarks.sources.index import read_index
 from landmarks.sources.sample import Sample
@@ -145,6 +146,16 @@ def test_images_csv_takes_precedence_over_directories(folder: Path) -> None:
         assert [p.picture for p in fetch(source)] == [(folder / f).read_bytes() for f in ("loose.jpg", "tower/1.JPEG")]
 
 
+def test_a_file_of_gigabytes_is_huge_before_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "tower").mkdir()
+    with (tmp_path / "tower/1.jpg").open("wb") as file:
+        file.truncate(3 << 30)
+    with opened("folder", tmp_path) as source:
+        assert source.fetch(source.index()) == {"tower/1.jpg": "huge"}
+    with pytest.raises(Unfit, match="huge"):
+        recognizer.read_bytes(tmp_path / "tower/1.jpg")
+
+
 def test_a_file_whose_name_no_table_can_hold_is_skipped(folder: Path) -> None:
     good = "My\u00a0Pictures/Screenshot 3.04.05\u202fPM.png"
     for name in (os.fsencode(good), b"tower/\xff.jpg", b"tower/a\nb.jpg", b"caf\xe9/1.jpg"):
@@ -193,7 +204,7 @@ def test_a_folder_without_classes_is_an_error(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("names", [("train", "valid", "test"), ("Training", "val"), ("test", "validation"), ("train",)])
+@pytest.mark.parametrize("names", [("train", "valid", "test"), ("Training", "val"), ("test", "val_2"), ("train",)])
 def test_an_exported_split_is_reported(tmp_path: Path, names: tuple[str, ...]) -> None:
     for number, split in enumerate(names):
         (tmp_path / split / "tower").mkdir(parents=True)

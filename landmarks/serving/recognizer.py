@@ -145,8 +145,9 @@ class Recognizer:
 def read_bytes(path: Path) -> bytes:
     """The content of a photo's file. Raises `Unfit` if it cannot be read, or is a pipe that might never end."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise Unfit("not a file")
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > images.MAX_BYTES:
+            raise Unfit("huge" if stat.S_ISREG(facts.st_mode) else "not a file")
         return path.read_bytes()
     except (OSError, MemoryError) as error:
         raise Unfit((getattr(error, "strerror", None) or str(error) or "huge").lower()) from None

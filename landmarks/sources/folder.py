@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from landmarks.images import Picture
+from landmarks.images import MAX_BYTES, Picture
 from landmarks.scan import printable, scan
 from landmarks.sources import Source
 from landmarks.sources.index import read_index, reason
@@ -39,8 +39,11 @@ class Folder(Source):
         for row in wanted.itertuples():
             try:
                 path = self.root / row.file
-                if not stat.S_ISREG(path.stat().st_mode):
+                facts = path.stat()
+                if not stat.S_ISREG(facts.st_mode):
                     failures[row.id] = "not a file"
+                elif facts.st_size > MAX_BYTES:
+                    failures[row.id] = "huge"
                 elif not os.access(path, os.R_OK):
                     failures[row.id] = "permission denied"
             except (OSError, ValueError) as error:  # ValueError: a null byte in the name
@@ -77,7 +80,8 @@ def open_folder(root: Path) -> Folder:
         raise UserError(
             f"data.root: {root} has neither an images.csv nor a directory per class; add one{others and f' ({others})'}"
         )
-    splits = sorted({landmark(name) for name in names if name.count("/") > 1 and landmark(name).lower() in SPLITS})
+    deep = {landmark(name) for name in names if name.count("/") > 1}
+    splits = sorted(name for name in deep if name.lower().rstrip("_-0123456789") in SPLITS)  # train2017
     if len(splits) > 1 or set(splits) == set(map(landmark, names)):
         train = next((name for name in splits if name.lower().startswith("train")), splits[0])
         raise UserError(
