@@ -3,6 +3,7 @@
 A picture and a row determine an input completely, so the features of frozen layers are computed once, for all models.
 """
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -117,13 +118,28 @@ def apply(image: Image.Image, view: View, crop: int) -> Image.Image:
 
     Corners that the rotation uncovers are black, as in the study. Resizing is antialiased.
     """
+    left, top, side = view.left, view.top, view.side
     if view.angle:
-        image = image.rotate(view.angle, Image.Resampling.BILINEAR)
-    box = (view.left, view.top, view.left + view.side, view.top + view.side)
-    image = image.resize((crop, crop), Image.Resampling.BILINEAR, box=box)
+        margin = math.ceil(side / crop)  # the filter of the resizing reads pixels around the box
+        x, y = max(0, left - margin), max(0, top - margin)
+        right, bottom = min(image.width, left + side + margin), min(image.height, top + side + margin)
+        image = rotate_part(image, view.angle, (x, y, right, bottom))
+        left, top = left - x, top - y
+    image = image.resize((crop, crop), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
     if view.brightness != 1:
         image = ImageEnhance.Brightness(image).enhance(view.brightness)
     return ImageOps.mirror(image) if view.flip else image
+
+
+def rotate_part(image: Image.Image, angle: float, box: tuple[int, int, int, int]) -> Image.Image:
+    """`image.rotate(angle, BILINEAR).crop(box)`, but computes only the pixels of `box`, which lies inside the image."""
+    left, top, right, bottom = box
+    radians = -math.radians(angle % 360)  # computed and rounded as Pillow does, for the same bits
+    cos, sin = round(math.cos(radians), 15), round(math.sin(radians), 15)
+    x, y = image.width / 2, image.height / 2  # the centre of the rotation
+    across, down = left - x, top - y
+    matrix = (cos, sin, cos * across + sin * down + x, -sin, cos, -sin * across + cos * down + y)
+    return image.transform((right - left, bottom - top), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
 
 def mask_cells(mask: Image.Image | None, view: View, grid: tuple[int, int]) -> np.ndarray:

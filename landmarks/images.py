@@ -171,13 +171,14 @@ def decode(data: bytes, short_side: int | None = None) -> Image.Image:
         raise Unfit("narrow")
     if short_side:
         image.draft("RGB", (2 * short_side, 2 * short_side))
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode[0] in "IF":
         image = to_8_bit(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     if min(image.size) < MIN_SIDE:
         raise Unfit("small")
     return image

@@ -1,5 +1,7 @@
 """Views: how they are drawn, and how they are applied to a picture."""
 
+from itertools import product
+
 from landmarks import augment
 from landmarks.augment import View
 
@@ -145,6 +147,20 @@ def test_rotation_is_counter_clockwise_about_the_centre() -> None:
     turned = pixels(image, angle=45.0)
     assert (turned[[0, 0, -1, -1], [0, -1, 0, -1]] == 0).all(), "uncovered corners are black"
     assert np.abs(turned[31:33, 31:33] - np.asarray(image, dtype=float)[31:33, 31:33]).max() < 30
+
+
+@pytest.mark.parametrize("size", [(341, 256), (256, 300), (64, 64), (300, 70)])
+@pytest.mark.parametrize("crop", [32, 112])
+def test_only_the_box_is_rotated(size: tuple[int, int], crop: int) -> None:
+    """The input is the one that rotating the whole picture gives, also at the picture's edges."""
+    image, (width, height), short = drawing(0, *size), size, min(size)
+    boxes = [(0, 0, short), (width - short, height - short, short), (width // 4, height // 4, short // 2)]
+    for (left, top, side), angle in product(boxes, (-45.0, -7.31, 20.0, 90.0, 133.7, 180.0)):
+        whole = image.rotate(angle, Image.Resampling.BILINEAR)
+        expected = augment.apply(whole, view(left=left, top=top, side=side), crop)
+        found = augment.apply(image, view(left=left, top=top, side=side, angle=angle), crop)
+        changed = np.asarray(found).astype(int) - np.asarray(expected)
+        assert abs(changed).max() <= 1 and (changed != 0).mean() < 1e-3, "a sample at a rounding boundary, at most"
 
 
 def test_shrinking_is_antialiased() -> None:
