@@ -216,7 +216,7 @@ def test_names_that_stdout_cannot_show_do_not_stop_the_rest(
     assert [row.partition(",")[0] for row in rows] == ["id", r"caf\xe9", "last", "\u6771\u4eac"]
 
 
-@pytest.mark.parametrize("command", [[], ["predict"], ["export"], ["submit"], ["serve"]])
+@pytest.mark.parametrize("command", [[], ["predict"], ["export"], ["submit"], ["score"], ["serve"]])
 def test_help_has_examples(command: list[str], capsys: Captured) -> None:
     with pytest.raises(SystemExit) as left:
         main([*command, "--help"])

@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   landmarks predict 'trip/**/*.jpg' --json       one line of JSON per photo
   landmarks export --onnx landmarks.onnx         the model as one file, for other programs
   landmarks submit photos/ --out submission.csv  answers in the format of the challenge
+  landmarks score submission.csv solution.csv    the challenge's score of such answers
   landmarks serve                                a page to drop photos on, at http://127.0.0.1:7860
 
 `landmarks COMMAND --help` describes a command.
@@ -50,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
         name = run.__name__
         command = commands.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=layout)
         command.set_defaults(run=run)
+        if run is score:
+            return command
         devices, where = ("auto", "cpu", "cuda", "mps"), "where to compute (default: auto)"
         command.add_argument("--device", default="auto", choices=devices, help=where)
         if run is not serve:
@@ -98,6 +101,17 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the CSV to write")
     where = "where the pictures of a CSV are, at any depth (default: beside it)"
     command.add_argument("--pictures", type=Path, metavar="DIR", help=where)
+
+    command = add(
+        score,
+        "score a submission against the challenge's solution",
+        "Prints Global Average Precision (0 to 1) of the public pictures, the private ones and both together.\n"
+        "SOLUTION has the columns id, landmarks and Usage, as published with Google Landmarks v2.\n\n"
+        "example:\n"
+        "  landmarks score submission.csv recognition_solution_v2.1.csv",
+    )
+    command.add_argument("submission", type=Path, metavar="SUBMISSION", help="a CSV that `landmarks submit` wrote")
+    command.add_argument("solution", type=Path, metavar="SOLUTION", help="the official solution, a CSV")
 
     command = add(
         serve,
@@ -240,6 +254,13 @@ def submit(args: argparse.Namespace) -> int:
     model = load(args.model, args.device)
     check_targets(args, [args.out], [args.index, *filter(None, photos.values())])
     print(f"landmarks: {submission.write(model, photos, args.out)}")
+    return 0
+
+
+def score(args: argparse.Namespace) -> int:
+    from landmarks.serving import score as challenge
+
+    print(challenge.score(args.submission, args.solution))
     return 0
 
 
