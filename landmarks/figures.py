@@ -12,7 +12,6 @@ from landmarks.params import Abn
 import matplotlib
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
@@ -94,7 +93,7 @@ def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], blocks: dict[st
     left.set(title="Training loss of each step", xlabel="epoch", ylim=(0, None))
     left.legend(loc="lower left")
 
-    chances = torch.linspace(0, 1, 201, dtype=torch.float64)
+    chances = np.linspace(0, 1, 201)
     bars = right.twinx()
     edges = np.linspace(0, 1, 21)
     for model, block in blocks.items():

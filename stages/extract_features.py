@@ -5,10 +5,9 @@ Each row depends only on its picture, its view and the weights. An interrupted r
 
 import shutil
 
-from landmarks import artifacts, determinism, features, images, params, stage
-from landmarks.networks import Trunk
+from landmarks import artifacts, determinism, features, images, networks, params, stage
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 
 def main() -> str:
@@ -16,7 +15,8 @@ def main() -> str:
     p = params.load()
     views = artifacts.read_views()
     device, crop, precision = determinism.pick_device(p.compute.device), p.augment.crop, p.compute.precision
-    trunk = Trunk(load_file(artifacts.BACKBONE), p.backbone).to(device)
+    weights = load_file(artifacts.BACKBONE)
+    trunk = networks.Trunk(weights, p.backbone).to(device)
     shape = features.shape(trunk, len(views), crop)
     # The device is a setting, because other devices round differently.
     settings = {"crop": crop, "backbone": p.backbone.model_dump(), "precision": precision, "device": device.type}
@@ -31,6 +31,7 @@ def main() -> str:
                 bar.update(len(batch))
         with stage.atomic_output(artifacts.FEATURES.parent) as out:
             out.mkdir()
+            save_file(networks.trunk_weights(weights, p.backbone), out / artifacts.TRUNK.name)
             size = unfinished.stat().st_size
             shutil.move(unfinished, out / artifacts.FEATURES.name)
     return f"{len(views)} views -> {' x '.join(map(str, shape[1:]))} of float16, {size / 1e6:.0f} MB"

@@ -4,13 +4,14 @@ The threshold for unknown landmarks is chosen on validation pictures alone.
 """
 
 import json
+import os
 import shutil
+from pathlib import Path
 
-from landmarks import artifacts, images, networks, params, release, stage
+from landmarks import artifacts, images, params, release, stage
 
 import numpy as np
 import pandas as pd
-from safetensors.torch import load_file, save_file
 
 EXAMPLES = 6  # pictures
 
@@ -23,13 +24,20 @@ def examples(test: pd.DataFrame, landmarks: list[str]) -> dict[str, bytes]:
     return {names[picture.id]: picture.picture for picture in images.read_pictures(artifacts.FILTERED, names)}
 
 
+def link(source: str | Path, target: str | Path) -> None:
+    """A second name for a file, which DVC need not hash again; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def main() -> str:
     p = params.load()
     classes, names = artifacts.read_classes(), artifacts.read_csv(artifacts.DOWNLOADED / "names.csv")
     known = classes[["label", "landmark_id"]].merge(names, on="landmark_id", how="left", validate="one_to_one")
     predictions = pd.read_parquet(artifacts.PREDICTIONS)
     results = json.loads(artifacts.RESULTS.read_text(encoding="utf-8"))
-    state = networks.trunk_weights(load_file(artifacts.BACKBONE), p.backbone)
     blocks = {"filter": p.filter, "split": p.split, "augment": p.augment, "backbone": p.backbone.portable}
     settings = {
         "seed": p.seed,
@@ -48,8 +56,8 @@ def main() -> str:
                 name, settings | {"abn": abn and abn.model_dump(mode="json")}, unknown, results[name]
             )
             folder = out / name
-            shutil.copytree(artifacts.MODELS / name, folder, copy_function=shutil.copyfile)
-            save_file(state, folder / "backbone.safetensors")
+            shutil.copytree(artifacts.MODELS / name, folder, copy_function=link)
+            link(artifacts.TRUNK, folder / "backbone.safetensors")
             known.to_csv(folder / "classes.csv", index=False, lineterminator="\n")
             release.write(folder, content, release.card(content, len(classes), sizes))
             if p.data.source == "sample":  # other sources' pictures may not be passed on

@@ -4,13 +4,17 @@
 
 MODEL is baseline (VGG-16's classifier), abn (the Attention Branch Network with the block `abn`), or an ablation (the
 same with the block `ablations.NAME`), as NAME or train-ablation@NAME. On the CPU, the weights are the same on any
-x86-64 machine. An interrupted run continues from its last checkpoint.
+x86-64 machine. An interrupted run continues from its last checkpoint. At the end, the model answers for validation and
+test pictures; evaluate reads these answers.
 """
 
 import sys
 
 from landmarks import artifacts, determinism, models, params, stage
+from landmarks.answers import answers
 from landmarks.training import read_tail, train_model
+
+import pandas as pd
 
 
 def main() -> str:
@@ -32,9 +36,10 @@ def main() -> str:
         stage.atomic_output(artifacts.MODELS / name) as out,
         stage.atomic_output(artifacts.LOGS / name) as log,
     ):
+        features, views = artifacts.read_features(), artifacts.read_labelled_views()
         model, metrics = train_model(
-            artifacts.read_features(),
-            artifacts.read_labelled_views(),
+            features,
+            views,
             landmarks=artifacts.read_classes()["landmark_id"].tolist(),
             abn=abn,
             train=p.train,
@@ -45,6 +50,9 @@ def main() -> str:
             tail=read_tail(p.backbone, artifacts.BACKBONE),
         )
         models.save(model, out)
+        judged = [views[views["split"] == split] for split in ("val", "test")]
+        tables = [answers(model.to(device), features, rows, p.seed) for rows in judged]
+        pd.concat(tables).to_parquet(log / artifacts.ANSWERS, index=False)
     return f"{name}: {', '.join(f'{key} {value:.4f}' for key, value in metrics.items())}"
 
 

@@ -10,7 +10,8 @@ order from the centre outwards and in random order.
 
 import sys
 
-from landmarks import artifacts, attention, augment, features, images, models, params, stage
+from landmarks import artifacts, augment, features, images, models, params, stage
+from landmarks.answers import centre_prior, rank_cells
 from landmarks.determinism import stream
 from landmarks.networks import Trunk
 
@@ -68,9 +69,9 @@ def main() -> str:
             assert output.map is not None
             attention_map = output.map[0].numpy()
             grid = attention_map.shape[1:]
-            maps = (attention_map, attention.centre_prior(*grid)[None])
+            maps = (attention_map, centre_prior(*grid)[None])
             random = stream(p.seed, "pixels", picture.id).permutation(attention_map.size)
-            orders = [*(attention.rank_cells(values)[0] for values in maps), random]
+            orders = [*(rank_cells(values)[0] for values in maps), random]
             altered = [version for order in orders for version in versions(image, grey, order, grid)]
             truth = model.probabilities(answers(altered))[:, labels[picture.id]].numpy()
             areas.append(np.trapezoid(truth.reshape(len(orders), 2, STEPS + 1), dx=1 / STEPS))

@@ -1,15 +1,11 @@
-"""Measures of attention maps, for maps with known results and against the model itself."""
+"""Measures of attention maps, for maps with known results."""
 
-from landmarks import attention, models
-from landmarks.models import AttentionBranchNetwork
-from landmarks.training import Features
+from landmarks import attention
+from landmarks.answers import centre_prior
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from conftest import VGG, abn, design, tailed
-from torch import Tensor
 
 MASK = np.array([[1.0, 0.8], [0.4, 0.0]])  # 55 % of the area
 MAPS = {
@@ -33,7 +29,7 @@ def test_pointing_depends_only_on_the_maximum(name: str, expected: float) -> Non
 def blobs(count: int) -> np.ndarray:
     """Masks as in photographs: landmarks in the centre, of several sizes, [count, 7, 7]."""
     sizes = np.random.default_rng(1).uniform(1, 3.5, (count, 1, 1))
-    return np.clip(sizes + attention.centre_prior(7, 7) + 0.5, 0, 1)
+    return np.clip(sizes + centre_prior(7, 7) + 0.5, 0, 1)
 
 
 @pytest.mark.parametrize("score", [attention.energy, attention.pointing])
@@ -46,109 +42,12 @@ def test_random_maps_score_the_area_of_the_landmark(score: object) -> None:
     assert score(masks, masks).mean() > area + 0.2, "an informative map scores more"
 
 
-def test_cells_are_ranked_by_score_then_in_row_order() -> None:
-    assert attention.rank_cells(np.array([[[0.1, 0.9], [0.5, 0.9]]])).tolist() == [[1, 3, 2, 0]]
-
-
-def test_the_centre_comes_first_and_the_corners_last() -> None:
-    order = attention.rank_cells(attention.centre_prior(7, 7)[None])[0].tolist()
-    assert order[0] == 24 and set(order[1:5]) == {17, 23, 25, 31} and set(order[-4:]) == {0, 6, 42, 48}
-
-
-def network(attention: str = "residual") -> AttentionBranchNetwork:
-    """A model of 8 x 2 x 2 features whose mean is not 0 and whose standard deviation is not 1."""
-    model = models.build(design(abn(attention=attention))).eval()
-    model.mean, model.std = torch.rand(8, 1, 1), torch.rand(8, 1, 1) + 0.5
-    return model
-
-
-def some_features(count: int) -> Tensor:
-    return torch.rand(count, 8, 2, 2, generator=torch.Generator().manual_seed(3)) * 4
-
-
-@pytest.mark.parametrize("kind", ["residual", "multiply"])
-def test_curves_equal_the_classifier_on_the_remaining_cells(kind: str) -> None:
-    model, features, labels = network(kind), some_features(5), torch.tensor([0, 1, 2, 1, 0])
-    order = np.random.default_rng(4).permuted(np.tile(np.arange(4), (5, 1)), axis=1)
-    with torch.inference_mode():
-        attention_map = model(features).map
-        orders = {"one": order, "reversed": order[:, ::-1].copy()}
-        (deletion, insertion), reverse = attention.curves(model, features, attention_map, labels, orders).values()
-        assert np.allclose(reverse[1], deletion[:, ::-1], atol=1e-5), (
-            "inserting in reverse order is the same as deleting"
-        )
-        seen = model.weight_by_map(model.standardise(features), attention_map)
-        for count in range(5):
-            gone = torch.zeros(5, 4, dtype=torch.bool)
-            gone.scatter_(1, torch.from_numpy(order[:, :count].copy()), torch.ones(5, count, dtype=torch.bool))
-            gone = gone.view(5, 1, 2, 2)
-            for found, cells in ((deletion, seen * ~gone), (insertion, seen * gone)):
-                expected = model.classifier(cells).softmax(1).gather(1, labels[:, None])[:, 0]
-                assert found[:, count] == pytest.approx(expected.numpy(), abs=1e-5)
-    assert deletion.shape == insertion.shape == (5, 5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["residual", "multiply"])
-def test_curves_through_a_tail(kind: str) -> None:
-    """The same through the rest of the backbone, where removed cells have the mean of the training features."""
-    block = abn(attention=kind)
-    model = models.build(design(block, shape=(256, 4, 4), hidden=16, tail=tailed(VGG))).eval()
-    model.mean = torch.rand(256, 1, 1)
-    features, labels = torch.rand(3, 256, 4, 4, generator=torch.Generator().manual_seed(3)), torch.tensor([0, 1, 2])
-    order = np.random.default_rng(4).permuted(np.tile(np.arange(16), (3, 1)), axis=1)
-    with torch.inference_mode():
-        attention_map = model(features).map
-        (pair,) = attention.curves(model, features, attention_map, labels, {"one": order}).values()
-        assert pair.shape == (2, 3, attention.TAIL_STEPS + 1)
-        for step, count in ((0, 0), (3, 7), (attention.TAIL_STEPS, 16)):
-            gone = torch.zeros(3, 16, dtype=torch.bool)
-            gone.scatter_(1, torch.from_numpy(order[:, :count].copy()), torch.ones(3, count, dtype=torch.bool))
-            gone = gone.view(3, 1, 4, 4)
-            for found, away in zip(pair, (gone, ~gone), strict=True):
-                cells = torch.where(away, model.mean.expand_as(features), features)
-                weights = 1 + attention_map if kind == "residual" else attention_map
-                expected = model.classifier(model.tail(weights * cells)).softmax(1)[torch.arange(3), labels]
-                assert found[:, step] == pytest.approx(expected.numpy(), abs=1e-5)
-    assert np.ptp(pair) > 1e-3
-
-
-@pytest.mark.parametrize("cells", [4, 16, 49, 196])
-def test_the_steps_of_a_curve_go_from_no_cells_to_all(cells: int) -> None:
-    """One cell per step, or few steps with a tail. The area under a straight line is a half in both cases."""
-    for base, steps in ((None, cells), (tailed(VGG), min(cells, attention.TAIL_STEPS))):
-        model = models.build(design(abn(), 2, shape=(256, 4, 4), hidden=8, tail=base))
-        counts = attention.step_sizes(model, cells)
-        assert len(counts) == steps + 1 and counts[0] == 0 and counts[-1] == cells and (np.diff(counts) >= 1).all()
-        assert np.trapezoid(counts / cells, counts / cells) == pytest.approx(0.5)
-
-
-def test_a_map_of_the_decisive_cell_has_good_curves() -> None:
-    """The model uses one cell only; removing or restoring it first changes the prediction at once."""
-    model = network()
-    first, last = model.classifier[1], model.classifier[-1]
-    keep = torch.zeros(8, 4)
-    keep[:, 2] = 1
-    with torch.no_grad():
-        first.weight.copy_(first.weight * 20 * keep.flatten())
-        last.weight.mul_(20)
-        data = some_features(60)
-        labels = model(data).perception.argmax(1)
-    rows = pd.DataFrame({"row": np.arange(60), "label": labels.numpy()})
-    maps = np.zeros((60, 2, 2), dtype=np.float32)
-    maps[:, 1, 0] = 1
-    entry = attention.summary(
-        model, Features(data.numpy(), rows), maps, np.full((60, 2, 2), np.nan), np.random.default_rng(0)
-    )
-    assert entry["energy"] is entry["pointing"] is entry["area"] is None, "there are no masks"
-    assert entry["deletion"]["map"] < entry["deletion"]["random"] - 0.1
-    assert entry["insertion"]["map"] > entry["insertion"]["random"] + 0.1
-
-
 def test_pictures_without_a_visible_landmark_are_left_out() -> None:
     masks = np.stack([MASK, np.zeros((2, 2)), np.full((2, 2), np.nan)])
-    maps = np.array([MAPS["on it"], MAPS["beside it"], MAPS["flat"]], dtype=np.float32)
-    data = Features(some_features(3).numpy(), pd.DataFrame({"row": [0, 1, 2], "label": [0, 1, 2]}))
-    entry = attention.summary(network(), data, maps, masks, np.random.default_rng(0))
+    maps = [np.array(MAPS[name], dtype=np.float32).ravel() for name in ("on it", "beside it", "flat")]
+    columns = {f"{curve}_map": [0.25, np.nan, 0.75] for curve in ("deletion", "insertion")}
+    entry = attention.summary(pd.DataFrame({"map": maps, **columns}), masks)
     assert (entry["energy"], entry["pointing"], entry["area"]) == pytest.approx((1, 1, 0.55))
-    assert set(entry["deletion"]) == set(entry["insertion"]) == {"map", "centre", "random"}
+    assert entry["deletion"] == entry["insertion"] == {"map": 0.5}
+    nothing = attention.summary(pd.DataFrame({"map": maps, **columns}), np.full((3, 2, 2), np.nan))
+    assert nothing["energy"] is nothing["pointing"] is nothing["area"] is None
