@@ -1,6 +1,8 @@
 """dvc.yaml: each stage lists the code that it imports, the parameters that it reads and the data of other stages."""
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -93,6 +95,13 @@ def test_no_stage_imports_another_and_none_imports_serving() -> None:
     for stage in STAGES.values():
         loaded = {path.relative_to(ROOT).as_posix() for path in all_imports(script(stage)) if path != script(stage)}
         assert not [path for path in loaded if not path.startswith("landmarks/") or "/serving/" in path]
+
+
+def test_stages_that_read_tables_load_no_slow_package() -> None:
+    """They run in every ablation."""
+    code = "import sys, stages.evaluate, stages.package, stages.plot; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"torch", "dvclive", "sklearn", "scipy"}.isdisjoint(done.stdout.split())
 
 
 LAYERS = {"landmarks": 0, "stages": 1, "tools": 1, "studies": 2, "benchmarks": 2}

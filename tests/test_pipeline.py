@@ -39,9 +39,14 @@ RELEASED = ("README.md", "backbone.safetensors", "classes.csv", "design.json", "
 OUTS = [
     *(f"data/downloaded/{name}" for name in ("index.parquet", "failures.csv", "names.csv", "pictures-000.parquet")),
     *(f"data/filtered/{name}" for name in ("hashes.parquet", "classes.csv", "ranking.csv", "dropped.csv")),
-    *("data/split.parquet", "data/augment.parquet", "models/backbone.safetensors", "data/features/features.npy"),
+    *("data/split.parquet", "data/augment.parquet", "models/backbone.safetensors"),
+    *("data/features/features.npy", "data/features/trunk.safetensors"),
     *(f"models/trained/{name}/{file}" for name in MODELS for file in ("design.json", "model.safetensors")),
-    *(f"metrics/train/{name}/{file}" for name in MODELS for file in ("plots/metrics/val/accuracy.tsv", "steps.csv")),
+    *(
+        f"metrics/train/{name}/{file}"
+        for name in MODELS
+        for file in ("plots/metrics/val/accuracy.tsv", "steps.csv", "answers.parquet")
+    ),
     *("metrics/results.json", "metrics/results.md", "data/predictions.parquet"),
     *(f"models/released/{name}/{file}" for name in MODELS for file in RELEASED),
     *(f"plots/{name}" for name in (*PLOTS, *TABLES)),
