@@ -1,89 +1,85 @@
 """How fast the pipeline is, against the machine's limit and against the usual way: benchmarks/results.md.
 
-    .venv/bin/python -m benchmarks.speed         after `make reproduce`, on an idle machine; takes 20 to 35 minutes
+    .venv/bin/python -m benchmarks.speed         after `make reproduce`, on an idle machine; takes 15 to 20 minutes
 
-All in one run, on the same pictures and weights, so that ratios count where times are noisy. Works in a temporary
-clone of HEAD and leaves the repository alone but for the table.
+One run measures everything on the same pictures and weights, because ratios are less noisy than times. It works in a
+temporary clone of HEAD and changes nothing in the repository but the page.
 """
 
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+import timeit
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from landmarks import artifacts, determinism, features, images, params, stage
+from landmarks import artifacts, determinism, features, images, params, stage, training
 from landmarks.networks import Trunk
-from tools.clone import Clone
+from tools.clone import Clone, Repro
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 import yaml
 from safetensors.torch import load_file
 
 OUT = Path("benchmarks/results.md")
 ROOT = Path.cwd()
-SHARES = (1, 2, 4, 8)  # eighths of the pictures
-STAGES = sorted(path.stem for path in Path("stages").glob("[a-z]*.py"))
-DVC = (sys.executable, "-m", "dvc")
+PYTHON = (sys.executable, "-m")
+ABLATION = "abn.alpha=0.7"
+ONCE = {"download", "filter", "split", "augment-index", "fetch-backbone"}  # the usual way is spared them, too
 
 
 class Cost(NamedTuple):
     seconds: float
-    megabytes: float  # resident at most
-    said: str = ""
+    output: str
 
 
-def process(*command: str, cwd: Path, path: Path | None = None) -> Cost:
-    """Runs a command to its end. Raises `UserError` if it fails."""
-    places = [str(path or cwd), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
-    for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "THP_MEM_ALLOC_ENABLE"):
-        environment.pop(name, None)  # which importing landmarks has set here; who wants them sets them anew
+class Size(NamedTuple):
+    """A size of the input: eighths of the views to extract, epochs of the usual way to run, targets."""
+
+    crop: int
+    shares: tuple[int, int]
+    epochs: int
+    targets: tuple[float, float, float]  # table, ablation, additional view
+
+
+def process(*command: str, cwd: Path, path: Path | None = None, variables: dict[str, str] | None = None) -> Cost:
+    """Runs a command to its end, with further environment variables. Raises `UserError` if it fails."""
+    # Importing landmarks has set these here. A process that imports landmarks sets them again.
+    ours = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "THP_MEM_ALLOC_ENABLE")
+    environment = {name: value for name, value in os.environ.items() if name not in ours} | (variables or {})
+    environment["PYTHONPATH"] = os.pathsep.join([str(path or cwd), *filter(None, [os.environ.get("PYTHONPATH")])])
     start = time.perf_counter()
-    running = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True)
-    assert running.stdout
-    said = running.stdout.read()  # until it ends
-    _, status, used = os.wait4(running.pid, 0)
-    seconds = time.perf_counter() - start
-    if status:
+    done = subprocess.run(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
         raise stage.UserError(f"{' '.join(command)}: failed; see above")
-    return Cost(seconds, used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3), said)
+    return Cost(time.perf_counter() - start, done.stdout)
 
 
-def python(code: str) -> None:
-    """Runs code in a Python of its own."""
-    process(sys.executable, "-c", code, cwd=ROOT)
-
-
-def median(work: Callable[[], object], times: int) -> float:
-    """Seconds that `work` takes."""
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+def call(expression: str, cwd: Path) -> float:
+    """The value of an expression, in a process of its own."""
+    code = f"from benchmarks import convolutions, speed; print({expression})"
+    return float(process(sys.executable, "-c", code, cwd=cwd, path=ROOT).output.split()[-1])
 
 
 def part(directory: Path, share: int, crop: int) -> int:
-    """A copy of what extract-features reads, with `share` eighths of the pictures; returns how many views they have."""
+    """What extract-features reads, with `share` eighths of the views; returns their number."""
     index = pd.read_parquet(artifacts.VIEWS)
-    ids = index["id"].unique()
-    kept = ids[: len(ids) * share // 8]
-    images.write_shards(directory / artifacts.FILTERED, images.read_pictures(artifacts.FILTERED, kept), len(kept))
-    index = index[index["id"].isin(kept)]
+    index = index.head(len(index) * share // 8)
+    for path in (artifacts.FILTERED, artifacts.BACKBONE):
+        (directory / path).parent.mkdir()
+        (directory / path).symlink_to(ROOT / path)
     index.to_parquet(directory / artifacts.VIEWS, index=False)
-    (directory / artifacts.MODELS).mkdir()
-    (directory / artifacts.BACKBONE).symlink_to(ROOT / artifacts.BACKBONE)
     settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     settings["augment"]["crop"] = crop
     settings["compute"]["device"] = "cpu"  # as the limit
@@ -97,31 +93,24 @@ def limit(trunk: Trunk, crop: int) -> float:
     batch = torch.from_numpy(noise).permute(0, 3, 1, 2)
     with torch.inference_mode():
         trunk(batch)
-        return features.CPU_BATCH / median(lambda: trunk(batch), 12 if crop < 200 else 5)
+        seconds = timeit.repeat(lambda: trunk(batch), number=1, repeat=12 if crop < 200 else 5)
+    return features.CPU_BATCH / statistics.median(seconds)
 
 
-def extraction(trunk: Trunk, crop: int, shares: tuple[int, ...]) -> list[list[object]]:
-    """Rows of the table: extract-features for growing numbers of pictures, between two measurements of the limit."""
-    rows, costs, limits = [], [], [limit(trunk, crop)]
+def extraction(trunk: Trunk, crop: int, shares: tuple[int, int]) -> tuple[float, float]:
+    """The limit in views per second, and the share of it that an additional view reaches.
+
+    From extract-features for two numbers of pictures, each between two measurements of the limit.
+    """
+    views, seconds, limits = [], [], [limit(trunk, crop)]
     for share in shares:
         with tempfile.TemporaryDirectory() as name:
-            directory = Path(name)
-            views = part(directory, share, crop)
-            cost = process(sys.executable, "-m", "stages.extract_features", cwd=directory, path=ROOT)
-            size = (directory / artifacts.FEATURES).stat().st_size
+            views.append(part(Path(name), share, crop))
+            seconds.append(process(*PYTHON, "stages.extract_features", cwd=Path(name), path=ROOT).seconds)
         limits.append(limit(trunk, crop))
-        most = statistics.mean(limits[-2:])  # before and after
-        costs.append((views, cost.seconds))
-        further = ""
-        if len(costs) > 1:
-            (fewer, less), (more, longer) = costs[-2:]
-            further = f"{(more - fewer) / (longer - less) / most:.2f}"
-        rate = views / cost.seconds
-        cells = [crop, views, f"{most:.1f}", f"{rate:.1f}", f"{rate / most:.2f}", further]
-        cells += [f"{cost.megabytes:.0f}", f"{size / 1e6:.0f}"]
-        rows.append(cells)
-        print(*cells, flush=True)
-    return rows
+    most = statistics.mean(limits[-2:])
+    print(crop, views, seconds, limits, flush=True)
+    return most, (views[1] - views[0]) / (seconds[1] - seconds[0]) / most
 
 
 def folders(directory: Path) -> None:
@@ -134,51 +123,63 @@ def folders(directory: Path) -> None:
 
 
 def usual(copy: Path, pictures: Path, row: str, epochs: int, all_epochs: int) -> float:
-    """Seconds of the usual way for a row, if it were run for `all_epochs`; so many of them are."""
-    command = (sys.executable, "-m", "benchmarks.usual", str(pictures), row, str(epochs))
-    cost = process(*command, cwd=copy)
-    return cost.seconds + (all_epochs - epochs) * float(cost.said.split()[-1])
+    """Seconds of the usual way for a row and `all_epochs`, extrapolated from `epochs`."""
+    cost = process(*PYTHON, "benchmarks.usual", str(pictures), row, str(epochs), cwd=copy)
+    return cost.seconds + (all_epochs - epochs) * float(cost.output.split()[-1])
 
 
-def against_the_usual_way(p: params.Params, sizes: dict[int, int]) -> list[list[object]]:
-    """Rows of the table: the whole results table and one further ablation, for sizes of the input, for each of which
-    so many epochs of the usual way are run."""
-    rows, further = [], "abn.alpha=0.7"
-    with tempfile.TemporaryDirectory() as name:
-        clone = Clone(ROOT, Path(name))  # its cache is empty: ours may know that ablation, and spare DVC the work
-        copy, pictures = clone.root, Path(name) / "pictures"
+def fit_seconds(name: str) -> float:
+    """Seconds of training a model, without start-up and without its answers for test pictures."""
+    p = params.load()
+    determinism.prepare_training()
+    array, views = artifacts.read_features(), artifacts.read_labelled_views()
+    landmarks, device = artifacts.read_classes()["landmark_id"].tolist(), torch.device("cpu")
+    model = {"landmarks": landmarks, "abn": p.models[name], "train": p.train, "seed": p.seed, "device": device}
+    with tempfile.TemporaryDirectory() as log:
+        return timeit.timeit(partial(training.train_model, array, views, log=Path(log), **model), number=1)
+
+
+def measure(p: params.Params, trunk: Trunk, sizes: Sequence[Size]) -> list[dict[str, float]]:
+    """What `summary` needs, for each size of the input; all times are in seconds."""
+    found: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        clone, pictures = Clone(ROOT, Path(folder)), Path(folder) / "pictures"
+        clone.set("compute.device", "cpu")  # as the usual way
+        clone.remove_results()
         folders(pictures)
-        for crop, epochs in sizes.items():
-            clone.git("checkout", "--quiet", "params.yaml")
+        for crop, shares, epochs, _ in sizes:
+            limit, additional = extraction(trunk, crop, shares)
             clone.set("augment.crop", crop)
-            clone.set("compute.device", "cpu")  # as the usual way
-            process(*DVC, "repro", "augment-index", "fetch-backbone", cwd=copy)
-            table = process(*DVC, "repro", "--force", "--downstream", "extract-features", cwd=copy).seconds
-            ablation = process(*DVC, "exp", "run", "-S", further, cwd=copy).seconds
-            baseline, abn = (usual(copy, pictures, row, epochs, p.train.epochs) for row in ("baseline", "abn"))
-            pairs = {
-                f"the whole table, {2 + len(p.ablations)} rows": (baseline + abn * (1 + len(p.ablations)), table),
-                f"one further ablation (`dvc exp run -S {further}`)": (abn, ablation),
-            }
-            for what, (one, two) in pairs.items():
-                rows.append([what, crop, f"{one:.0f}", f"{two:.0f}", f"{one / two:.1f}"])
-                print(*rows[-1], flush=True)
-    return rows
+            repro = Repro(clone)
+            repro.finish()
+            clone.commit()
+            seconds = repro.seconds()
+            table = sum(seconds[name] for name in seconds.keys() - ONCE)
+            command = (*PYTHON, "dvc", "exp", "run", "-S", ABLATION)
+            ablation = process(*command, cwd=clone.root, variables=clone.environment).seconds
+            baseline, abn = (usual(clone.root, pictures, name, epochs, p.train.epochs) for name in ("baseline", "abn"))
+            fits = [call(f"speed.fit_seconds('{name}')", clone.root) for name in ("baseline", "abn")]
+            clone.git("checkout", "--quiet", ".")
+            entry = {"additional": additional, "first run": sum(seconds.values()), "fit": fits[1]}
+            entry |= {"table": table, "ablation": ablation, "usual ablation": abn}
+            entry["usual table"] = baseline + abn * (len(p.models) - 1)
+            entry["arithmetic"] = len(artifacts.read_views()) / limit + fits[0] + fits[1] * (len(p.models) - 1)
+            found.append(entry)
+            print(entry, flush=True)
+    return found
 
 
 def machine(gpu: str = "no GPU used") -> str:
     """The processor, its cores, memory, the GPU, and the versions that matter, in one line."""
-    name, memory = platform.processor(), ""
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-        pairs = (line.partition(":") for line in lines)
-        facts = {key.strip(): value.strip() for key, _, value in pairs}
-        if "model name" in facts:  # which clouds keep short: AMD EPYC may be one of five generations
-            name = f"{facts['model name']} (family {facts.get('cpu family')}, model {facts.get('model')})"
-        memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB"
+    name, cpuinfo = platform.processor(), Path("/proc/cpuinfo")
+    facts = dict(re.findall(r"^(.+?)\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)) if cpuinfo.exists() else {}
+    if "model name" in facts:  # ambiguous in clouds: "AMD EPYC" may be one of five generations
+        vectors = "AVX-512" if "avx512f" in facts["flags"].split() else "no AVX-512"
+        name = f"{facts['model name']} (family {facts.get('cpu family')}, model {facts.get('model')}, {vectors})"
+    memory = f"{psutil.virtual_memory().total / 2**30:.0f} GB"
     packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", "pillow", "dvc"))
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} cores of {name}{memory}, {gpu}, {system}, {packages}"
+    return f"{os.cpu_count()} cores of {name}, {memory}, {gpu}, {system}, {packages}"
 
 
 def table(columns: list[str], rows: Sequence[Sequence[object]]) -> str:
@@ -187,46 +188,50 @@ def table(columns: list[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
+def summary(step: float, found: list[dict[str, float]], sizes: Sequence[Size]) -> list[list[str]]:
+    """Rows of the page: what was measured, its value, the target, and the limit."""
+    first = found[0]
+    rows = [
+        ["ABN training step, relative to the fastest kernels", f"{step:.2f}", ">= 0.85", "1"],
+        ["one ablation, s", f"{first['ablation']:.0f}", "<= 30 with AVX-512", f"{first['fit']:.0f}"],
+        ["one ablation without its training, s", f"{first['ablation'] - first['fit']:.0f}", "<= 15", ""],
+        ["first run without installation, s", f"{first['first run']:.0f}", "<= 110", f"{first['arithmetic']:.0f}"],
+    ]
+    for s, (crop, _, _, goals) in zip(found, sizes, strict=True):
+        for what, goal, limit in (("table", goals[0], s["arithmetic"]), ("ablation", goals[1], s["fit"])):
+            one, two = s[f"usual {what}"], s[what]
+            text = f"{what} against the usual way, {crop} pixels ({one:.0f} s / {two:.0f} s)"
+            rows.append([text, f"{one / two:.1f}", f">= {goal} with AVX-512", f"{one / limit:.1f}"])
+        text = f"an additional view, relative to the trunk's limit, {crop} pixels"
+        rows.append([text, f"{s['additional']:.2f}", f">= {goals[2]}", "1"])
+    return rows
+
+
 def main() -> str:
     p = params.load()
-    if p.compute.precision != "float32":
-        raise stage.UserError("compute.precision: the limit and the usual way have float32; set that")
-    if p.backbone.tail == "trained":
-        raise stage.UserError("backbone.tail: the usual way is compared without one; set none")
+    if p.compute.precision != "float32" or p.backbone.tail == "trained":
+        raise stage.UserError("compute.precision and backbone.tail: set float32 and none, as in the usual way")
+    step = call("convolutions.training_step_ratio()", ROOT)
     trunk = Trunk(load_file(artifacts.BACKBONE), p.backbone)
-    determinism.prepare_inference()  # the limit is the best that we know
-    noop = median(lambda: process(*DVC, "repro", cwd=ROOT), 3)
-    starts = [[name, f"{median(partial(python, f'import stages.{name}'), 3):.1f}"] for name in STAGES]
-    crops = p.augment.crop, 2 * p.augment.crop
-    growth = extraction(trunk, crops[0], SHARES) + extraction(trunk, crops[1], SHARES[:2])
-    compared = against_the_usual_way(p, {crops[0]: p.train.epochs, crops[1]: 1})
-    columns = ["pixels", "views", "limit, views/s", "stage, views/s", "of the limit", "a further view, of the limit"]
+    determinism.prepare_inference()
+    small, large = p.augment.crop, 2 * p.augment.crop
+    sizes = (Size(small, (2, 8), p.train.epochs, (5, 5, 0.96)), Size(large, (1, 3), 1, (11, 15, 0.98)))
+    rows = summary(step, measure(p, trunk, sizes), sizes)
     text = f"""# How fast
 
 Made by `make benchmark` in one run on {machine()}. Times are noisy, ratios less so.
 
-## Features, against the limit
+## Targets
 
-The limit is the frozen trunk's forward pass alone, on a batch that is ready. "Of the limit" is the whole stage: start
-of Python, reading, decoding, augmenting, the trunk, writing. "A further view" leaves out what is paid once: it
-compares a row with the one above.
+The limit is what the arithmetic alone allows: the trunk's forward pass on batches that are ready, and training.
 
-{table([*columns, "MB resident at most", "MB on disk"], growth)}
+{table(["", "measured", "target", "limit"], rows)}
 
-## The results table, against the usual way
-
-The usual way (`benchmarks/usual.py`) sends every picture through the trunk in every epoch of every row, and has none of
-our settings, neither those of memory, which are faster, nor those for equal bits, which are slower. Seconds; DVC,
-start-up, evaluation and plots included on our side. Of the rows with attention, which cost the usual way the same, one
-was run; at {crops[1]} pixels one epoch of each row, counted {p.train.epochs} times.
-
-{table(["", "pixels", "the usual way", "ours", "times as fast"], compared)}
-
-## Starting
-
-A `dvc repro` that has nothing to do takes {noop:.1f} s. Seconds until Python has started and imported a stage:
-
-{table(["stage", "seconds"], starts)}
+- An ablation is `dvc exp run -S {ABLATION}`, with DVC and all start-ups.
+- The table of {len(p.models)} rows is made from the filtered pictures. The first run also draws and filters them.
+- The usual way (`benchmarks/usual.py`) sends every picture through the trunk in every epoch of every row, without the
+  settings for equal bits. Start-up, evaluation and plots count on our side. Of the rows with attention, which cost the
+  usual way the same, one was run; at {large} pixels one epoch of each row, counted {p.train.epochs} times.
 """
     with stage.atomic_output(OUT) as out:
         out.write_text(text, encoding="utf-8")
