@@ -18,26 +18,18 @@ def summary(
     accuracy; accuracy_ci95 (see `interval`); top5; macro_recall, the mean recall of the classes; gap (see `gap`); ece
     (see `calibration`).
     """
+    from sklearn.metrics import recall_score  # imported here because it takes a second and plots do not need it
+
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     correct = predicted == labels
     return {
         "accuracy": correct.mean(),
         "accuracy_ci95": interval(correct, rng),
         "top5": (np.argsort(-probabilities, axis=1, kind="stable")[:, :5] == labels[:, None]).any(1).mean(),
-        "macro_recall": macro_recall(labels, predicted),
+        "macro_recall": recall_score(labels, predicted, average="macro", zero_division=0),
         "gap": gap(ids, labels, predicted, confidence),
         "ece": calibration(confidence, correct, calibration_bins)[0],
     }
-
-
-def macro_recall(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """The mean recall of the classes in `labels` or `predicted` [N], as in scikit-learn, which is slow to import.
-
-    A class that is predicted but not in `labels` has the recall 0.
-    """
-    classes = np.union1d(labels, predicted)
-    sizes, found = ((classes[:, None] == values).sum(1) for values in (labels, labels[labels == predicted]))
-    return (found / np.maximum(sizes, 1)).mean()
 
 
 def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binom
-from sklearn.metrics import recall_score
 
 # Five pictures, three classes: right, right, wrong, wrong, right, with confidences .9, .6, .8, .5, .4.
 PROBABILITIES = np.array([[0.9, 0.1, 0.0], [0.3, 0.6, 0.1], [0.8, 0.1, 0.1], [0.4, 0.5, 0.1], [0.3, 0.3, 0.4]])
@@ -36,13 +35,6 @@ def test_summary() -> None:
     }
     # In a resample of five pictures, none is right with probability 1 %, at most one with 8.7 %, all with 7.8 %.
     assert (low, high) == (pytest.approx(0.2), 1)
-
-
-@pytest.mark.parametrize("classes", [2, 5, 30])
-def test_macro_recall_is_that_of_scikit_learn(classes: int) -> None:
-    labels, predicted = np.random.default_rng(classes).integers(0, classes, (2, 20))
-    expected = recall_score(labels, predicted, average="macro", zero_division=0)
-    assert metrics.macro_recall(labels, predicted) == pytest.approx(expected)
 
 
 def test_top5_counts_the_first_five() -> None:
