@@ -4,9 +4,7 @@ The threshold for unknown landmarks is chosen on validation pictures alone.
 """
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 from landmarks import artifacts, images, params, release, stage
 
@@ -22,14 +20,6 @@ def examples(test: pd.DataFrame, landmarks: list[str]) -> dict[str, bytes]:
     chosen = firsts.iloc[np.linspace(0, len(firsts) - 1, min(EXAMPLES, len(firsts))).astype(int)]
     names = {row.id: f"{landmarks[row.label]}.jpg" for row in chosen.itertuples()}
     return {names[picture.id]: picture.picture for picture in images.read_pictures(artifacts.FILTERED, names)}
-
-
-def link(source: str | Path, target: str | Path) -> None:
-    """A second name for a file, which DVC need not hash again; a copy where the file system has no hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def main() -> str:
@@ -56,8 +46,8 @@ def main() -> str:
                 name, settings | {"abn": abn and abn.model_dump(mode="json")}, unknown, results[name]
             )
             folder = out / name
-            shutil.copytree(artifacts.MODELS / name, folder, copy_function=link)
-            link(artifacts.TRUNK, folder / "backbone.safetensors")
+            shutil.copytree(artifacts.MODELS / name, folder, copy_function=shutil.copyfile)
+            shutil.copyfile(artifacts.TRUNK, folder / "backbone.safetensors")
             known.to_csv(folder / "classes.csv", index=False, lineterminator="\n")
             release.write(folder, content, release.card(content, len(classes), sizes))
             if p.data.source == "sample":  # other sources' pictures may not be passed on

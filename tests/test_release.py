@@ -1,13 +1,10 @@
 """Model folders: the threshold has the promised rate of false alarms; the card says what it must."""
 
 import json
-import os
 from pathlib import Path
-from unittest.mock import Mock
 
 from landmarks import release
 from landmarks.artifacts import DIGITS
-from stages import package
 
 import numpy as np
 import pytest
@@ -48,16 +45,6 @@ def test_the_threshold_is_evaluated_on_test_pictures() -> None:
 def test_the_interval_of_a_rate_is_that_of_scipy(count: int, total: int) -> None:
     expected = binomtest(count, total).proportion_ci(0.95, method="wilson")
     assert release.wilson(count, total) == pytest.approx(tuple(expected))
-
-
-@pytest.mark.parametrize("links", [True, False])
-def test_a_file_has_a_second_name_or_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
-    if not links:
-        monkeypatch.setattr(os, "link", Mock(side_effect=OSError("no hard links")))
-    (tmp_path / "weights").write_bytes(b"content")
-    package.link(tmp_path / "weights", tmp_path / "second")
-    assert (tmp_path / "second").read_bytes() == b"content"
-    assert (tmp_path / "second").samefile(tmp_path / "weights") is links
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
