@@ -2,6 +2,10 @@
 
 import hashlib
 import io
+import json
+import re
+import shutil
+import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +16,7 @@ from landmarks.images import Picture, encode
 from landmarks.models import Design
 from landmarks.params import Abn, Backbone
 from landmarks.stage import UserError
+from tools.clone import Clone
 
 import numpy as np
 import pytest
@@ -147,3 +152,86 @@ def sum_up(root: Path, name: str) -> None:
     """Writes the MD5 file of a tar."""
     digest = hashlib.md5((root / f"train/{name}.tar").read_bytes()).hexdigest()
     (root / f"md5sum/train/md5.{name}.txt").write_text(f"{digest}  {name}.tar\n", encoding="ascii")
+
+
+# --- The whole pipeline with tiny settings, run once for all tests
+
+PROFILE = {
+    "filter.skip_top": 27,
+    "filter.top_k": 3,
+    "augment.views": 1,
+    "augment.crop": 64,
+    "backbone.weights": "random",
+    "train.epochs": 1,
+}
+
+
+class Project(Clone):
+    """A clone of the repository in which the pipeline has run."""
+
+    first_outs: dict[str, str]
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs Python with these arguments."""
+        command, environment = [*self.python, *arguments], self.environment | environment
+        return subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
+
+    def dvc(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.run("-m", "dvc", *arguments, **environment)
+
+    def results(self) -> dict:
+        return json.loads((self.root / "metrics/results.json").read_text(encoding="utf-8"))
+
+    def lock(self) -> dict:
+        return yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))
+
+    def outs(self) -> dict[str, str]:
+        """All output files with their hashes."""
+        files = [path for out in ("data", "models", "metrics", "plots") for path in (self.root / out).rglob("*")]
+        digests = {}
+        for path in sorted(filter(Path.is_file, files)):
+            with path.open("rb") as file:
+                digests[path.relative_to(self.root).as_posix()] = hashlib.file_digest(file, "blake2b").hexdigest()
+        return digests
+
+    def restore(self) -> None:
+        """Restores the state after the first run."""
+        self.git("checkout", "--quiet", ".")
+        if self.outs() != self.first_outs:
+            assert self.dvc("checkout", "--force").returncode == 0
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Runs `dvc repro` once for all tests, with the uncommitted changes of the repository."""
+    project = Project(ROOT, tmp_path_factory.mktemp("pipeline"))
+    listed = subprocess.run(
+        ["git", "ls-files", "-cmoz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (project.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, project.root / name)
+        else:
+            (project.root / name).unlink(missing_ok=True)
+    for key, value in PROFILE.items():
+        project.set(key, value)
+    project.remove_results()
+    project.commit()
+    done = project.dvc("repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    project.commit()
+    project.first_outs = project.outs()
+    yield project
+    shutil.rmtree(project.root.parent)  # half a gigabyte
+
+
+@pytest.fixture
+def project(finished: Project) -> Iterator[Project]:
+    """The clone after a run; every change of a test is undone."""
+    yield finished
+    finished.restore()
+
+
+def stages_run(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return re.findall(r"^Running stage '(.+)':", done.stdout, re.MULTILINE)
