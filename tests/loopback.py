@@ -15,7 +15,7 @@ BLOCK = 1 << 16
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET and HEAD of files below the server's directory."""
+    """GET and HEAD of files below the server's directory; other methods only where a fault answers them."""
 
     protocol_version = "HTTP/1.1"
     server: "Server"
@@ -55,7 +55,10 @@ class Handler(BaseHTTPRequestHandler):
             while data := content.read(BLOCK):
                 self.send(data)
 
-    do_HEAD = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
+
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def send(self, data: bytes) -> None:
         if self.command == "HEAD":

@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   landmarks export --onnx landmarks.onnx         the model as one file, for other programs
   landmarks submit photos/ --out submission.csv  answers in the format of the challenge
   landmarks score submission.csv solution.csv    the challenge's score of such answers
+  landmarks push OWNER/NAME                      the model to the Hugging Face hub
   landmarks serve                                a page to drop photos on, at http://127.0.0.1:7860
 
 `landmarks COMMAND --help` describes a command.
@@ -53,10 +54,13 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if run is score:
             return command
+        which = "a model folder, the name of one in models/released/, or hf://OWNER/NAME (default: abn)"
+        if run is push:
+            command.add_argument("--model", default="abn", help=which)
+            return command
         devices, where = ("auto", "cpu", "cuda", "mps"), "where to compute (default: auto)"
         command.add_argument("--device", default="auto", choices=devices, help=where)
         if run is not serve:
-            which = "a model folder, or the name of one in models/released/ (default: abn)"
             command.add_argument("--model", default="abn", help=which)
             replaced = "replace files that exist, but never a photo or another file that is read"
             command.add_argument("--force", action="store_true", help=replaced)
@@ -114,6 +118,16 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("solution", type=Path, metavar="SOLUTION", help="the official solution, a CSV")
 
     command = add(
+        push,
+        "upload a model to the Hugging Face hub",
+        "Makes a private model repository, or adds a commit to an existing one. Uploads the model, its results, and\n"
+        "the ids and names of its landmarks, but no pictures. Log in first: hf auth login\n\n"
+        "example:\n"
+        "  landmarks push OWNER/NAME && landmarks predict photo.jpg --model hf://OWNER/NAME",
+    )
+    command.add_argument("repository", metavar="OWNER/NAME", help="where on the hub")
+
+    command = add(
         serve,
         "show a page to drop photos on",
         "Needs Gradio: pip install --no-deps -r requirements-demo.txt\n\n"
@@ -140,7 +154,11 @@ def number(low: int, high: int | None = None) -> Callable[[str], int]:
 
 
 def folder(model: str) -> Path:
-    """The model folder called `model`: a path, or a name in models/released/."""
+    """The model folder called `model`: a path, a name in models/released/, or hf://OWNER/NAME, which is fetched."""
+    if model.startswith("hf://"):
+        from landmarks.serving import hub
+
+        return hub.fetch(model)
     path = Path(model)
     return path if path.is_dir() else ROOT / artifacts.RELEASED / model
 
@@ -239,7 +257,8 @@ def free_name(stem: str, taken: set[str]) -> str:
 def export(args: argparse.Namespace) -> int:
     from landmarks.serving import onnx_export
 
-    out = Path(args.onnx or f"{folder(args.model).resolve().name}.onnx")
+    path = Path(args.model) if args.model.startswith("hf://") else folder(args.model).resolve()
+    out = Path(args.onnx or f"{path.name}.onnx")
     model = load(args.model, args.device)
     check_targets(args, [out], [])
     onnx_export.write(model, out)
@@ -261,6 +280,13 @@ def score(args: argparse.Namespace) -> int:
     from landmarks.serving import score as challenge
 
     print(challenge.score(args.submission, args.solution))
+    return 0
+
+
+def push(args: argparse.Namespace) -> int:
+    from landmarks.serving import hub
+
+    print(f"landmarks: {hub.push(folder(args.model), args.repository)}")
     return 0
 
 
