@@ -166,6 +166,16 @@ PROFILE = {
 }
 
 
+def out_hashes(root: Path) -> dict[str, str]:
+    """The hash of each output file of a clone."""
+    files = [path for out in ("data", "models", "metrics", "plots") for path in (root / out).rglob("*")]
+    digests = {}
+    for path in sorted(filter(Path.is_file, files)):
+        with path.open("rb") as file:
+            digests[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "blake2b").hexdigest()
+    return digests
+
+
 class Project(Clone):
     """A clone of the repository in which the pipeline has run."""
 
@@ -187,12 +197,7 @@ class Project(Clone):
 
     def outs(self) -> dict[str, str]:
         """All output files with their hashes."""
-        files = [path for out in ("data", "models", "metrics", "plots") for path in (self.root / out).rglob("*")]
-        digests = {}
-        for path in sorted(filter(Path.is_file, files)):
-            with path.open("rb") as file:
-                digests[path.relative_to(self.root).as_posix()] = hashlib.file_digest(file, "blake2b").hexdigest()
-        return digests
+        return out_hashes(self.root)
 
     def restore(self) -> None:
         """Restores the state after the first run."""

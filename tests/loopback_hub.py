@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,5 +77,5 @@ def environment(home: Path, url: str) -> dict[str, str]:
 
     They must be set when the client's package is imported.
     """
-    settings = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "secret"}
-    return os.environ | settings | {"HF_HUB_DISABLE_XET": "1"}
+    variables = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "secret"}
+    return variables | {"HF_HUB_DISABLE_XET": "1"}

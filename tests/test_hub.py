@@ -1,5 +1,6 @@
 """Models that travel by the Hugging Face hub, here a server on the loopback address."""
 
+import os
 import re
 import subprocess
 import sys
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.slow
 
 def landmarks(directory: Path, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, because the hub's address is read when its package is imported."""
-    command, variables = [sys.executable, "-m", "landmarks", *arguments], environment(directory / "home", url)
-    variables["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-m", "landmarks", *arguments]
+    variables = os.environ | environment(directory / "home", url) | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=directory, env=variables, capture_output=True, text=True, check=False)
 
 

@@ -1,0 +1,283 @@
+"""docs/team.md: every command of the page is run, in its order, by Ann, Ben or somebody who has no clone."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from conftest import ROOT, Project, drawing, out_hashes
+from loopback import serve
+from loopback_hub import Hub
+from loopback_hub import environment as hub_environment
+
+PAGE = (ROOT / "docs/team.md").read_text(encoding="utf-8")
+BLOCKS = [
+    (section.split("\n")[0].strip("# "), number, code)
+    for section in re.split(r"^##? ", PAGE, flags=re.MULTILINE)[1:]
+    for number, code in enumerate(re.findall(r"^```\w*\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
+]
+WHO = {  # of each block of a section; `new` is somebody with a new clone, `none` somebody without
+    "Working together": ["ann"],
+    "Share results": ["ann", "ben"],
+    "Other remotes": ["ann", "ann", "new"],
+    "A shared cache": ["new"],
+    "Share experiments": ["ann", "ben"],
+    "Sweeps": ["ann", "ann"],
+    "Review": ["ann"],
+    "Merge": ["ann", "ann"],
+    "Hand on a model": ["ann", "none", "none", "ann"],
+    "Search": ["ann"],
+    "Look around": ["ann"],
+    "Before a commit": ["ann"],
+    "Installation with uv": ["new"],
+}
+PACKAGES = {  # of requirements-team.txt, without which a section is skipped
+    **{"Working together": "dvc_s3", "Other remotes": "dvc_s3", "Search": "optuna", "Look around": "nbclient"},
+    **{"Before a commit": "pre_commit", "Installation with uv": "uv"},
+}
+URL = "git@git.example.com:team/landmarks.git"
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """An S3 server with the bucket `team`; its address."""
+    from moto.server import ThreadedMotoServer
+
+    thread = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    thread.start()
+    url = "http://{}:{}".format(*thread.get_host_and_port())
+    assert requests.put(f"{url}/team", timeout=10).ok
+    yield url
+    thread.stop()
+
+
+@contextmanager
+def ssh_server() -> Iterator[int]:
+    """A server for ssh that lets everybody in; its port."""
+    import asyncssh
+
+    class Open(asyncssh.SSHServer):
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+    async def listen() -> asyncssh.SSHAcceptor:
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        return await asyncssh.listen("127.0.0.1", 0, server_factory=Open, server_host_keys=[key], sftp_factory=True)
+
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    yield asyncio.run_coroutine_threadsafe(listen(), loop).result().get_port()
+    loop.call_soon_threadsafe(loop.stop)
+
+
+class Team:
+    """Ann, who has run the pipeline, Ben, and what they share."""
+
+    def __init__(self, project: Project, folder: Path) -> None:
+        self.project, self.folder = project, folder
+        self.ann, self.ben, self.origin = folder / "ann", folder / "ben/landmarks", folder / "origin.git"
+        self.replaced = {
+            "git@git.example.com:team/landmarks.git": str(self.origin),
+            "/mnt/team/landmarks": str(folder / "web/landmarks"),
+            "/mnt/team/cache": str(project.root / ".dvc/cache"),
+            "make .venv/installed\nsource .venv/bin/activate": f"ln -s {sys.prefix} .venv",
+        }
+        self.ben.parent.mkdir()
+        (folder / "none").mkdir()
+        self.clone(project.root, self.ann)
+        self.bash(f"git init --quiet --bare --initial-branch main {self.origin}", folder)
+        self.bash(f"git switch -C main && git remote set-url origin {self.origin} && git push origin main", self.ann)
+        self.bash("dvc cache dir --local /mnt/team/cache && dvc checkout", self.ann)
+
+    def clone(self, source: Path, folder: Path) -> Path:
+        subprocess.run(["git", "clone", "--quiet", source, folder], check=True)
+        (folder / ".venv").symlink_to(sys.prefix)
+        return folder
+
+    def place(self, who: str) -> Path:
+        """The directory in which somebody works; before his first command, Ben has no clone."""
+        if who == "new":
+            return self.clone(self.origin, self.folder / f"new-{len(list(self.folder.iterdir()))}")
+        ben = self.ben if self.ben.exists() else self.ben.parent
+        return {"ann": self.ann, "ben": ben, "none": self.folder / "none"}[who]
+
+    def bash(self, code: str, directory: Path, **variables: str) -> str:
+        """Runs commands, or Python; returns what they print."""
+        for written, real in self.replaced.items():
+            code = code.replace(written, real)
+        package = directory if (directory / "dvc.yaml").exists() else self.ann
+        path = f"{sys.prefix}/bin:{os.environ['PATH']}"
+        environment = self.project.environment | {"PATH": path, "PYTHONPATH": str(package)} | variables
+        command = (
+            [sys.executable, "-c", code] if code.startswith("import ") else ["bash", "-euo", "pipefail", "-c", code]
+        )
+        done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def team(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    team = Team(finished, tmp_path_factory.mktemp("team"))
+    with ExitStack() as servers:
+        web = servers.enter_context(serve(team.folder / "web"))
+        team.replaced["https://data.example.com"] = web.url
+        team.servers = servers
+        yield team
+    shutil.rmtree(team.folder)
+
+
+def test_every_block_is_run_by_somebody() -> None:
+    counts = {heading: sum(block[0] == heading for block in BLOCKS) for heading, *_ in BLOCKS}
+    assert counts == {heading: len(names) for heading, names in WHO.items()}
+
+
+Check = Callable[[Team, Path, str], None]  # gets the directory, and what was printed
+CHECKS: dict[tuple[str, int], Check] = {}
+
+
+def after(heading: str, number: int = 0) -> Callable[[Check], Check]:
+    """What must be true after a block of the page."""
+    return lambda check: CHECKS.setdefault((heading, number), check)
+
+
+@after("Share results", 1)
+def a_new_clone_has_all_results_and_nothing_ran(team: Team, place: Path, output: str) -> None:
+    assert "Running stage" not in output and "up to date" in output and "| abn |" in output
+    assert out_hashes(team.ben) == team.project.first_outs
+    assert team.bash("git status --porcelain", team.ben) == ""
+
+
+@after("Other remotes", 2)
+@after("A shared cache")
+def everything_is_there(team: Team, place: Path, output: str) -> None:
+    assert out_hashes(place) == team.project.first_outs
+    assert "Running stage" not in team.bash("dvc repro", place)
+
+
+@after("Share experiments")
+def the_experiment_ran_only_what_it_changes(team: Team, place: Path, output: str) -> None:
+    assert re.findall("^Running stage '(.+)'", output, re.MULTILINE) == ["package"]
+    assert team.bash("git status --porcelain", place) == ""
+
+
+@after("Share experiments", 1)
+def it_is_in_bens_clone(team: Team, place: Path, output: str) -> None:
+    assert yaml.safe_load((place / "params.yaml").read_text())["package"]["false_alarm_rate"] == 0.01
+    facts = json.loads((place / "models/released/abn/release.json").read_text())
+    assert facts["unknown"]["false_alarm_rate"] == 0.01
+    assert "few-alarms" in team.bash("git ls-remote --heads origin", place)
+    assert "Running stage" not in team.bash("dvc repro", place)
+
+
+@after("Sweeps")
+def all_experiments_succeed(team: Team, place: Path, output: str) -> None:
+    end = time.monotonic() + 600
+    while "Queued" in (status := team.bash("dvc queue status", place)) or "Running" in status:
+        assert time.monotonic() < end, status
+        time.sleep(1)
+    assert status.count("Success") == 4, team.bash("dvc queue logs alpha-1", place)
+    before = team.project.results()
+    for name, block in {"alpha-1": "abn", "alpha-2": "abn", "alarms-1": None, "alarms-2": None}.items():
+        ref = team.bash(f"git for-each-ref refs/exps --format='%(refname)' | grep /{name}$", place).strip()
+        results = json.loads(team.bash(f"git show {ref}:metrics/results.json", place))
+        assert [model for model in before if results[model] != before[model]] == ([block] if block else [])
+
+
+@after("Review")
+def the_report_says_what_differs(team: Team, place: Path, output: str) -> None:
+    assert "| abn.alpha | 1.0 | 0.25 | -0.75 |" in output and "| abn ece | " in output
+    assert "](dvc_plots/curves.png)" in output and (place / "dvc_plots/curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@after("Merge", 1)
+def both_changes_are_in(team: Team, place: Path, output: str) -> None:
+    assert re.findall("^Running stage '(.+)'", output, re.MULTILINE) == ["package"]
+    values = yaml.safe_load((place / "params.yaml").read_text())
+    assert (values["abn"]["alpha"], values["package"]["false_alarm_rate"]) == (0.25, 0.01)
+    assert "up to date" in team.bash("dvc status", place) and team.bash("git status --porcelain", place) == ""
+
+
+@after("Hand on a model", 1)
+def the_model_is_complete_and_answers(team: Team, place: Path, output: str) -> None:
+    assert output.count(".jpg") == len(list((place / "abn/examples").iterdir())) > 0
+    released = out_hashes(team.ann)
+    for folder, name in {"abn": "abn", "abn-1.0.0": "abn", "baseline": "baseline"}.items():
+        (place / "copy/models").mkdir(parents=True)
+        shutil.copytree(place / folder, place / "copy/models/released" / name)
+        copied = out_hashes(place / "copy")
+        assert copied and copied.items() <= released.items()
+        shutil.rmtree(place / "copy")
+
+
+@after("Search")
+def a_trial_is_an_experiment(team: Team, place: Path, output: str) -> None:
+    assert "search-0" in output
+
+
+@after("Look around")
+def the_notebook_has_tables_and_pictures(team: Team, place: Path, output: str) -> None:
+    cells = json.loads((place / "notebooks/tour.ipynb").read_text())["cells"]
+    shown = [set(made["data"]) for cell in cells for made in cell.get("outputs", []) if "data" in made]
+    assert sum("image/png" in kinds for kinds in shown) == 3 and sum("text/html" in kinds for kinds in shown) == 2
+    team.bash("git restore notebooks", place)
+
+
+@after("Installation with uv")
+def the_environment_is_there(team: Team, place: Path, output: str) -> None:
+    assert (place / ".venv/installed").is_file() and (place / ".venv/bin/landmarks").is_file()
+
+
+def prepare(team: Team, heading: str, number: int, place: Path) -> dict[str, str]:
+    """What the page takes for granted before a block; returns environment variables."""
+    match heading, number:
+        case "Other remotes", 0:
+            team.replaced["https://s3.example.com"] = team.servers.enter_context(s3_server())
+            return {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+        case "Other remotes", 1:
+            port = team.servers.enter_context(ssh_server())
+            team.replaced["ssh://server.example.com/mnt/data"] = f"ssh://127.0.0.1:{port}{team.folder}/ssh"
+        case "Sweeps", 0:  # from a plain shell: DVC's command, but not the environment's Python
+            link = team.folder / "bin/dvc"
+            link.parent.mkdir()
+            link.symlink_to(f"{sys.prefix}/bin/dvc")
+            return {"PATH": f"{link.parent}:{os.defpath}", "PYTHONPATH": ""}
+        case "Review", 0:
+            team.bash("dvc exp apply alpha-1", place)
+        case "Merge", 1:
+            team.bash("git commit --all --message 'Less attention'", place)
+        case "Hand on a model", 3:
+            server = team.servers.enter_context(serve(place))
+            Hub(server)
+            drawing().save(place / "photo.jpg")
+            return hub_environment(team.folder / "hub", server.url)
+        case "Search", 0:
+            team.replaced["studies.search 20"] = "studies.search 1"
+        case "Installation with uv", 0:
+            (place / ".venv").unlink()
+            team.replaced["uv pip install -r"] = "uv pip install --dry-run -r"  # gigabytes
+            return {"VIRTUAL_ENV": str(place / ".venv")}
+    return {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("heading", "number", "code"), BLOCKS, ids=[f"{block[0]} {block[1]}" for block in BLOCKS])
+def test_block(team: Team, heading: str, number: int, code: str) -> None:
+    if heading in PACKAGES:
+        pytest.importorskip(PACKAGES[heading], reason="needs requirements-team.txt, see docs/team.md")
+    place = team.place(WHO[heading][number])
+    output = team.bash(code, place, **prepare(team, heading, number, place))
+    check = CHECKS.get((heading, number))
+    if check:
+        check(team, team.place("ben") if WHO[heading][number] == "ben" else place, output)
