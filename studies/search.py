@@ -14,16 +14,20 @@ from pathlib import Path
 from landmarks import artifacts, stage
 
 import dvc.api
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+
+try:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+except ImportError:
+    sys.exit("search: Optuna is missing; pip install --no-deps -r requirements-team.txt")
 
 
 def accuracy(trial: optuna.Trial) -> float:
     """The validation accuracy of `abn` with the settings of a trial."""
     name = f"search-{trial.number}"
     settings = {
-        "abn.alpha": round(trial.suggest_float("abn.alpha", 0.0, 2.0), 2),
+        "abn.alpha": trial.suggest_float("abn.alpha", 0.0, 2.0, step=0.25),
         "abn.attention": trial.suggest_categorical("abn.attention", ["residual", "multiply"]),
     }
     command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--force", "--name", name, "evaluate"]

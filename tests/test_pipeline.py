@@ -147,29 +147,6 @@ def plain_dvc(project: Project, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_sweep_runs_from_a_plain_shell(project: Project) -> None:
-    """Two experiments at once, in copies of the repository that DVC makes."""
-
-    def experiments() -> set[str]:
-        refs = project.git("for-each-ref", "--format=%(refname)", "refs/exps").split()
-        return {ref for ref in refs if re.match(r"refs/exps/\w\w/", ref)}
-
-    earlier = experiments()
-    plain_dvc(project, "exp", "run", "--queue", "-S", "abn.alpha=0,0.5")
-    plain_dvc(project, "queue", "start", "-j", "2")
-    end = time.monotonic() + 600
-    while "Queued" in (status := plain_dvc(project, "queue", "status")) or "Running" in status:
-        assert time.monotonic() < end, status
-        time.sleep(1)
-    assert status.count("Success") == 2, plain_dvc(project, "queue", "logs", status.split()[5])
-    files = [f"{ref}:metrics/results.json" for ref in experiments() - earlier]
-    first, second = sorted(
-        (json.loads(project.git("show", file)) for file in files), key=lambda r: r["abn"] != r["alpha-0"]
-    )
-    assert first["abn"] == first["alpha-0"] != second["abn"]
-    assert {**first, "abn": None} == {**second, "abn": None}
-
-
 def test_paths_of_an_experiment_in_a_copy_are_those_of_the_repository(project: Project) -> None:
     for number in range(12):
         path = project.root / f"photos/{'abcd'[number % 4]}/{number}.jpg"

@@ -291,10 +291,10 @@ def push(args: argparse.Namespace) -> int:
 
 
 def serve(args: argparse.Namespace) -> int:
+    folders = [folder(name) for name in args.models]  # first, because the page takes the hub's client offline
     from landmarks.serving import demo
 
-    models = [load(name, args.device) for name in args.models]
-    demo.serve(models, [folder(name) for name in args.models], args.port)
+    demo.serve([load(name, args.device) for name in args.models], folders, args.port)
     return 0
 
 
