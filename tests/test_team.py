@@ -46,10 +46,13 @@ WHO = {  # of each block of a section; `new` is somebody with a new clone, `none
     "Installation with uv": ["new"],
 }
 PACKAGES = {  # of requirements-team.txt, without which a section is skipped
-    **{"Working together": "dvc_s3", "Other remotes": "dvc_s3", "Search": "optuna", "Look around": "nbclient"},
-    **{"Before a commit": "pre_commit", "Installation with uv": "uv"},
+    "Working together": "dvc_s3",
+    "Other remotes": "dvc_s3",
+    "Search": "optuna",
+    "Look around": "nbclient",
+    "Before a commit": "pre_commit",
+    "Installation with uv": "uv",
 }
-URL = "git@git.example.com:team/landmarks.git"
 
 
 @contextmanager
@@ -116,7 +119,7 @@ class Team:
         return {"ann": self.ann, "ben": ben, "none": self.folder / "none"}[who]
 
     def bash(self, code: str, directory: Path, **variables: str) -> str:
-        """Runs commands, or Python; returns what they print."""
+        """Runs commands, or Python, with the addresses of the test in place of the page's; returns what they print."""
         for written, real in self.replaced.items():
             code = code.replace(written, real)
         package = directory if (directory / "dvc.yaml").exists() else self.ann
