@@ -68,7 +68,7 @@ def process(*command: str, cwd: Path, path: Path | None = None, variables: dict[
 
 def call(expression: str, cwd: Path) -> float:
     """The value of an expression, in a process of its own."""
-    code = f"from benchmarks import convolutions, speed; print({expression})"
+    code = f"from benchmarks import speed; print({expression})"
     return float(process(sys.executable, "-c", code, cwd=cwd, path=ROOT).output.split()[-1])
 
 
@@ -111,6 +111,16 @@ def extraction(trunk: Trunk, crop: int, shares: tuple[int, int]) -> tuple[float,
     most = statistics.mean(limits[-2:])
     print(crop, views, seconds, limits, flush=True)
     return most, (views[1] - views[0]) / (seconds[1] - seconds[0]) / most
+
+
+def step_ratio() -> float:
+    """The speed of a training step of abn, as a share of that in the libraries' fastest kernels."""
+    variants = ("ours", "contiguous", "channels_last")
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for name in 3 * variants:
+        seconds[name].append(float(process(*PYTHON, "benchmarks.training_step", name, cwd=ROOT).output))
+    ours, *others = map(statistics.median, seconds.values())
+    return min(others) / ours
 
 
 def folders(directory: Path) -> None:
@@ -211,7 +221,7 @@ def main() -> str:
     p = params.load()
     if p.compute.precision != "float32" or p.backbone.tail == "trained":
         raise stage.UserError("compute.precision and backbone.tail: set float32 and none, as in the usual way")
-    step = call("convolutions.training_step_ratio()", ROOT)
+    step = step_ratio()
     trunk = Trunk(load_file(artifacts.BACKBONE), p.backbone)
     determinism.prepare_inference()
     small, large = p.augment.crop, 2 * p.augment.crop
