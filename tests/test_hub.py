@@ -11,7 +11,7 @@ from landmarks.serving.cli import main
 
 import pytest
 import yaml
-from conftest import ROOT, abn, drawing, jpeg, model_folder
+from conftest import ROOT, abn, drawing, jpeg, model_folder, user_error
 from loopback import serve
 from loopback_hub import COMMIT, REPOSITORY, Hub, environment
 
@@ -71,14 +71,56 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         server.faults["api/repos/create"] = lambda handler, _: handler.body() and handler.answer(401)
         done = landmarks(tmp_path, server.url, *push)
         assert done.returncode == 1
-        assert re.match(rf"landmarks: {REPOSITORY} could not be uploaded \(.*401.*\); try `hf auth", last_line(done))
+        assert re.match(
+            rf"landmarks: {REPOSITORY} could not be uploaded \(.*401.*\); check .*`hf auth login`", last_line(done)
+        )
         done = landmarks(tmp_path, server.url, "predict", "photo.jpg", "--model", "hf://team/nothing")
         assert done.returncode == 1 and "hf://team/nothing could not be fetched (" in last_line(done)
         remote.publish("README.md", b"# Another model")
         done = landmarks(tmp_path, server.url, "predict", "photo.jpg", "--model", f"hf://{REPOSITORY}")
         assert done.returncode == 1 and f"hf://{REPOSITORY} has no release.json; `landmarks push`" in last_line(done)
-    done = landmarks(tmp_path, "http://127.0.0.1:9", "push", "no owner", "--model", "towers")
-    assert done.returncode == 1 and "no owner could not be uploaded (" in last_line(done)
+    done = landmarks(tmp_path, "http://127.0.0.1:9", *push)
+    assert done.returncode == 1 and f"{REPOSITORY} could not be uploaded (" in last_line(done)
+
+
+@pytest.mark.parametrize(
+    "name", ["towers", "no owner/towers", "a/b/c", "../towers", "team/..", "hf://team/towers", "t/"]
+)
+def test_a_wrong_name_reaches_no_server(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert main(["push", name, "--model", str(model_folder(tmp_path / "towers"))]) == 1
+    assert f"landmarks: {name}: not the name of a repository; it must be OWNER/NAME" in capsys.readouterr().err
+    for address in (f"hf://{name}", f"hf://team/towers@../{name}"):
+        assert main(["predict", "photo.jpg", "--model", address]) == 1
+        assert f"--model: {address}: must be hf://OWNER/NAME or hf://OWNER/NAME@REVISION" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", hub.FILES)
+def test_an_incomplete_model_is_not_pushed(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = model_folder(tmp_path / "towers")
+    (model / name).unlink()
+    assert main(["push", REPOSITORY, "--model", str(model)]) == 1
+    assert capsys.readouterr().err == (
+        f"landmarks: {model / name}: missing; `make reproduce` writes models to models/released/\n"
+    )
+
+
+def test_a_fetched_model_gets_a_new_header(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "towers")
+    expected = hub.card(folder, REPOSITORY)
+    (folder / "README.md").write_text(hub.card(folder, "somebody/else"), encoding="utf-8")
+    assert hub.card(folder, REPOSITORY) == expected
+
+
+@pytest.mark.parametrize("text", ["", "no title", "---\nlicense: mit\n---\n"])
+def test_a_card_without_a_title(tmp_path: Path, text: str) -> None:
+    folder = model_folder(tmp_path / "towers")
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    with user_error(r"README\.md: must begin with a title"):
+        hub.card(folder, REPOSITORY)
 
 
 @pytest.mark.parametrize(("block", "tags"), [(None, []), (abn(), ["attention-branch-network"])])

@@ -120,12 +120,12 @@ def parser() -> argparse.ArgumentParser:
     command = add(
         push,
         "upload a model to the Hugging Face hub",
-        "Makes a private model repository, or adds a commit to an existing one. Uploads the model, its results, and\n"
-        "the ids and names of its landmarks, but no pictures. Log in first: hf auth login\n\n"
+        "Creates a private model repository, or adds a commit to an existing one. Uploads the model, its settings and\n"
+        "results, and the ids and names of its landmarks, but no pictures. Log in first: hf auth login\n\n"
         "example:\n"
         "  landmarks push OWNER/NAME && landmarks predict photo.jpg --model hf://OWNER/NAME",
     )
-    command.add_argument("repository", metavar="OWNER/NAME", help="where on the hub")
+    command.add_argument("repository", metavar="OWNER/NAME", help="the repository on the hub")
 
     command = add(
         serve,
@@ -291,7 +291,7 @@ def push(args: argparse.Namespace) -> int:
 
 
 def serve(args: argparse.Namespace) -> int:
-    folders = [folder(name) for name in args.models]  # first, because the page takes the hub's client offline
+    folders = [folder(name) for name in args.models]  # before the import, which takes the hub's client offline
     from landmarks.serving import demo
 
     demo.serve([load(name, args.device) for name in args.models], folders, args.port)

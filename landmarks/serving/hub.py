@@ -1,10 +1,11 @@
 """Models on the Hugging Face hub: what `landmarks push` uploads, and what `--model hf://OWNER/NAME` fetches.
 
-Only the files of a model folder in `FILES` travel, never pictures. A downloaded file must have the hash that the hub
-publishes for it, and none of them is code.
+Only the files of a model folder in `FILES` travel: no pictures, no code. A downloaded file must have the hash that the
+hub publishes for it.
 """
 
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 
@@ -14,12 +15,17 @@ from landmarks.stage import UserError
 from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCardData, snapshot_download
 
 SCHEME = "hf://"
+NAME = r"[\w-]+/\w[\w.-]*"
+REVISION = r"\w[\w./-]*"
 FILES = ("README.md", "release.json", "classes.csv", "design.json", "model.safetensors", "backbone.safetensors")
 METRICS = {"accuracy": "accuracy", "top5": "top-5 accuracy", "macro_recall": "mean recall of the classes"}
 
 
 def card(folder: Path, repository: str) -> str:
-    """The folder's model card with the header that the hub reads: licence, tags and test metrics."""
+    """The folder's model card with the header that the hub reads: licence, tags and test metrics.
+
+    Replaces the header of a card that came from the hub. Raises `UserError` if the card has no title.
+    """
     facts = release.read(folder)
     source, test = facts["params"]["data"]["source"], facts["results"]["test"]
     data = {"dataset_type": source, "dataset_name": f"data.source: {source}", "dataset_split": "test"}
@@ -35,16 +41,31 @@ def card(folder: Path, repository: str) -> str:
             for key, name in METRICS.items()
         ],
     )
+    written = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    parts = re.fullmatch(r"(?:---\n.*?\n---\n+)?(# [^\n]*\n)(?:\nUse it: [^\n]*\n)?(.*)", written, re.DOTALL)
+    if not parts:
+        raise UserError(f"{folder / 'README.md'}: must begin with a title, such as `# {facts['name']}`")
     usage = f"Use it: `landmarks predict photo.jpg --model {SCHEME}{repository}`"
-    title, text = (folder / "README.md").read_text(encoding="utf-8").split("\n", 1)
-    return f"---\n{header.to_yaml()}\n---\n\n{title}\n\n{usage}\n{text}"
+    return f"---\n{header.to_yaml()}\n---\n\n{parts[1]}\n{usage}\n{parts[2]}"
+
+
+def failure(what: str, error: Exception) -> UserError:
+    """The error of the hub's client, in one line."""
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{what} ({reason}); check the name, the login (`hf auth login`) and the connection")
 
 
 def push(folder: Path, repository: str) -> str:
-    """Uploads the model `folder` to `repository` (OWNER/NAME), made as a private one if it is new; returns its address.
+    """Uploads the model `folder` to `repository` (OWNER/NAME), which is created as private if it is new. Returns its
+    address with the commit.
 
-    Raises `UserError` if a file is missing or the hub refuses it.
+    Raises `UserError` if the name is wrong, a file is missing, or the hub refuses the upload.
     """
+    if not re.fullmatch(NAME, repository, re.ASCII):
+        raise UserError(f"{repository}: not the name of a repository; it must be OWNER/NAME, such as team/towers")
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: missing; `make reproduce` writes models to models/released/")
     content: dict[str, str | bytes] = {name: str(folder / name) for name in FILES}
     content["README.md"] = card(folder, repository).encode()
     try:
@@ -53,8 +74,7 @@ def push(folder: Path, repository: str) -> str:
         additions = [CommitOperationAdd(name, file) for name, file in content.items()]
         commit = api.create_commit(repository, additions, commit_message=f"Model {folder.resolve().name}")
     except Exception as error:  # any error of the hub's client and its transports
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{repository} could not be uploaded ({reason}); try `hf auth login`, and again") from None
+        raise failure(f"{repository} could not be uploaded", error) from None
     return f"{SCHEME}{repository}@{commit.oid}"
 
 
@@ -70,14 +90,15 @@ def digest(file: Path, published: str) -> str:
 def fetch(address: str) -> Path:
     """The folder of the model at hf://OWNER/NAME or hf://OWNER/NAME@REVISION, in the hub's cache.
 
-    Raises `UserError` if it cannot be fetched, or a file lacks or does not have the hash that the hub publishes.
+    Raises `UserError` if the address is wrong, or the model cannot be fetched, is incomplete or is damaged.
     """
-    repository, _, revision = address.removeprefix(SCHEME).partition("@")
+    match = re.fullmatch(f"{SCHEME}({NAME})(?:@({REVISION}))?", address, re.ASCII)
+    if not match or ".." in address:  # the client uses both parts as paths in its cache
+        raise UserError(f"--model: {address}: must be {SCHEME}OWNER/NAME or {SCHEME}OWNER/NAME@REVISION")
     try:
-        folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(match[1], revision=match[2], allow_patterns=list(FILES)))
     except Exception as error:  # any error of the hub's client and its transports
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--model: {address} could not be fetched ({reason}); try again online") from None
+        raise failure(f"--model: {address} could not be fetched", error) from None
     for file in (folder / name for name in FILES):
         if not file.is_symlink():
             raise UserError(f"--model: {address} has no {file.name}; `landmarks push` uploads models")
