@@ -85,15 +85,24 @@ def test_nothing_answered_and_nothing_to_answer(tmp_path: Path) -> None:
         ("id,landmarks\na,1\n", SOLUTION, r"submission\.csv: id a has '1'; it must be one landmark_id and its conf"),
         ("id,landmarks\na,1 0.5 2 0.4\n", SOLUTION, r"submission\.csv: id a has '1 0\.5 2 0\.4'"),
         ("id,landmarks\na,1 nan\n", SOLUTION, r"submission\.csv: id a has '1 nan'"),
-        ("name,landmarks\na,1 0.5\n", SOLUTION, r"submission\.csv: not a CSV with a column id"),
-        ("", SOLUTION, r"submission\.csv: not a CSV with a column id"),
-        (SUBMISSION, SUBMISSION, r"solution\.csv: not a CSV with a column Usage"),
+        ("id,landmarks\na,1 0.5,\n", SOLUTION, r"submission\.csv: the rows have more fields than the header"),
+        ("id,landmarks\na,1 0.5\nb,2 0.5,\n", SOLUTION, r"submission\.csv: not a CSV \(.*Expected 2 fields in line 3"),
+        ("name,landmarks\na,1 0.5\n", SOLUTION, r"submission\.csv: no column id; it needs a header with id,landmarks"),
+        ("", SOLUTION, r"submission\.csv: not a CSV"),
+        (SUBMISSION, SUBMISSION, r"solution\.csv: no column Usage"),
         (SUBMISSION, "id,landmarks,Usage\na,1,Test\n", r"solution\.csv: id a has Usage 'Test'"),
     ],
 )
 def test_a_file_that_does_not_fit(tmp_path: Path, submission: str, solution: str, message: str) -> None:
     with user_error(message):
         score(*write(tmp_path, submission, solution))
+
+
+@pytest.mark.parametrize("ending", ["gz", "zip", "xz", "bz2", "zst"])
+def test_an_archive_is_no_csv(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"submission.csv.{ending}").write_bytes(b"\x1f\x8b\x08\x00 broken \xff")
+    with user_error(rf"submission\.csv\.{ending}: "):
+        read_submission(tmp_path / f"submission.csv.{ending}")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,13 +16,16 @@ USAGES = ("Public", "Private", "Ignored")
 
 
 def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """A CSV file as text, without rows that are empty. Raises `UserError` if it lacks one of `columns`."""
+    """A CSV file as text, without empty rows. Raises `UserError` if it lacks one of `columns` or has an id twice."""
+    needs = f"it needs a header with {','.join(columns)}"
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, csv.Error):  # pandas' own errors and UnicodeDecodeError are ValueErrors
-        table = pd.DataFrame()
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", compression=None)
+    except (ValueError, csv.Error) as error:  # pandas' own errors and UnicodeDecodeError are ValueErrors
+        raise UserError(f"{path}: not a CSV ({error}); {needs}") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first column for a name of the rows
+        raise UserError(f"{path}: the rows have more fields than the header; {needs}")
     if missing := [column for column in columns if column not in table]:
-        raise UserError(f"{path}: not a CSV with a column {missing[0]}; it needs {','.join(columns)}")
+        raise UserError(f"{path}: no column {missing[0]}; {needs}")
     if (twice := table["id"].duplicated()).any():
         raise UserError(f"{path}: id {table['id'][twice].iloc[0]} appears more than once; remove a row")
     return table[columns]
