@@ -9,12 +9,14 @@ dvc_plots/curves.png), where it draws the training curves of both. The link is U
 import argparse
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from landmarks import artifacts, stage
 from landmarks.stage import UserError
+from landmarks.stage.errors import explain
 
 import pandas as pd
 
@@ -33,20 +35,30 @@ def output(*command: str) -> str:
 def table(title: str, differences: dict[str, dict]) -> list[str]:
     """The lines of a Markdown table of differences, which have `old`, `new` and, if these are numbers, `diff`."""
 
-    def cell(value: object, form: str = "g") -> str:
-        return "" if value is None else f"{value:{form}}" if isinstance(value, float) else str(value)
+    def cell(value: object, sign: str = "") -> str:
+        if isinstance(value, int | float):
+            return f"{value:{sign}{'g' if isinstance(value, float) else ''}}"
+        return "" if value is None else str(value).replace("|", "\\|")
 
     rows = [
-        f"| {name} | {cell(entry.get('old'))} | {cell(entry.get('new'))} | {cell(entry.get('diff'), '+g')} |"
-        for name, entry in differences.items()
+        f"| {name} | {cell(entry.get('old'))} | {cell(entry.get('new'))} | {cell(entry.get('diff'), '+')} |"
+        for name, entry in sorted(differences.items())
     ]
     return [f"| {title} | before | now | change |", "|---|---:|---:|---:|", *rows, ""] if rows else []
 
 
 def test_metrics(differences: dict[str, dict]) -> dict[str, dict]:
-    """The differences of each model's metrics on the test split, by `MODEL METRIC`; not of intervals and maps."""
-    keys = {name: name.split(".") for name, entry in differences.items() if "diff" in entry}
-    return {f"{k[0]} {k[2]}": differences[name] for name, k in keys.items() if k[1:2] == ["test"] and len(k) == 3}
+    """The differences of each model's metrics on the test split, by `MODEL METRIC`; not of intervals and maps.
+
+    A model that is new has no `old` values, and one that was removed no `new` ones.
+    """
+    found = {}
+    for key, entry in differences.items():
+        value = entry["old"] if entry["new"] is None else entry["new"]
+        match = re.fullmatch(r"(.+)\.test\.([^.]+)", key)
+        if match and isinstance(value, int | float):
+            found[f"{match[1]} {match[2]}"] = entry
+    return found
 
 
 def changed_curves(before: pd.DataFrame, now: pd.DataFrame, revision: str) -> pd.DataFrame:
@@ -67,6 +79,9 @@ def main() -> str:
     parser.add_argument("--curves", type=Path, default=Path("dvc_plots/curves.png"), metavar="FILE")
     parser.add_argument("--url", help="of FILE, for the link")
     args = parser.parse_args()
+    resolve = ("git", "rev-parse", "--verify", f"{args.revision}^{{commit}}")
+    if subprocess.run(resolve, capture_output=True, check=False).returncode:
+        raise UserError(f"{args.revision}: git knows no such revision; fetch it, or name another")
     dvc = (sys.executable, "-m", "dvc")
     found = {kind: json.loads(output(*dvc, kind, "diff", "--json", args.revision)) for kind in ("params", "metrics")}
     params = found["params"].get("params.yaml", {})
@@ -89,5 +104,5 @@ def main() -> str:
 if __name__ == "__main__":
     try:
         print(main())
-    except UserError as error:
-        sys.exit(f"report-change: {error}")
+    except (UserError, OSError) as error:
+        sys.exit(f"report-change: {explain(error)}")
