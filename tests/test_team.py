@@ -323,13 +323,52 @@ def test_a_report_has_test_metrics_and_the_curves_that_changed() -> None:
     assert report_change.table("parameter", {}) == []
     new = {"data.root": {"old": None, "new": "photos"}}
     assert report_change.table("parameter", new)[2] == "| data.root |  | photos |  |"
+    seed = {"seed": {"old": 20190000, "new": 20190101, "diff": 101}}
+    assert report_change.table("parameter", seed)[2] == "| seed | 20190000 | 20190101 | +101 |"
     before = pd.DataFrame({"model": ["abn", "baseline"], "epoch": 1, "accuracy": [0.1, 0.2]})
     now = pd.DataFrame({"model": ["abn", "baseline", "new"], "epoch": 1, "accuracy": [0.3, 0.2, 0.4]})
     curves = report_change.changed_curves(before, now, "main")
     assert curves["model"].tolist() == ["abn (main)", "abn", "new"]
 
 
-def test_an_unknown_revision_is_one_line() -> None:
-    command = [sys.executable, "-m", "tools.report_change", "nothing"]
+def test_a_report_shows_new_and_removed_models() -> None:
+    differences = {
+        "new.test.accuracy": {"old": None, "new": 0.0},
+        "new.test.accuracy_ci95": {"old": None, "new": "[0.0, 0.1]"},
+        "gone.test.accuracy": {"old": 0.5, "new": None},
+    }
+    lines = report_change.table("metric", report_change.test_metrics(differences))
+    assert lines[2:] == ["| gone accuracy | 0.5 |  |  |", "| new accuracy |  | 0 |  |", ""]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "report-change: nothing: git knows no such revision; fetch it, or name another"),
+        (["HEAD^{tree}"], "report-change: HEAD^{tree}: git knows no such revision; fetch it, or name another"),
+    ],
+)
+def test_a_mistake_in_a_report_is_one_line(arguments: list[str], message: str) -> None:
+    command = [sys.executable, "-m", "tools.report_change", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and re.fullmatch(r"report-change: .* nothing: .*\n", done.stderr)
+    assert (done.returncode, done.stderr) == (1, f"{message}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["many"], "argument TRIALS: invalid integer value: 'many'"),
+        (["0"], "argument TRIALS: must be 1 or more"),
+        (["1", "a", "b"], "unrecognized arguments: b"),
+        (["1", "notes.txt"], "search: notes.txt: not a record of trials; name another file"),
+        (["1", "."], "search: .: is a directory"),
+    ],
+)
+def test_a_mistake_in_a_search_changes_no_file(tmp_path: Path, arguments: list[str], message: str) -> None:
+    pytest.importorskip("optuna", reason="needs requirements-team.txt, see docs/team.md")
+    (tmp_path / "notes.txt").write_text("one line")
+    command = [sys.executable, "-m", "studies.search", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode and message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["one line"]
