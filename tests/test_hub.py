@@ -83,6 +83,17 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1 and f"{REPOSITORY} could not be uploaded (" in last_line(done)
 
 
+def test_a_hub_that_names_a_path_as_hash_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with serve(tmp_path) as server:
+        remote = Hub(server)
+        for name in hub.FILES:
+            remote.publish(name, b"theirs", "../../../../mine")
+        done = landmarks(tmp_path, server.url, "predict", "photo.jpg", "--model", f"hf://{REPOSITORY}")
+    assert done.returncode == 1 and "the hub publishes no hash of README.md; do not use" in last_line(done)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     "name", ["towers", "no owner/towers", "a/b/c", "../towers", "team/..", "hf://team/towers", "t/"]
 )

@@ -103,6 +103,8 @@ def fetch(address: str) -> Path:
         if not file.is_symlink():
             raise UserError(f"--model: {address} has no {file.name}; `landmarks push` uploads models")
         published = file.readlink().name  # the client names the files of its cache by their hash
+        if file.readlink().parent.name != "blobs":  # the hub named a path, which may be a file of the user
+            raise UserError(f"--model: {address}: the hub publishes no hash of {file.name}; do not use this hub")
         if digest(file, published) != published:
             raise UserError(f"--model: {file.resolve()} does not have the published hash {published}; remove it")
     return folder
