@@ -7,7 +7,6 @@ import json
 import math
 import textwrap
 from pathlib import Path
-from statistics import NormalDist
 
 from landmarks import augment, weights
 from landmarks.artifacts import DIGITS
@@ -30,22 +29,16 @@ def threshold(confidence: np.ndarray, rate: float) -> float:
     return round(float(np.sort(confidence)[rank - 1]), DIGITS) if rank else 0.0
 
 
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a rate (Wilson, JASA 22:209-212, 1927), which suits few pictures and rates near 0."""
-    z, rate = NormalDist().inv_cdf(0.975), count / total
-    half = z * math.sqrt(rate * (1 - rate) / total + (z / total / 2) ** 2)
-    low, high = ((rate + z**2 / total / 2 + sign * half) / (1 + z**2 / total) for sign in (-1, 1))
-    return max(low, 0.0), min(high, 1.0)
-
-
 def calibrate_rejection(val: np.ndarray, test: np.ndarray, rate: float) -> dict:
     """The threshold for a rate of false alarms, and its effect on test pictures, which did not choose it.
 
     `val` and `test` are the confidences of pictures of known landmarks.
     """
+    from scipy.stats import binomtest  # slow to import, and not needed to use a model
+
     value = threshold(val, rate)
     alarms = int((test < value).sum())
-    interval = wilson(alarms, len(test))
+    interval = binomtest(alarms, len(test)).proportion_ci(0.95, method="wilson")  # suits few pictures and rates near 0
     return {
         "threshold": value,
         "false_alarm_rate": rate,

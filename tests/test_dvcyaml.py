@@ -18,6 +18,10 @@ from conftest import ROOT, user_error
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 ABLATIONS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["ablations"]
 STAGES = {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
+DESIGNED = {
+    *("download", "filter", "split", "augment-index", "fetch-backbone", "extract-features"),
+    *("train-baseline", "train-abn", "train-ablation", "evaluate", "package", "plot"),
+}
 
 
 def script(stage: dict) -> Path:
@@ -65,6 +69,10 @@ def covers(listed: str, read: str) -> bool:
 
 
 HOW = ("compute.device", "compute.workers")  # how to compute, not what
+
+
+def test_the_stages_are_those_of_the_design() -> None:
+    assert set(STAGES) == DESIGNED
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -107,6 +107,14 @@ def test_the_logit_gradient_norm_is_that_of_the_loss() -> None:
         assert logit_gradient_norm(truth, block, 27) == pytest.approx(logits.grad.norm(dim=1).numpy(), rel=1e-6)
 
 
+def test_the_logit_gradient_norm_of_cross_entropy() -> None:
+    """Cross-entropy's gradient is p - 1 for the true class and 1 - p for the other one."""
+    truth = np.array([0.0, 0.25, 0.5, 1.0])
+    expected = math.sqrt(2) * (1 - truth)
+    assert logit_gradient_norm(truth, abn(alpha=0.0), 27) == pytest.approx(expected, abs=1e-6)
+    assert logit_gradient_norm(truth, abn(beta=2.0), 27) == pytest.approx(2 * expected, abs=1e-6)
+
+
 def test_a_confident_mistake_has_no_gradient_in_the_studys_loss() -> None:
     study, truth = abn(objective="summed_softmax"), np.array([0.0, 1e-3, 0.5, 1.0])
     sure, nearly, half, right = logit_gradient_norm(truth, study, 27)

@@ -9,7 +9,6 @@ from landmarks.artifacts import DIGITS
 import numpy as np
 import pytest
 from conftest import abn, model_folder, user_error
-from scipy.stats import binomtest
 
 
 @pytest.mark.parametrize("pictures", [19, 40, 155])
@@ -39,12 +38,6 @@ def test_the_threshold_is_evaluated_on_test_pictures() -> None:
     assert found["test"]["pictures"] == 4 and found["test"]["alarms"] == 2
     low, high = found["test"]["rate_ci95"]
     assert 0 < low < 0.5 < high < 1
-
-
-@pytest.mark.parametrize(("count", "total"), [(0, 7), (3, 145), (145, 145)])
-def test_the_interval_of_a_rate_is_that_of_scipy(count: int, total: int) -> None:
-    expected = binomtest(count, total).proportion_ci(0.95, method="wilson")
-    assert release.wilson(count, total) == pytest.approx(tuple(expected))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])

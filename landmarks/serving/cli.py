@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from landmarks import artifacts
 from landmarks.stage import UserError
@@ -35,6 +35,24 @@ EXAMPLES = """examples:
 """
 
 
+# Of more than one command.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--device": {
+        "default": "auto",
+        "choices": ("auto", "cpu", "cuda", "mps"),
+        "help": "where to compute (default: auto)",
+    },
+    "--model": {
+        "default": "abn",
+        "help": "a model folder, the name of one in models/released/, or hf://OWNER/NAME (default: abn)",
+    },
+    "--force": {
+        "action": "store_true",
+        "help": "replace files that exist, but never a photo or another file that is read",
+    },
+}
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="landmarks",
@@ -45,25 +63,15 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def add(run: Callable[[argparse.Namespace], int], text: str, epilog: str) -> argparse.ArgumentParser:
-        """Adds the command `run`, with its help text and what follows the list of its options."""
+    def add(run: Callable[[argparse.Namespace], int], text: str, epilog: str, *options: str) -> argparse.ArgumentParser:
+        """Adds the command `run`, with its help text, what follows the list of its options, and these of `OPTIONS`."""
         layout = argparse.RawDescriptionHelpFormatter
         description = f"{text[0].upper()}{text[1:]}."
         name = run.__name__
         command = commands.add_parser(name, help=text, description=description, epilog=epilog, formatter_class=layout)
         command.set_defaults(run=run)
-        if run is score:
-            return command
-        which = "a model folder, the name of one in models/released/, or hf://OWNER/NAME (default: abn)"
-        if run is push:
-            command.add_argument("--model", default="abn", help=which)
-            return command
-        devices, where = ("auto", "cpu", "cuda", "mps"), "where to compute (default: auto)"
-        command.add_argument("--device", default="auto", choices=devices, help=where)
-        if run is not serve:
-            command.add_argument("--model", default="abn", help=which)
-            replaced = "replace files that exist, but never a photo or another file that is read"
-            command.add_argument("--force", action="store_true", help=replaced)
+        for option in options:
+            command.add_argument(option, **OPTIONS[option])
         return command
 
     command = add(
@@ -75,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
         "photo's width and height), map (rows of the attention map of that box, 0..1; null without attention).\n\n"
         "example:\n"
         "  landmarks predict photo.jpg --model baseline --top 3",
+        *OPTIONS,
     )
     command.add_argument("photos", nargs="+", metavar="PHOTO", help="a file, a folder or a glob")
     command.add_argument("--top", type=number(1), default=5, metavar="N", help="landmarks to name (default: 5)")
@@ -88,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
         "The file's metadata say how to prepare a picture.\n\n"
         "example:\n"
         "  landmarks export --onnx landmarks.onnx --model baseline",
+        *OPTIONS,
     )
     written = "write ONNX to FILE (default: the model's name with .onnx, in this directory)"
     command.add_argument("--onnx", nargs="?", const="", required=True, metavar="FILE", help=written)
@@ -99,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
         "none is recognised or the picture is missing. An interrupted run continues where it stopped.\n\n"
         "example:\n"
         "  landmarks submit test.csv --pictures test/ --out submission.csv",
+        *OPTIONS,
     )
     source = "a folder of pictures (an id is a name without its ending), or a CSV with a column id"
     command.add_argument("index", type=Path, metavar="INDEX_OR_FOLDER", help=source)
@@ -124,6 +135,7 @@ def parser() -> argparse.ArgumentParser:
         "results, and the ids and names of its landmarks, but no pictures. Log in first: hf auth login\n\n"
         "example:\n"
         "  landmarks push OWNER/NAME && landmarks predict photo.jpg --model hf://OWNER/NAME",
+        "--model",
     )
     command.add_argument("repository", metavar="OWNER/NAME", help="the repository on the hub")
 
@@ -133,6 +145,7 @@ def parser() -> argparse.ArgumentParser:
         "Needs Gradio: pip install --no-deps -r requirements-demo.txt\n\n"
         "example:\n"
         "  landmarks serve --port 8000 --models baseline abn",
+        "--device",
     )
     free_one = "of 127.0.0.1 (default: the first free one from 7860)"
     command.add_argument("--port", type=number(1, 65535), help=free_one)
