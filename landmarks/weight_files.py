@@ -153,9 +153,21 @@ def download_hub(name: str) -> dict[str, Tensor]:
         raise UserError(f"backbone.weights: {text}; try again online") from None
     with link.open("rb") as file:
         # The target of the link may itself be a link, to a store of large files.
-        check(link.resolve(), file, link.readlink().name, "remove the file, and try again")
+        expected = published_hash(link, f"backbone.weights: {repository}")
+        check(link.resolve(), file, expected, "remove the file, and try again")
     model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(link)})
     return model.state_dict()  # under timm's current names, even if the file has older ones
+
+
+def published_hash(link: Path, source: str) -> str:
+    """The hash that the hub publishes for a file in its client's cache, where `link` points to a file of that name.
+
+    Raises `UserError` with the `source` if the hub named a path instead, which may lead to a file of the user.
+    """
+    target = link.readlink()
+    if target.parent.name != "blobs":
+        raise UserError(f"{source}: the hub publishes no hash of {link.name}; do not use this hub")
+    return target.name
 
 
 def read_file(path: Path) -> dict[str, Tensor]:

@@ -141,6 +141,16 @@ def test_convolutions_are_read_from_the_imagenet_weights(tmp_path: Path) -> None
     assert all(torch.equal(state[name], STATE[name]) for name in STATE)
 
 
+def test_a_hub_that_names_a_path_publishes_no_hash(tmp_path: Path) -> None:
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(f"../../blobs/{'a' * 64}")
+    assert weight_files.published_hash(link, "hub") == "a" * 64
+    link.unlink()
+    link.symlink_to("../../blobs/../../victim")
+    with user_error(r"hub: the hub publishes no hash of model\.safetensors; do not use this hub"):
+        weight_files.published_hash(link, "hub")
+
+
 HUB_MODEL = "mobilenetv3_small_050"
 FETCH = """
 from landmarks import stage, weight_files

@@ -92,6 +92,8 @@ def fetch(address: str) -> Path:
 
     Raises `UserError` if the address is wrong, or the model cannot be fetched, is incomplete or is damaged.
     """
+    from landmarks.weight_files import published_hash  # imported here because `push` does not need PyTorch
+
     match = re.fullmatch(f"{SCHEME}({NAME})(?:@({REVISION}))?", address, re.ASCII)
     if not match or ".." in address:  # the client uses both parts as paths in its cache
         raise UserError(f"--model: {address}: must be {SCHEME}OWNER/NAME or {SCHEME}OWNER/NAME@REVISION")
@@ -102,9 +104,7 @@ def fetch(address: str) -> Path:
     for file in (folder / name for name in FILES):
         if not file.is_symlink():
             raise UserError(f"--model: {address} has no {file.name}; `landmarks push` uploads models")
-        published = file.readlink().name  # the client names the files of its cache by their hash
-        if file.readlink().parent.name != "blobs":  # the hub named a path, which may be a file of the user
-            raise UserError(f"--model: {address}: the hub publishes no hash of {file.name}; do not use this hub")
+        published = published_hash(file, f"--model: {address}")
         if digest(file, published) != published:
             raise UserError(f"--model: {file.resolve()} does not have the published hash {published}; remove it")
     return folder
