@@ -39,6 +39,7 @@ def test_torch_is_seeded_by_name() -> None:
     assert draw("a") == draw("a") != draw("b")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX is x86-64's")
 def test_no_library_uses_avx512() -> None:
     """Checked in a new process that imports the package first, as every stage does."""

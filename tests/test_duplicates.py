@@ -86,6 +86,7 @@ def test_a_long_chain_of_different_pictures_is_no_placeholder() -> None:
     assert not duplicates.placeholders(hashes, np.arange(len(hashes))).any()
 
 
+@pytest.mark.slow
 def test_placeholders_are_dropped_and_large_groups_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ def test_a_truncated_file_resumes_after_its_last_complete_row(tmp_path: Path, cu
     assert path.read_bytes() == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BACKBONES)
 def test_features_do_not_depend_on_the_number_of_threads(block: Backbone) -> None:
     before, trunk, batch = torch.get_num_threads(), trunk_of(block), inputs(draw(3), 112)

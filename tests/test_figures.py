@@ -84,6 +84,7 @@ def test_a_figure_shows_something_and_is_the_same_every_time(tmp_path: Path, nam
 ODD = ["Pa$$age", "Ke$ha $tage", "a_b^c", r"\alpha", r"$\frac$", r"\$5", "100 %", "{x}"]
 
 
+@pytest.mark.slow
 def test_names_are_drawn_as_they_are() -> None:
     ranking = pd.DataFrame({"rank": range(1, 9), "landmark_id": ODD, "images": 10, "kept": True})
     answers = pd.DataFrame({"label": range(8), "predicted": range(8)})

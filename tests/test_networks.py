@@ -38,6 +38,7 @@ def test_the_layers_are_torchvisions() -> None:
     assert net.model.state_dict().keys() == {f"features.{name}" for name in theirs.state_dict()}
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_a_lower_layer_is_a_part_of_a_higher_one() -> None:
     pictures = torch.rand(2, 3, 224, 224)

@@ -61,6 +61,7 @@ def pipeline(model: Recognizer, folder: Path, directory: Path) -> tuple[np.ndarr
     return model.model.probabilities(output).numpy(), output.map[:, 0].numpy()
 
 
+@pytest.mark.slow
 def test_it_gives_the_pipelines_answers(model: Recognizer, folder: Path, photos: list[Path], tmp_path: Path) -> None:
     scores, maps = pipeline(model, folder, tmp_path / "shards")
     answers = [answer for _, answer in model.recognise(photos)]
@@ -70,6 +71,7 @@ def test_it_gives_the_pipelines_answers(model: Recognizer, folder: Path, photos:
     assert np.abs(maps - [answer.map for answer in answers]).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_an_answer_does_not_depend_on_its_batch(
     model: Recognizer, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def test_every_group_is_assigned_as_with_a_dense_table(seed: int) -> None:
     assert split.assign(labels, groups, FRACTIONS, seed).tolist() == expected
 
 
+@pytest.mark.slow
 def test_memory_of_assign_is_linear_in_pictures() -> None:
     """A table of groups by classes would have 400 million cells."""
     tracemalloc.start()

@@ -336,6 +336,7 @@ def test_no_worker_outlives_its_stage(
     assert all_gone(processes)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_line_that_names_the_setting() -> None:
     stage, processes = start_pool("time.sleep(60)")
     os.kill(processes[1], signal.SIGKILL)
@@ -354,6 +355,7 @@ def test_too_little_memory_in_a_worker_is_one_line() -> None:
     assert all_gone(processes)
 
 
+@pytest.mark.slow
 def test_a_leftover_semaphore_of_a_broken_pool_adds_no_line() -> None:
     body = """from joblib import delayed
 from joblib.externals.loky.backend import resource_tracker

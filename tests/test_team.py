@@ -341,6 +341,7 @@ def test_a_report_shows_new_and_removed_models() -> None:
     assert lines[2:] == ["| gone accuracy | 0.5 |  |  |", "| new accuracy |  | 0 |  |", ""]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -354,6 +355,7 @@ def test_a_mistake_in_a_report_is_one_line(arguments: list[str], message: str) -
     assert (done.returncode, done.stderr) == (1, f"{message}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

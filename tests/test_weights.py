@@ -80,6 +80,7 @@ def test_weights_from_a_users_file(tmp_path: Path, name: str) -> None:
     assert weight_files.fetch(name, str(tmp_path / "own.safetensors"), 1)["mean"].tolist() == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
     with user_error(rf"backbone\.weights: {path} cannot be read"):
