@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -56,10 +57,19 @@ class Panes:
     lift: float = 0.09  # metres in front of the wall
 
 
+@cache
 def polygon(sides: int) -> Array:
     """Regular polygon around the unit circle at height 1, (sides, 3), anticlockwise; its second edge faces +x."""
     angles, outer = math.pi * (2 * np.arange(sides) - 1) / sides, math.cos(math.pi / sides)
     return np.stack([np.cos(angles) / outer, np.sin(angles) / outer, np.ones(sides)], -1)
+
+
+@cache
+def between_rings(rings: int, sides: int) -> Array:
+    """The quadrilaterals between neighbouring rings of points: (n, 4) numbers of points."""
+    point = np.arange(rings * sides).reshape(rings, sides)
+    after = np.roll(point, -1, axis=1)
+    return np.stack([point[:-1], after[:-1], after[1:], point[1:]], 2).reshape(-1, 4)
 
 
 def perimeter(xs: Array, ys: Array, z: float) -> list[Vector]:
@@ -81,43 +91,50 @@ class Mesh:
     Corners are (n, 4, 3), anticlockwise as seen from outside; a triangle repeats a corner.
     """
 
-    parts: list[tuple[Array, Paint]] = field(default_factory=list)
+    quads: list[Array] = field(default_factory=list)  # for each part
+    paints: list[tuple[Paint, int]] = field(default_factory=list)  # for each part, with its number of quadrilaterals
     river: bool = False  # lies across a river and is seen from both banks; otherwise it has one front
     shore: float = math.inf  # metres from the axis to the sea behind it
 
-    def corners(self) -> Array:
-        """All corners, (n, 3)."""
-        return np.concatenate([quads.reshape(-1, 3) for quads, _ in self.parts])
+    def add(self, paint: Paint, quads: ArrayLike) -> None:
+        """Adds quadrilaterals of one paint."""
+        self.quads.append(np.asarray(quads, float).reshape(-1, 4, 3))
+        self.paints.append((paint, len(self.quads[-1])))
 
+    @cached_property
+    def points(self) -> Array:
+        """All corners, (3, n)."""
+        return np.concatenate(self.quads).reshape(-1, 3).T.copy()
+
+    @cached_property
     def extent(self) -> tuple[float, float]:
         """The radius of the mesh about its axis and its height, in metres."""
-        x, y, z = self.corners().T
+        x, y, z = self.points
         return round(math.sqrt((x**2 + y**2).max()), 3), round(z.max(), 3)
 
     def moved(self, x: float, y: float, turn: float = 0.0, size: float = 1.0) -> "Mesh":
         """A copy turned about its own axis (radians), scaled and moved along the ground."""
         cos, sin = size * math.cos(turn), size * math.sin(turn)
-        copy = Mesh()
-        for quads, paint in self.parts:
-            u, v, z = np.moveaxis(quads, -1, 0)
-            copy.add(paint, np.stack([cos * u - sin * v + x, sin * u + cos * v + y, z * size], -1))
-        return copy
+        u, v, z = self.points
+        quads = np.stack([cos * u - sin * v + x, sin * u + cos * v + y, z * size], -1)
+        return Mesh([quads.reshape(-1, 4, 3)], self.paints)
 
-    def add(self, paint: Paint, quads: ArrayLike) -> None:
-        """Adds quadrilaterals of one paint."""
-        self.parts.append((np.reshape(np.asarray(quads, float), (-1, 4, 3)), paint))
-
-    def lathe(self, paint: Paint, rings: ArrayLike, sides: int, at: ArrayLike = 0, stretch: Vector = (1, 1)) -> None:
+    def lathe(
+        self,
+        paint: Paint,
+        rings: Sequence[Vector] | Array,
+        sides: int,
+        at: ArrayLike = (0, 0, 0),
+        stretch: Vector = (1, 1),
+    ) -> None:
         """Adds a closed upright body, or equal ones at many positions.
 
         `rings` are the distances of its sides from the axis, and their heights. Its sections are regular polygons.
         """
-        outline = np.array(rings)
-        outline = np.concatenate([outline[:1] * (0, 1), outline, outline[-1:] * (0, 1)])
-        ring = outline[:, None, [0, 0, 1]] * (polygon(sides) * (*stretch[:2], 1))
-        after = np.roll(ring, -1, axis=1)
-        quads = np.stack([ring[:-1], after[:-1], after[1:], ring[1:]], 2).reshape(-1, 4, 3)
-        self.add(paint, quads + np.atleast_2d(at)[:, None, None])
+        outline = np.array([(0, rings[0][1]), *rings, (0, rings[-1][1])]).take((0, 0, 1), 1)[:, None]
+        points = outline * (polygon(sides) * (*stretch[:2], 1))
+        quads = points.reshape(-1, 3).take(between_rings(len(outline), sides), 0)
+        self.add(paint, quads + np.reshape(at, (-1, 1, 1, 3)))
 
     def prism(
         self, paint: Paint, at: Vector, size: Vector, panes: Panes | None = None, sides: int = 4, taper: float = 1

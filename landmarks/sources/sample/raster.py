@@ -1,16 +1,18 @@
 """Draws the pictures of the sample, with masks that show where the landmark is visible.
 
 The bytes of a picture depend only on the seed, its id and its landmark: every random number comes from a named stream,
-and results that IEEE 754 does not fix to the bit (sine, cosine) are rounded first. A picture is drawn at twice its size
-with a depth buffer, a shadow map and procedural masonry, and then reduced.
+and results that IEEE 754 does not fix to the bit (sine, cosine) are rounded first. A picture is drawn with a depth
+buffer, a shadow map and procedural masonry; each of its pixels is the mean of two samples.
 """
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
 
-from landmarks.determinism import stream
+from landmarks.determinism import keep_memory, stream
 from landmarks.images import Picture
 from landmarks.sources.sample.buildings import Array, Colour, Mesh, Paint, build
 from landmarks.sources.sample.scene import RIVER, Camera, Scene, build_scene, dot, place_camera, surroundings, unit
@@ -46,42 +48,66 @@ SIZES = ((341, 256), (341, 256), (341, 256), (256, 341), (288, 256), (256, 288))
 FAR = 1e-4  # 1 / metres; the ground ends at this distance
 # A depth buffer packs the nearness and the number of a quadrilateral into one integer: the largest one is visible.
 NUMBER_BITS, NEARNESS_ONE = 20, 2.0**42
+NUMBER = 2**NUMBER_BITS - 1
+CHUNK = 2**15  # samples that are shaded at once: their colours stay in the processor's cache
+GRAIN = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)]).round(4).astype(np.float32)
 
 
-def _rasterize(points: Array, numbers: Array, buffer: Array) -> None:
-    """Draws convex quadrilaterals, corners (column, row, nearness from 0 to 1), into a (rows, columns) depth buffer."""
+def _rasterize(points: Array, numbers: Array, buffer: Array, offsets: Array) -> None:
+    """Draws convex quadrilaterals, corners (column, row, nearness from 0 to 1), into a (rows, columns) depth buffer.
+
+    `points` are (3, 4, n). `offsets` are the positions of each row's samples between the sides of its pixels, 0 to 1.
+    """
     height, width = buffer.shape
-    normal = np.cross(points[:, 2] - points[:, 0], points[:, 3] - points[:, 1])
-    x_slope, y_slope = (-normal[:, i] / np.where(normal[:, 2] == 0, 1, normal[:, 2]) for i in (0, 1))
-    first, last = points.min(axis=1), points.max(axis=1)
-    top, bottom = (np.clip(np.ceil(ends[:, 1] - 0.5), 0, height).astype(int) for ends in (first, last))
-    inside = (np.abs(normal[:, 2]) > 1e-3) & (last[:, 0] > 0) & (first[:, 0] < width)
-    count = np.where(inside, bottom - top, 0)
-    quad = np.repeat(np.arange(len(points)), count)  # from here on, one entry per row of each quadrilateral
-    row = np.arange(len(quad)) - np.repeat(np.cumsum(count) - count - top, count)
-    y = row + 0.5
-    x0, y0, nearness = points.T.take(quad, axis=2)
-    x1, y1 = (np.roll(ends, -1, axis=0) for ends in (x0, y0))
-    crosses = (y0 <= y) != (y1 <= y)
-    x = x0 + (y - y0) * ((x1 - x0) / np.where(crosses, y1 - y0, 1))
-    edges = np.where(crosses, x, np.inf).min(axis=0), np.where(crosses, x, -np.inf).max(axis=0)
-    start, stop = (np.clip(np.ceil(edge - 0.5), 0, width).astype(int) for edge in edges)
+    x, y, nearness = points
+    a, b = points[:, 2] - points[:, 0], points[:, 3] - points[:, 1]
+    area = a[0] * b[1] - a[1] * b[0]
+    inside = (np.abs(area) > 1e-3) & (x.max(axis=0) > 0) & (x.min(axis=0) < width)
+    area = np.where(inside, area, 1)
+    x_slope, y_slope = (a[2] * b[1] - a[1] * b[2]) / area, (a[0] * b[2] - a[2] * b[0]) / area
+    plane = nearness[0] - x[0] * x_slope - y[0] * y_slope, x_slope, y_slope
+    level = np.where(inside, np.clip(np.ceil(y - 0.5), 0, height), 0).astype(int)  # the first row below each corner
+
+    top, count = level.min(axis=0), np.ptp(level, axis=0)
+    before = np.cumsum(count) - count - top
+    after = np.roll(level, -1, axis=0)
+    high, crossed = np.minimum(level, after).reshape(-1), np.abs(level - after).reshape(-1)
+    rise = np.roll(y, -1, axis=0) - y
+    slope = (np.roll(x, -1, axis=0) - x) / np.where(rise == 0, 1, rise)
+    edge = np.repeat(np.arange(x.size), crossed)  # from here on, one entry per row of each edge
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(crossed) - crossed - high, crossed)
+    crossing = x.reshape(-1)[edge] + (row + 0.5 - y.reshape(-1)[edge]) * slope.reshape(-1)[edge]
+    span = row + np.tile(before, 4)[edge]
+    ends = np.full((2, count.sum()), np.inf)
+    np.minimum.at(ends[0], span, crossing)
+    np.minimum.at(ends[1], span, -crossing)
+
+    quad = np.repeat(np.arange(len(count)), count)  # from here on, one entry per row of each quadrilateral
+    row = np.arange(len(quad)) - before[quad]
+    offset = offsets[row]
+    start, stop = (np.clip(np.ceil(end - offset), 0, width).astype(int) for end in (ends[0], -ends[1]))
     length = np.maximum(stop - start, 0)
-    nearness = nearness[0] + (start + 0.5 - x0[0]) * x_slope[quad] + (y - y0[0]) * y_slope[quad]
-    step = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)  # from here on, one entry per pixel
-    nearness = np.repeat(nearness, length) + step * np.repeat(x_slope[quad], length)
-    keys = (np.clip(nearness, FAR, 1) * NEARNESS_ONE).astype(int) << NUMBER_BITS | np.repeat(numbers[quad], length)
-    np.maximum.at(buffer.reshape(-1), np.repeat(row * width + start, length) + step, keys)
+    level, x_slope, y_slope = (values[quad] for values in plane)
+    level += (row + 0.5) * y_slope + offset * x_slope
+    near, far = (np.clip(level + column * x_slope, FAR, 1) for column in (start, stop - 1))
+    slope = ((far - near) / np.maximum(length - 1, 1) * NEARNESS_ONE).astype(int) << NUMBER_BITS
+    keys = (near * NEARNESS_ONE).astype(int) << NUMBER_BITS | numbers[quad]
+    first = np.cumsum(length) - length
+    sample = np.arange(length.sum())  # from here on, one entry per sample
+    keys = np.repeat(keys - first * slope, length) + sample * np.repeat(slope, length)
+    np.maximum.at(buffer.reshape(-1), sample + np.repeat(row * width + start - first, length), keys)
 
 
-def _noise(rng: np.random.Generator, size: int = 256) -> Array:
+@cache
+def _noise(seed: int, size: int = 256) -> Array:
     """A seamless map of smooth noise from 0 to 1."""
+    rng = stream(seed, "sample", "noise")
     total = np.zeros((size, size), np.float32)
     for level in range(2, 8):
-        cells = np.pad(rng.random((2**level, 2**level), dtype=np.float32), 2, mode="wrap")
-        edge = 2 * size // 2**level
-        wide = Image.fromarray(cells).resize((size + 2 * edge, size + 2 * edge), Image.Resampling.BICUBIC)
-        total += np.asarray(wide)[edge:-edge, edge:-edge] * np.float32(0.55**level)
+        cells = rng.random((2**level, 2**level), dtype=np.float32).take(np.arange(-2, 2**level + 2), 0, mode="wrap")
+        wide = Image.fromarray(cells.take(np.arange(-2, 2**level + 2), 1, mode="wrap"))
+        box = 2, 2, 2 + 2**level, 2 + 2**level
+        total += np.asarray(wide.resize((size, size), Image.Resampling.BICUBIC, box)) * np.float32(0.55**level)
     return (total - total.min()) / (total.max() - total.min())
 
 
@@ -101,8 +127,8 @@ def _linear(colour: Colour) -> Array:
 
 
 def _sky(rng: np.random.Generator, rays: Array, light: Light, noise: Array) -> Array:
-    """Linear light of the sky, (3, rows, columns): a gradient, clouds, and distant hills or roofs."""
-    x, y, z = rays[:, ::4, ::4]
+    """Linear light of the sky, (3, samples): a gradient, clouds, and distant hills or roofs."""
+    x, y, z = rays[:, ::4, ::2]
     across = np.sqrt(x * x + y * y)
     slope = np.clip(z / across, 0, 1)
     share = np.minimum(slope * 1.6, 1)
@@ -113,14 +139,20 @@ def _sky(rng: np.random.Generator, rays: Array, light: Light, noise: Array) -> A
     excess = _lookup(noise, x * stretch + start[0], y * stretch + start[1]) - threshold
     clouds = np.clip(3.5 * excess, 0, 1) * np.minimum(slope * 9, 1)
     sky = _mix(sky, np.minimum(horizon * 1.25, 1), clouds * 0.85)
-    size = rays.shape[2], rays.shape[1]
+    _, rows, columns = rays.shape
+    size = columns, rows // 2
     sky = np.stack([np.asarray(Image.fromarray(c).resize(size, Image.Resampling.BILINEAR)) for c in sky])
+    sky = np.repeat(sky, 2, axis=1).reshape(3, -1)
     peaks = rng.uniform(0.2, 1, rng.integers(5, 60)) * rng.uniform(0.02, 0.16)
-    at = np.linspace(0, len(peaks) - 1, size[0])
+    at = np.linspace(0, len(peaks) - 1, columns)
     ridge = peaks[np.rint(at).astype(int)] if rng.random() < 0.4 else np.interp(at, range(len(peaks)), peaks)
-    ridge = (ridge + rng.random(size[0]) * 0.006).astype(np.float32)
-    hidden = rays[2] < ridge * np.sqrt(rays[0] * rays[0] + rays[1] * rays[1])
-    return np.where(hidden, _mix(_linear((84, 98, 92))[..., None], horizon, float(rng.uniform(0.55, 0.85))), sky)
+    ridge = (ridge + rng.random(columns) * 0.006).astype(np.float32)
+    hidden = np.flatnonzero(rays[2] < ridge * np.sqrt(rays[0] * rays[0] + rays[1] * rays[1]))
+    for channel, value in zip(
+        sky, _mix(_linear((84, 98, 92)), _linear(light.horizon), rng.uniform(0.55, 0.85)), strict=True
+    ):
+        channel[hidden] = value
+    return sky
 
 
 def _masonry(paints: Array, u: Array, v: Array, pixel: Array, noise: Array) -> Array:
@@ -138,20 +170,24 @@ def _masonry(paints: Array, u: Array, v: Array, pixel: Array, noise: Array) -> A
     return 1 + fade * (block * paints[4] - joint * paints[5]) + 0.22 * (_lookup(noise, u * 9, v * 9 + u) - 0.5)
 
 
-def _sunlit(scene: Scene, sun: Sequence[float], reach: float, points: Sequence[Array], size: int = 512) -> Array:
-    """Whether the sun reaches each point: nothing within `reach` metres of the landmark is in its way."""
+def _shadows(scene: Scene, sun: Sequence[float], reach: float, size: int = 512) -> Callable[[Sequence[Array]], Array]:
+    """A function: whether the sun reaches a point; nothing within `reach` metres of the landmark is in its way."""
     right = unit(-sun[1], sun[0], 0)
     axes = right.tolist(), np.cross(sun, right).tolist()
     scale, sight = size / (2 * reach), 4000.0
     facing = np.flatnonzero(dot(sun, scene.normals) > 0)[1:]  # without the ground
-    corners = scene.corners[:, facing]
+    corners = scene.corners[..., facing]
     plane = [dot(axis, corners) * scale + size / 2 for axis in axes]
     buffer = np.zeros((size, size), int)
-    _rasterize(np.stack([*plane, dot(sun, corners) / sight + 0.5], -1), facing, buffer)
+    _rasterize(np.stack([*plane, dot(sun, corners) / sight + 0.5]), facing, buffer, np.full(size, 0.5))
     nearest = (((buffer >> NUMBER_BITS) / NEARNESS_ONE - 0.5) * sight).astype(np.float32).reshape(-1)
-    plane = [dot(axis, points) * scale + size / 2 for axis in axes]
-    column, row = (np.clip(position, 0, size - 1).astype(np.int32) for position in plane)
-    return nearest.take(row * size + column) < dot(sun, points) + (0.3 + 0.5 / scale)
+
+    def sunlit(points: Sequence[Array]) -> Array:
+        plane = [dot(axis, points) * scale + size / 2 for axis in axes]
+        column, row = (np.clip(position, 0, size - 1).astype(np.int32) for position in plane)
+        return nearest.take(row * size + column) < dot(sun, points) + (0.3 + 0.5 / scale)
+
+    return sunlit
 
 
 def _water(light: Light, noise: Array, x: Array, y: Array, slope: Array, lit: Array) -> Array:
@@ -162,45 +198,61 @@ def _water(light: Light, noise: Array, x: Array, y: Array, slope: Array, lit: Ar
     return _mix(_linear((30, 62, 74)) * (0.4 + 0.6 * lit), reflected, 0.2 + 0.6 * flatness)
 
 
-def _shade(rng: np.random.Generator, scene: Scene, camera: Camera, rays: Array, landmark: Mesh, buffer: Array) -> Array:
-    """Linear light of the picture, (3, rows, columns), for a filled depth buffer."""
-    radius, _ = landmark.extent()
+def _shade(
+    rng: np.random.Generator, scene: Scene, camera: Camera, rays: Array, landmark: Mesh, buffer: Array, noise: Array
+) -> Array:
+    """Linear light of the picture, (3, samples), for a filled depth buffer."""
+    radius, _ = landmark.extent
     light = LIGHTS[rng.choice(len(LIGHTS), p=[light.probability for light in LIGHTS])]
     behind = math.atan2(-camera.forward[1], -camera.forward[0])
     elevation, turn = math.radians(rng.uniform(*light.elevation)), behind + math.radians(rng.uniform(-130, 130))
     sun = unit(math.cos(turn) * math.cos(elevation), math.sin(turn) * math.cos(elevation), math.sin(elevation)).tolist()
-    noise = _noise(rng)
-    picture = _sky(rng, rays, light, noise).reshape(3, -1)
+    noise = np.roll(noise, rng.integers(len(noise), size=2), (0, 1))
+    picture = _sky(rng, rays, light, noise)
 
-    hits = np.flatnonzero(buffer)  # from here on, one entry per pixel that is not sky
-    keys = buffer.reshape(-1)[hits]
-    number, depth = keys & (2**NUMBER_BITS - 1), (NEARNESS_ONE / (keys >> NUMBER_BITS)).astype(np.float32)
-    ray = rays.reshape(3, -1)[:, hits]
-    x, y, z = point = [r * depth + c for r, c in zip(ray, camera.position.tolist(), strict=True)]
-    normal = [component.astype(np.float32).take(number) for component in scene.normals]
-    paints = scene.paints.take(number, axis=1)
-    flat = np.abs(normal[2]) > 0.8
-    u, v = np.where(flat, x, normal[0] * y - normal[1] * x), np.where(flat, y, z)
-    albedo = paints[:3] * _masonry(paints, u, v, depth / camera.focal, noise)
-    sunlit = _sunlit(scene, sun, 2.2 * radius + 10, [p + n * 0.3 for p, n in zip(point, normal, strict=True)])
-    lit = np.maximum(dot(sun, normal), 0) * sunlit
-    ground = number == 0
-    open_sky = np.where(ground, 1, (0.7 + 0.3 * np.minimum(z / 6, 1)) * (0.62 + 0.38 * normal[2]))
-
+    sunlit = _shadows(scene, sun, 2.2 * radius + 10)
     lawn = float(rng.uniform(0.8, 2.2) * radius) + 20
-    green = ground & (60 * _lookup(noise, x * 0.6, y * 0.6) + np.sqrt(x * x + y * y) > lawn)
-    turf = 0.55 + 0.5 * _lookup(noise, x * 8, y * 8) + 0.4 * _lookup(noise, x * 0.9, y * 0.9)
-    albedo = np.where(green, _linear(GRASSES[rng.integers(len(GRASSES))]) * turf, albedo)
+    grass = _linear(GRASSES[rng.integers(len(GRASSES))])
     strength = rng.uniform(0.85, 1.15)
     sun_light, sky_light = (np.array(c, np.float32)[:, None] * np.float32(strength) for c in (light.sun, light.ambient))
-    colour = albedo * (sun_light * lit + sky_light * open_sky)
-    if landmark.river or landmark.shore < math.inf:
-        wet = ground & (np.abs(x) < RIVER * radius if landmark.river else y > landmark.shore + 6 * _lookup(noise, x, x))
-        water = _water(light, noise, x, y, ray[2], lit)
-        colour = np.where(wet, water, colour)
-    haze = depth / (depth + float(light.sight * rng.uniform(0.7, 1.5)))
-    picture[:, hits] = _mix(colour, _linear(light.horizon), haze * haze)
-    return picture.reshape(3, *buffer.shape)
+    sight = float(light.sight * rng.uniform(0.7, 1.5))
+    normals = scene.normals.astype(np.float32)
+    buffer, rays = buffer.reshape(-1), rays.reshape(3, -1)
+
+    walls = (buffer & NUMBER) > 0
+    for ground in (True, False):
+        visible = np.flatnonzero((buffer > 0) & ~walls if ground else walls)
+        for hits in np.array_split(visible, len(visible) // CHUNK + 1):
+            keys = buffer[hits]
+            number = np.zeros(1, int) if ground else keys & NUMBER
+            depth = (NEARNESS_ONE / (keys >> NUMBER_BITS)).astype(np.float32)
+            ray = rays.take(hits, axis=1)
+            x, y, z = point = [r * depth + c for r, c in zip(ray, camera.position.tolist(), strict=True)]
+            normal, paints = normals.take(number, axis=1), scene.paints.take(number, axis=1)
+            flat = np.abs(normal[2]) > 0.8
+            u, v = np.where(flat, x, normal[0] * y - normal[1] * x), np.where(flat, y, z)
+            albedo = paints[:3] * _masonry(paints, u, v, depth / camera.focal, noise)
+            lit = np.maximum(dot(sun, normal), 0) * sunlit([p + n * 0.3 for p, n in zip(point, normal, strict=True)])
+            open_sky = 1 if ground else (0.7 + 0.3 * np.minimum(z / 6, 1)) * (0.62 + 0.38 * normal[2])
+            if ground:
+                green = 60 * _lookup(noise, x * 0.6, y * 0.6) + np.sqrt(x * x + y * y) > lawn
+                turf = 0.55 + 0.5 * _lookup(noise, x * 8, y * 8) + 0.4 * _lookup(noise, x * 0.9, y * 0.9)
+                albedo = np.where(green, grass * turf, albedo)
+            colour = albedo * (sun_light * lit + sky_light * open_sky)
+            if ground and (landmark.river or landmark.shore < math.inf):
+                bank = RIVER * radius if landmark.river else landmark.shore + 6 * _lookup(noise, x, x)
+                wet = np.abs(x) < bank if landmark.river else y > bank
+                colour = np.where(wet, _water(light, noise, x, y, ray[2], lit), colour)
+            haze = depth / (depth + sight)
+            for channel, values in zip(picture, _mix(colour, _linear(light.horizon), haze * haze), strict=True):
+                channel[hits] = values
+    return picture
+
+
+@cache
+def _landmark(seed: int, landmark_id: str) -> Mesh:
+    family, number = landmark_id.split("-")
+    return build(family, stream(seed, "sample", "family", family), int(number) - 1)
 
 
 def render(seed: int, picture_id: str, landmark_id: str) -> Picture:
@@ -208,35 +260,40 @@ def render(seed: int, picture_id: str, landmark_id: str) -> Picture:
 
     The shorter side has 256 pixels.
     """
-    family, number = landmark_id.split("-")
-    landmark = build(family, stream(seed, "sample", "family", family), int(number) - 1)
+    keep_memory()
+    landmark = _landmark(seed, landmark_id)
     rng = stream(seed, "sample", "picture", picture_id)
-    radius, tall = landmark.extent()
+    radius, tall = landmark.extent
     width, height = SIZES[rng.integers(len(SIZES))]
     if width < height and 2 * radius > 1.5 * tall:  # nobody takes a portrait picture of something wide
         width, height = height, width
-    camera = place_camera(rng, landmark, (2 * width, 2 * height))
-    others = surroundings(rng, family, landmark, camera)
+    camera = place_camera(rng, landmark, (width, height))
+    others = surroundings(rng, landmark_id.split("-")[0], landmark, camera)
     scene = build_scene(landmark, others, GROUNDS[rng.integers(len(GROUNDS))])
 
-    rays = camera.rays()
-    ground = np.minimum(-rays[2].astype(float) / camera.position[2], 1)
+    # Two samples per pixel, one above the other and half a pixel to its left or right, in turns.
+    offsets = np.resize((0.25, 0.75, 0.75, 0.25), 2 * height)
+    rays = camera.rays(offsets)
+    ground = np.minimum(-rays[2] / float(camera.position[2]), 1)
     buffer = np.where(ground > FAR, ground * NEARNESS_ONE, 0).astype(int) << NUMBER_BITS
     points = camera.project(scene.corners)
-    facing = dot(scene.normals, camera.position[:, None] - scene.corners[:, :, 0]) > 0
+    facing = dot(scene.normals, camera.position[:, None] - scene.corners[:, 0]) > 0
     facing[0] = False  # the ground is in the buffer already
-    seen = np.flatnonzero(facing & (points[..., 2] > 0).all(axis=1))
-    _rasterize(points[seen], seen, buffer)
-    light = _shade(rng, scene, camera, rays, landmark, buffer)
+    seen = np.flatnonzero(facing & (points[2] > 0).all(axis=0))
+    _rasterize(points[..., seen] * np.reshape((1, 2, 1), (3, 1, 1)), seen, buffer, offsets)
+    light = _shade(rng, scene, camera, rays, landmark, buffer, _noise(seed)).reshape(3, height, 2, width)
 
-    light = (light[:, ::2, ::2] + light[:, 1::2, ::2] + light[:, ::2, 1::2] + light[:, 1::2, 1::2]) / 4
+    light = (light[:, :, 0] + light[:, :, 1]) / 2
     pixels = np.rint(255 * np.sqrt(np.clip(light, 0, 1))).astype(np.uint8)
-    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    picture = picture.filter(ImageFilter.GaussianBlur(float(np.clip(rng.normal(0.1, 0.35), 0, 0.8))))
-    grain = rng.standard_normal((height, width, 3), dtype=np.float32) * np.float32(rng.uniform(0.5, 4))
-    picture = Image.fromarray(np.clip(np.rint(np.asarray(picture) + grain), 0, 255).astype(np.uint8))
-    mask = Image.fromarray(scene.landmark[buffer & (2**NUMBER_BITS - 1)].astype(np.uint8) * 255).reduce(2)
+    picture = Image.merge("RGB", [Image.fromarray(channel) for channel in pixels])
+    spread = float(np.clip(rng.normal(0.1, 0.35), 0, 0.8)) ** 2  # variance of the blur, in pixels
+    picture = picture.filter(ImageFilter.BoxBlur(spread / (2 - 2 * spread)))
+    strength = rng.uniform(0.5, 4)
+    grain = GRAIN.take(np.frombuffer(rng.bytes(3 * width * height), np.uint8)) * np.float32(strength)
+    noisy = np.asarray(picture) + grain.reshape(height, width, 3)
+    picture = Image.fromarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
+    mask = scene.landmark[(buffer & NUMBER).reshape(height, 2, width)].any(axis=1)
     jpeg, png = io.BytesIO(), io.BytesIO()
     picture.save(jpeg, "JPEG", quality=int(rng.integers(72, 95)))
-    mask.point([0] * 128 + [255] * 128).save(png, "PNG")
+    Image.fromarray(mask.astype(np.uint8) * 255).save(png, "PNG")
     return Picture(picture_id, landmark_id, jpeg.getvalue(), png.getvalue())

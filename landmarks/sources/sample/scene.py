@@ -35,19 +35,21 @@ class Camera:
     size: tuple[int, int]  # width, height in pixels
 
     def project(self, points: Array) -> Array:
-        """Maps (3, ...) points in metres to (..., 3) columns, rows and inverse depths, which are -1 if not visible."""
+        """Maps (3, ...) points in metres to (3, ...) columns, rows and inverse depths, which are -1 if not visible."""
         offset = [component - start for component, start in zip(points, self.position, strict=True)]
         x, y, z = (dot(axis, offset) for axis in (self.right, self.up, self.forward))
         inverse = 1 / np.where(z > NEAR, z, -1.0)
         columns, rows = self.size[0] / 2 + self.focal * x * inverse, self.size[1] / 2 - self.focal * y * inverse
-        return np.stack([columns, rows, inverse], -1)
+        return np.stack([columns, rows, inverse])
 
-    def rays(self) -> Array:
-        """(3, rows, columns) directions through the pixels, of unit depth."""
-        x = (np.arange(self.size[0]) + 0.5 - self.size[0] / 2) / self.focal
-        y = (self.size[1] / 2 - 0.5 - np.arange(self.size[1]))[:, None] / self.focal
-        axes = zip(self.forward, self.right, self.up, strict=True)
-        return np.stack([(f + y * u + x * r).astype(np.float32) for f, r, u in axes])
+    def rays(self, offsets: Array) -> Array:
+        """(3, 2 * rows, columns) directions of unit depth, two through each pixel, `offsets` from its left side."""
+        x = (np.arange(self.size[0]) - self.size[0] / 2) / self.focal
+        y = (self.size[1] / 2 - 0.25 - np.arange(2 * self.size[1]) / 2) / self.focal
+        first = [
+            f + offsets / self.focal * r + y * u for f, r, u in zip(self.forward, self.right, self.up, strict=True)
+        ]
+        return np.stack(first).astype(np.float32)[..., None] + np.outer(self.right, x).astype(np.float32)[:, None]
 
 
 def dot(a: Sequence[float] | Array, b: Sequence[Array] | Array) -> Array:
@@ -62,7 +64,7 @@ def unit(x: float, y: float, z: float) -> Array:
 
 def place_camera(rng: np.random.Generator, landmark: Mesh, size: tuple[int, int]) -> Camera:
     """A camera that has most of the landmark in the frame, off the centre."""
-    corners, (radius, height) = landmark.corners().T, landmark.extent()
+    corners, (radius, height) = landmark.points, landmark.extent
     azimuth = rng.uniform(-SIDE, SIDE) if landmark.river or rng.random() < FRONTAL else rng.uniform(SIDE, 360 - SIDE)
     azimuth = math.radians(azimuth + (180 if landmark.river and rng.random() > FRONTAL else 0))
     focal = round(min(size) / 2 / math.tan(math.radians(rng.uniform(38, 62)) / 2), 6)
@@ -78,7 +80,7 @@ def place_camera(rng: np.random.Generator, landmark: Mesh, size: tuple[int, int]
         up = np.cross(right, forward)
         right, up = right * math.cos(roll) + up * math.sin(roll), up * math.cos(roll) - right * math.sin(roll)
         camera = Camera(np.round((x, y, eye), 3), forward, np.round(right, 9), np.round(up, 9), focal, size)
-        spread = np.ptp(camera.project(corners)[:, :2], axis=0) / size
+        spread = np.ptp(camera.project(corners)[:2], axis=1) / size
         away = max(away * ((0.8 * spread.max() + 0.2 * spread.min()) / fill) ** 0.9, closest)
     return camera
 
@@ -112,7 +114,7 @@ def _person(rng: np.random.Generator) -> Mesh:
 
 def surroundings(rng: np.random.Generator, family: str, landmark: Mesh, camera: Camera) -> list[Mesh]:
     """Other buildings of the family, trees and people, all on free dry ground."""
-    radius, height = landmark.extent()
+    radius, height = landmark.extent
     away = math.hypot(camera.position[0], camera.position[1])
     ahead, across = -camera.position[:2] / away, np.array((-camera.position[1], camera.position[0])) / away
     taken = [(0.0, 0.0, 0.8 * radius), (camera.position[0], camera.position[1], 0.08 * away)]
@@ -136,7 +138,7 @@ def surroundings(rng: np.random.Generator, family: str, landmark: Mesh, camera: 
             y = math.copysign((number + 1) * rng.uniform(40, 80), ahead[1])
             meshes.append(other.moved(rng.uniform(-8, 8), y))
             continue
-        wide, tall = other.extent()
+        wide, tall = other.extent
         size = rng.uniform(0.6, 1.0) * height / tall
         distances = (0.55, 0.85) if number == 0 and rng.random() < IN_FRONT else (0.95, 2.6)
         place(other, *distances, 0.8 * wide * size, size)
@@ -153,7 +155,7 @@ def surroundings(rng: np.random.Generator, family: str, landmark: Mesh, camera: 
 class Scene:
     """The quadrilaterals around a landmark; number 0 stands for the ground."""
 
-    corners: Array  # (3, n, 4) metres
+    corners: Array  # (3, 4, n) metres
     normals: Array  # (3, n)
     paints: Array  # (6, n): red, green and blue in linear light, course, grain, joint
     landmark: Array  # (n,) whether it belongs to the landmark
@@ -161,13 +163,14 @@ class Scene:
 
 def build_scene(landmark: Mesh, others: Sequence[Mesh], ground: Paint) -> Scene:
     """One list of the quadrilaterals of all meshes."""
-    parts = [(np.zeros((1, 4, 3)), ground), *landmark.parts, *(part for mesh in others for part in mesh.parts)]
-    sizes = [len(quads) for quads, _ in parts]
-    corners = np.round(np.concatenate([quads for quads, _ in parts]), 3)
-    normals = np.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]).T
+    meshes = [Mesh([np.zeros((1, 4, 3))], [(ground, 1)]), landmark, *others]
+    corners = np.concatenate([quads for mesh in meshes for quads in mesh.quads]).round(3).T.copy()
+    normals = np.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1], axis=0)
     normals /= np.maximum(np.sqrt(dot(normals, normals)), 1e-9)
     normals[:, 0] = 0, 0, 1
-    rows = [(*(np.round(paint.colour) / 255) ** 2, paint.course, paint.grain, paint.joint) for _, paint in parts]
-    paints = np.repeat(np.array(rows, np.float32).T, sizes, axis=1)
-    part = np.repeat(np.arange(len(parts)), sizes)
-    return Scene(corners.transpose(2, 0, 1), normals, paints, (part > 0) & (part <= len(landmark.parts)))
+    paints, counts = zip(*(paint for mesh in meshes for paint in mesh.paints), strict=True)
+    table = np.array([(*paint.colour, paint.course, paint.grain, paint.joint) for paint in paints]).T
+    table[:3] = (table[:3].round() / 255) ** 2
+    table = np.repeat(table.astype(np.float32), counts, axis=1)
+    number = np.arange(corners.shape[2])
+    return Scene(corners, normals, table, (number > 0) & (number <= sum(map(len, landmark.quads))))
