@@ -19,6 +19,8 @@ SLOTS = 6  # landmarks in a family
 Array = np.ndarray
 Colour = tuple[float, ...]  # red, green, blue; sRGB from 0 to 255
 Vector = Sequence[float]  # x, y and, where there is a height, z
+Rings = Sequence[Vector] | Array  # (distance from the axis, height)
+Random = np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ def polygon(sides: int) -> Array:
 @cache
 def between_rings(rings: int, sides: int) -> Array:
     """The quadrilaterals between neighbouring rings of points: (n, 4) numbers of points."""
-    point = np.arange(rings * sides).reshape(rings, sides)
-    after = np.roll(point, -1, axis=1)
-    return np.stack([point[:-1], after[:-1], after[1:], point[1:]], 2).reshape(-1, 4)
+    point = np.arange((rings - 1) * sides)
+    after = point - point % sides + (point + 1) % sides
+    return np.stack([point, after, after + sides, point + sides], 1)
 
 
 def perimeter(xs: Array, ys: Array, z: float) -> list[Vector]:
@@ -120,17 +122,9 @@ class Mesh:
         return Mesh([quads.reshape(-1, 4, 3)], self.paints)
 
     def lathe(
-        self,
-        paint: Paint,
-        rings: Sequence[Vector] | Array,
-        sides: int,
-        at: ArrayLike = (0, 0, 0),
-        stretch: Vector = (1, 1),
+        self, paint: Paint, rings: Rings, sides: int, at: ArrayLike = (0, 0, 0), stretch: Vector = (1, 1)
     ) -> None:
-        """Adds a closed upright body, or equal ones at many positions.
-
-        `rings` are the distances of its sides from the axis, and their heights. Its sections are regular polygons.
-        """
+        """Adds a closed upright body of regular polygons, or equal ones at many positions."""
         outline = np.array([(0, rings[0][1]), *rings, (0, rings[-1][1])]).take((0, 0, 1), 1)[:, None]
         points = outline * (polygon(sides) * (*stretch[:2], 1))
         quads = points.reshape(-1, 3).take(between_rings(len(outline), sides), 0)
@@ -201,7 +195,7 @@ BRIGHTS = ["b22e2a", "224884", "e2ded2", "282c32", "d4a83c", "2c6e5a"]
 class Traits:
     """What tells the landmarks of a family apart: draws whose ranges its six `slots` share out among themselves."""
 
-    rng: np.random.Generator  # starts in the same state for every slot of a family
+    rng: Random  # starts in the same state for every slot of a family
     slot: int
 
     def span(self, low: float, high: float) -> float:
@@ -545,7 +539,7 @@ def lighthouse(m: Mesh, t: Traits) -> None:
 FAMILIES = {f.__name__: f for f in (tower, dome, arch, temple, pyramid, bridge, monument, castle, pagoda, lighthouse)}
 
 
-def build(family: str, rng: np.random.Generator, slot: int) -> Mesh:
+def build(family: str, rng: Random, slot: int) -> Mesh:
     """The landmark of the family whose traits have this slot."""
     mesh = Mesh()
     FAMILIES[family](mesh, Traits(rng, slot))

@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 from landmarks.determinism import keep_memory, stream
 from landmarks.images import Picture
-from landmarks.sources.sample.buildings import Array, Colour, Mesh, Paint, build
+from landmarks.sources.sample.buildings import Array, Colour, Mesh, Paint, Random, build
 from landmarks.sources.sample.scene import RIVER, Camera, Scene, build_scene, dot, place_camera, surroundings, unit
 
 import numpy as np
@@ -126,7 +126,7 @@ def _linear(colour: Colour) -> Array:
     return ((np.array(colour) / 255) ** 2).astype(np.float32)[:, None]
 
 
-def _sky(rng: np.random.Generator, rays: Array, light: Light, noise: Array) -> Array:
+def _sky(rng: Random, rays: Array, light: Light, noise: Array) -> Array:
     """Linear light of the sky, (3, samples): a gradient, clouds, and distant hills or roofs."""
     x, y, z = rays[:, ::4, ::2]
     across = np.sqrt(x * x + y * y)
@@ -147,12 +147,8 @@ def _sky(rng: np.random.Generator, rays: Array, light: Light, noise: Array) -> A
     at = np.linspace(0, len(peaks) - 1, columns)
     ridge = peaks[np.rint(at).astype(int)] if rng.random() < 0.4 else np.interp(at, range(len(peaks)), peaks)
     ridge = (ridge + rng.random(columns) * 0.006).astype(np.float32)
-    hidden = np.flatnonzero(rays[2] < ridge * np.sqrt(rays[0] * rays[0] + rays[1] * rays[1]))
-    for channel, value in zip(
-        sky, _mix(_linear((84, 98, 92)), _linear(light.horizon), rng.uniform(0.55, 0.85)), strict=True
-    ):
-        channel[hidden] = value
-    return sky
+    hidden = (rays[2] < ridge * np.sqrt(rays[0] * rays[0] + rays[1] * rays[1])).reshape(-1)
+    return np.where(hidden, _mix(_linear((84, 98, 92)), _linear(light.horizon), rng.uniform(0.55, 0.85)), sky)
 
 
 def _masonry(paints: Array, u: Array, v: Array, pixel: Array, noise: Array) -> Array:
@@ -199,7 +195,7 @@ def _water(light: Light, noise: Array, x: Array, y: Array, slope: Array, lit: Ar
 
 
 def _shade(
-    rng: np.random.Generator, scene: Scene, camera: Camera, rays: Array, landmark: Mesh, buffer: Array, noise: Array
+    rng: Random, scene: Scene, camera: Camera, rays: Array, landmark: Mesh, buffer: Array, noise: Array
 ) -> Array:
     """Linear light of the picture, (3, samples), for a filled depth buffer."""
     radius, _ = landmark.extent

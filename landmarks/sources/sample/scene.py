@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from landmarks.sources.sample.buildings import SLOTS, Array, Mesh, Paint, build
+from landmarks.sources.sample.buildings import SLOTS, Array, Mesh, Paint, Random, build
 
 import numpy as np
 
@@ -46,10 +46,9 @@ class Camera:
         """(3, 2 * rows, columns) directions of unit depth, two through each pixel, `offsets` from its left side."""
         x = (np.arange(self.size[0]) - self.size[0] / 2) / self.focal
         y = (self.size[1] / 2 - 0.25 - np.arange(2 * self.size[1]) / 2) / self.focal
-        first = [
-            f + offsets / self.focal * r + y * u for f, r, u in zip(self.forward, self.right, self.up, strict=True)
-        ]
-        return np.stack(first).astype(np.float32)[..., None] + np.outer(self.right, x).astype(np.float32)[:, None]
+        axes = zip(self.forward, self.right, self.up, strict=True)
+        first = np.stack([f + offsets / self.focal * r + y * u for f, r, u in axes]).astype(np.float32)
+        return first[..., None] + np.outer(self.right, x).astype(np.float32)[:, None]
 
 
 def dot(a: Sequence[float] | Array, b: Sequence[Array] | Array) -> Array:
@@ -62,7 +61,7 @@ def unit(x: float, y: float, z: float) -> Array:
     return np.round(np.array((x, y, z)) / math.sqrt(x * x + y * y + z * z), 9)
 
 
-def place_camera(rng: np.random.Generator, landmark: Mesh, size: tuple[int, int]) -> Camera:
+def place_camera(rng: Random, landmark: Mesh, size: tuple[int, int]) -> Camera:
     """A camera that has most of the landmark in the frame, off the centre."""
     corners, (radius, height) = landmark.points, landmark.extent
     azimuth = rng.uniform(-SIDE, SIDE) if landmark.river or rng.random() < FRONTAL else rng.uniform(SIDE, 360 - SIDE)
@@ -85,7 +84,7 @@ def place_camera(rng: np.random.Generator, landmark: Mesh, size: tuple[int, int]
     return camera
 
 
-def _tree(rng: np.random.Generator) -> Mesh:
+def _tree(rng: Random) -> Mesh:
     """A broad-leaved tree, a conifer or a poplar, about 8 metres tall."""
     mesh, shape = Mesh(), rng.integers(3)
     leaves = Paint(tuple(np.array((78, 100, 46)) * rng.uniform(0.75, 1.2, 3)), 0.4, 0.8)
@@ -102,7 +101,7 @@ def _tree(rng: np.random.Generator) -> Mesh:
     return mesh
 
 
-def _person(rng: np.random.Generator) -> Mesh:
+def _person(rng: Random) -> Mesh:
     """Somebody 1.5 to 1.9 metres tall."""
     mesh, tall = Mesh(), rng.uniform(1.5, 1.9)
     legs, coat, skin = (Paint(tuple(rng.uniform(low, high, 3))) for low, high in ((30, 90), (50, 190), (120, 210)))
@@ -112,7 +111,7 @@ def _person(rng: np.random.Generator) -> Mesh:
     return mesh
 
 
-def surroundings(rng: np.random.Generator, family: str, landmark: Mesh, camera: Camera) -> list[Mesh]:
+def surroundings(rng: Random, family: str, landmark: Mesh, camera: Camera) -> list[Mesh]:
     """Other buildings of the family, trees and people, all on free dry ground."""
     radius, height = landmark.extent
     away = math.hypot(camera.position[0], camera.position[1])
