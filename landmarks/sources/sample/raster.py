@@ -65,29 +65,22 @@ def _rasterize(points: Array, numbers: Array, buffer: Array, offsets: Array) -> 
     inside = (np.abs(area) > 1e-3) & (x.max(axis=0) > 0) & (x.min(axis=0) < width)
     area = np.where(inside, area, 1)
     x_slope, y_slope = (a[2] * b[1] - a[1] * b[2]) / area, (a[0] * b[2] - a[2] * b[0]) / area
-    plane = nearness[0] - x[0] * x_slope - y[0] * y_slope, x_slope, y_slope
-    level = np.where(inside, np.clip(np.ceil(y - 0.5), 0, height), 0).astype(int)  # the first row below each corner
-
-    top, count = level.min(axis=0), np.ptp(level, axis=0)
-    before = np.cumsum(count) - count - top
-    after = np.roll(level, -1, axis=0)
-    high, crossed = np.minimum(level, after).reshape(-1), np.abs(level - after).reshape(-1)
-    rise = np.roll(y, -1, axis=0) - y
-    slope = (np.roll(x, -1, axis=0) - x) / np.where(rise == 0, 1, rise)
-    edge = np.repeat(np.arange(x.size), crossed)  # from here on, one entry per row of each edge
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(crossed) - crossed - high, crossed)
-    crossing = x.reshape(-1)[edge] + (row + 0.5 - y.reshape(-1)[edge]) * slope.reshape(-1)[edge]
-    span = row + np.tile(before, 4)[edge]
-    ends = np.full((2, count.sum()), np.inf)
-    np.minimum.at(ends[0], span, crossing)
-    np.minimum.at(ends[1], span, -crossing)
+    plane = np.stack([nearness[0] - x[0] * x_slope - y[0] * y_slope, x_slope, y_slope])
+    run, rise = np.roll(points[:2], -1, axis=1) - points[:2]  # along each edge
+    slope, side = run / np.where(np.abs(rise) < 1e-6, np.inf, rise), rise * np.sign(area)
+    edges = np.stack([x - y * slope, slope, side])
+    top, bottom = (np.clip(np.ceil(ends - 0.5), 0, height).astype(int) for ends in (y.min(axis=0), y.max(axis=0)))
+    count = np.where(inside, bottom - top, 0)
 
     quad = np.repeat(np.arange(len(count)), count)  # from here on, one entry per row of each quadrilateral
-    row = np.arange(len(quad)) - before[quad]
+    row = np.arange(len(quad)) - (np.cumsum(count) - count - top)[quad]
     offset = offsets[row]
-    start, stop = (np.clip(np.ceil(end - offset), 0, width).astype(int) for end in (ends[0], -ends[1]))
+    x, slope, side = edges.take(quad, axis=2)
+    x += slope * (row + 0.5)
+    ends = np.where(side < -1e-6, x, -np.inf).max(axis=0), np.where(side > 1e-6, x, np.inf).min(axis=0)
+    start, stop = (np.clip(np.ceil(end - offset), 0, width).astype(int) for end in ends)
     length = np.maximum(stop - start, 0)
-    level, x_slope, y_slope = (values[quad] for values in plane)
+    level, x_slope, y_slope = plane.take(quad, axis=1)
     level += (row + 0.5) * y_slope + offset * x_slope
     near, far = (np.clip(level + column * x_slope, FAR, 1) for column in (start, stop - 1))
     slope = ((far - near) / np.maximum(length - 1, 1) * NEARNESS_ONE).astype(int) << NUMBER_BITS
