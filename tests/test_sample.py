@@ -3,6 +3,7 @@
 import io
 
 from landmarks.sources import sample
+from landmarks.sources.sample import raster
 
 import numpy as np
 import pytest
@@ -68,3 +69,24 @@ def test_pictures_and_seeds_differ() -> None:
     drawn = sample.render(SEED, one, landmark).picture
     assert drawn != sample.render(SEED, two, landmark).picture
     assert drawn != sample.render(SEED + 1, one, landmark).picture
+
+
+def test_the_nearest_of_overlapping_quadrilaterals_is_visible_wherever_it_covers_a_sample() -> None:
+    small = ((1, 6, 6, 1), (1, 1, 3, 3), (0.5, 0.5, 0.5, 0.5))
+    tilted = ((0, 8, 8, 0), (0, 0, 6, 6), (0.1, 0.9, 0.9, 0.1))
+    triangle = ((2, 6, 4, 4), (5, 5, 1, 1), (0.95, 0.95, 0.95, 0.95))
+    points = np.stack([small, tilted, triangle], axis=2).astype(float)
+    expected = np.full((6, 8), 2)
+    expected[1:3, 1:4] = 1  # the tilted one is nearer from the fourth column on
+    expected[2:4, 3:5] = expected[4, 2:6] = 3
+    for order in ([0, 1, 2], [2, 1, 0]):
+        buffer = np.zeros((6, 8), int)
+        raster._rasterize(points[..., order], np.array([1, 2, 3])[order], buffer, np.full(6, 0.5))
+        assert ((buffer & raster.NUMBER) == expected).all()
+
+
+def test_pictures_do_not_depend_on_the_size_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = picture_of("bridge")
+    before = sample.render(SEED, *picture)
+    monkeypatch.setattr(raster, "CHUNK", 1000)
+    assert sample.render(SEED, *picture) == before

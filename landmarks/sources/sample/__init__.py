@@ -49,6 +49,3 @@ class Sample(Source):
     def pictures(self, wanted: pd.DataFrame) -> Iterator[Picture]:
         jobs = (delayed(render)(self.seed, row.id, row.landmark_id) for row in wanted.itertuples())
         yield from stage.run_in_processes(self.workers, jobs)
-
-    def names(self) -> dict[str, str]:
-        return {}

@@ -20,7 +20,7 @@ Array = np.ndarray
 Colour = tuple[float, ...]  # red, green, blue; sRGB from 0 to 255
 Vector = Sequence[float]  # x, y and, where there is a height, z
 Rings = Sequence[Vector] | Array  # (distance from the axis, height)
-Random = np.random.Generator
+Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class Mesh:
     Corners are (n, 4, 3), anticlockwise as seen from outside; a triangle repeats a corner.
     """
 
-    quads: list[Array] = field(default_factory=list)  # for each part
-    paints: list[tuple[Paint, int]] = field(default_factory=list)  # for each part, with its number of quadrilaterals
+    quads: list[Array] = field(default_factory=list)
+    paints: list[tuple[Paint, int]] = field(default_factory=list)  # with the number of quadrilaterals of each
     river: bool = False  # lies across a river and is seen from both banks; otherwise it has one front
     shore: float = math.inf  # metres from the axis to the sea behind it
 
@@ -121,14 +121,12 @@ class Mesh:
         quads = np.stack([cos * u - sin * v + x, sin * u + cos * v + y, z * size], -1)
         return Mesh([quads.reshape(-1, 4, 3)], self.paints)
 
-    def lathe(
-        self, paint: Paint, rings: Rings, sides: int, at: ArrayLike = (0, 0, 0), stretch: Vector = (1, 1)
-    ) -> None:
+    def lathe(self, paint: Paint, rings: Rings, sides: int, at: ArrayLike = 0, stretch: Vector = (1, 1)) -> None:
         """Adds a closed upright body of regular polygons, or equal ones at many positions."""
         outline = np.array([(0, rings[0][1]), *rings, (0, rings[-1][1])]).take((0, 0, 1), 1)[:, None]
         points = outline * (polygon(sides) * (*stretch[:2], 1))
         quads = points.reshape(-1, 3).take(between_rings(len(outline), sides), 0)
-        self.add(paint, quads + np.reshape(at, (-1, 1, 1, 3)))
+        self.add(paint, quads + np.atleast_2d(at)[:, None, None])
 
     def prism(
         self, paint: Paint, at: Vector, size: Vector, panes: Panes | None = None, sides: int = 4, taper: float = 1
@@ -195,7 +193,7 @@ BRIGHTS = ["b22e2a", "224884", "e2ded2", "282c32", "d4a83c", "2c6e5a"]
 class Traits:
     """What tells the landmarks of a family apart: draws whose ranges its six `slots` share out among themselves."""
 
-    rng: Random  # starts in the same state for every slot of a family
+    rng: Rng  # starts in the same state for every slot of a family
     slot: int
 
     def span(self, low: float, high: float) -> float:
@@ -539,7 +537,7 @@ def lighthouse(m: Mesh, t: Traits) -> None:
 FAMILIES = {f.__name__: f for f in (tower, dome, arch, temple, pyramid, bridge, monument, castle, pagoda, lighthouse)}
 
 
-def build(family: str, rng: Random, slot: int) -> Mesh:
+def build(family: str, rng: Rng, slot: int) -> Mesh:
     """The landmark of the family whose traits have this slot."""
     mesh = Mesh()
     FAMILIES[family](mesh, Traits(rng, slot))

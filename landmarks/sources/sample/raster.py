@@ -2,7 +2,7 @@
 
 The bytes of a picture depend only on the seed, its id and its landmark: every random number comes from a named stream,
 and results that IEEE 754 does not fix to the bit (sine, cosine) are rounded first. A picture is drawn with a depth
-buffer, a shadow map and procedural masonry; each of its pixels is the mean of two samples.
+buffer, a shadow map and procedural masonry. Each of its pixels is the mean of two samples.
 """
 
 import io
@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 from landmarks.determinism import keep_memory, stream
 from landmarks.images import Picture
-from landmarks.sources.sample.buildings import Array, Colour, Mesh, Paint, Random, build
+from landmarks.sources.sample.buildings import Array, Colour, Mesh, Paint, Rng, build
 from landmarks.sources.sample.scene import RIVER, Camera, Scene, build_scene, dot, place_camera, surroundings, unit
 
 import numpy as np
@@ -49,14 +49,15 @@ FAR = 1e-4  # 1 / metres; the ground ends at this distance
 # A depth buffer packs the nearness and the number of a quadrilateral into one integer: the largest one is visible.
 NUMBER_BITS, NEARNESS_ONE = 20, 2.0**42
 NUMBER = 2**NUMBER_BITS - 1
-CHUNK = 2**15  # samples that are shaded at once: their colours stay in the processor's cache
+CHUNK = 2**15  # samples that are shaded at once, so that their colours stay in the processor's cache
+# Quantiles of the normal distribution.
 GRAIN = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)]).round(4).astype(np.float32)
 
 
 def _rasterize(points: Array, numbers: Array, buffer: Array, offsets: Array) -> None:
     """Draws convex quadrilaterals, corners (column, row, nearness from 0 to 1), into a (rows, columns) depth buffer.
 
-    `points` are (3, 4, n). `offsets` are the positions of each row's samples between the sides of its pixels, 0 to 1.
+    `points` are (3, 4, n). `offsets` say where the samples of each row are in their cells: 0 is left, 1 is right.
     """
     height, width = buffer.shape
     x, y, nearness = points
@@ -119,7 +120,7 @@ def _linear(colour: Colour) -> Array:
     return ((np.array(colour) / 255) ** 2).astype(np.float32)[:, None]
 
 
-def _sky(rng: Random, rays: Array, light: Light, noise: Array) -> Array:
+def _sky(rng: Rng, rays: Array, light: Light, noise: Array) -> Array:
     """Linear light of the sky, (3, samples): a gradient, clouds, and distant hills or roofs."""
     x, y, z = rays[:, ::4, ::2]
     across = np.sqrt(x * x + y * y)
@@ -132,8 +133,7 @@ def _sky(rng: Random, rays: Array, light: Light, noise: Array) -> Array:
     excess = _lookup(noise, x * stretch + start[0], y * stretch + start[1]) - threshold
     clouds = np.clip(3.5 * excess, 0, 1) * np.minimum(slope * 9, 1)
     sky = _mix(sky, np.minimum(horizon * 1.25, 1), clouds * 0.85)
-    _, rows, columns = rays.shape
-    size = columns, rows // 2
+    size = columns, _ = rays.shape[2], rays.shape[1] // 2
     sky = np.stack([np.asarray(Image.fromarray(c).resize(size, Image.Resampling.BILINEAR)) for c in sky])
     sky = np.repeat(sky, 2, axis=1).reshape(3, -1)
     peaks = rng.uniform(0.2, 1, rng.integers(5, 60)) * rng.uniform(0.02, 0.16)
@@ -187,9 +187,7 @@ def _water(light: Light, noise: Array, x: Array, y: Array, slope: Array, lit: Ar
     return _mix(_linear((30, 62, 74)) * (0.4 + 0.6 * lit), reflected, 0.2 + 0.6 * flatness)
 
 
-def _shade(
-    rng: Random, scene: Scene, camera: Camera, rays: Array, landmark: Mesh, buffer: Array, noise: Array
-) -> Array:
+def _shade(rng: Rng, scene: Scene, camera: Camera, rays: Array, landmark: Mesh, buffer: Array, noise: Array) -> Array:
     """Linear light of the picture, (3, samples), for a filled depth buffer."""
     radius, _ = landmark.extent
     light = LIGHTS[rng.choice(len(LIGHTS), p=[light.probability for light in LIGHTS])]
@@ -260,7 +258,7 @@ def render(seed: int, picture_id: str, landmark_id: str) -> Picture:
     others = surroundings(rng, landmark_id.split("-")[0], landmark, camera)
     scene = build_scene(landmark, others, GROUNDS[rng.integers(len(GROUNDS))])
 
-    # Two samples per pixel, one above the other and half a pixel to its left or right, in turns.
+    # The upper and the lower sample of a pixel are half a pixel apart in both directions.
     offsets = np.resize((0.25, 0.75, 0.75, 0.25), 2 * height)
     rays = camera.rays(offsets)
     ground = np.minimum(-rays[2] / float(camera.position[2]), 1)
@@ -278,8 +276,8 @@ def render(seed: int, picture_id: str, landmark_id: str) -> Picture:
     spread = float(np.clip(rng.normal(0.1, 0.35), 0, 0.8)) ** 2  # variance of the blur, in pixels
     picture = picture.filter(ImageFilter.BoxBlur(spread / (2 - 2 * spread)))
     strength = rng.uniform(0.5, 4)
-    grain = GRAIN.take(np.frombuffer(rng.bytes(3 * width * height), np.uint8)) * np.float32(strength)
-    noisy = np.asarray(picture) + grain.reshape(height, width, 3)
+    grain = GRAIN.take(np.frombuffer(rng.bytes(3 * width * height), np.uint8)).reshape(height, width, 3)
+    noisy = np.asarray(picture) + grain * np.float32(strength)
     picture = Image.fromarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
     mask = scene.landmark[(buffer & NUMBER).reshape(height, 2, width)].any(axis=1)
     jpeg, png = io.BytesIO(), io.BytesIO()

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from landmarks.sources.sample.buildings import SLOTS, Array, Mesh, Paint, Random, build
+from landmarks.sources.sample.buildings import SLOTS, Array, Mesh, Paint, Rng, build
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def unit(x: float, y: float, z: float) -> Array:
     return np.round(np.array((x, y, z)) / math.sqrt(x * x + y * y + z * z), 9)
 
 
-def place_camera(rng: Random, landmark: Mesh, size: tuple[int, int]) -> Camera:
+def place_camera(rng: Rng, landmark: Mesh, size: tuple[int, int]) -> Camera:
     """A camera that has most of the landmark in the frame, off the centre."""
     corners, (radius, height) = landmark.points, landmark.extent
     azimuth = rng.uniform(-SIDE, SIDE) if landmark.river or rng.random() < FRONTAL else rng.uniform(SIDE, 360 - SIDE)
@@ -84,7 +84,7 @@ def place_camera(rng: Random, landmark: Mesh, size: tuple[int, int]) -> Camera:
     return camera
 
 
-def _tree(rng: Random) -> Mesh:
+def _tree(rng: Rng) -> Mesh:
     """A broad-leaved tree, a conifer or a poplar, about 8 metres tall."""
     mesh, shape = Mesh(), rng.integers(3)
     leaves = Paint(tuple(np.array((78, 100, 46)) * rng.uniform(0.75, 1.2, 3)), 0.4, 0.8)
@@ -101,7 +101,7 @@ def _tree(rng: Random) -> Mesh:
     return mesh
 
 
-def _person(rng: Random) -> Mesh:
+def _person(rng: Rng) -> Mesh:
     """Somebody 1.5 to 1.9 metres tall."""
     mesh, tall = Mesh(), rng.uniform(1.5, 1.9)
     legs, coat, skin = (Paint(tuple(rng.uniform(low, high, 3))) for low, high in ((30, 90), (50, 190), (120, 210)))
@@ -111,7 +111,7 @@ def _person(rng: Random) -> Mesh:
     return mesh
 
 
-def surroundings(rng: Random, family: str, landmark: Mesh, camera: Camera) -> list[Mesh]:
+def surroundings(rng: Rng, family: str, landmark: Mesh, camera: Camera) -> list[Mesh]:
     """Other buildings of the family, trees and people, all on free dry ground."""
     radius, height = landmark.extent
     away = math.hypot(camera.position[0], camera.position[1])
