@@ -66,14 +66,6 @@ def polygon(sides: int) -> Array:
     return np.stack([np.cos(angles) / outer, np.sin(angles) / outer, np.ones(sides)], -1)
 
 
-@cache
-def between_rings(rings: int, sides: int) -> Array:
-    """The quadrilaterals between neighbouring rings of points: (n, 4) numbers of points."""
-    point = np.arange((rings - 1) * sides)
-    after = point - point % sides + (point + 1) % sides
-    return np.stack([point, after, after + sides, point + sides], 1)
-
-
 def perimeter(xs: Array, ys: Array, z: float) -> list[Vector]:
     """The outermost points of the grid of `xs` and `ys`, at height z."""
     return [(x, y, z) for x in xs for y in (ys[0], ys[-1])] + [(x, y, z) for y in ys for x in (xs[0], xs[-1])]
@@ -124,8 +116,10 @@ class Mesh:
     def lathe(self, paint: Paint, rings: Rings, sides: int, at: ArrayLike = 0, stretch: Vector = (1, 1)) -> None:
         """Adds a closed upright body of regular polygons, or equal ones at many positions."""
         outline = np.array([(0, rings[0][1]), *rings, (0, rings[-1][1])]).take((0, 0, 1), 1)[:, None]
-        points = outline * (polygon(sides) * (*stretch[:2], 1))
-        quads = points.reshape(-1, 3).take(between_rings(len(outline), sides), 0)
+        points = (outline * (polygon(sides) * (*stretch[:2], 1))).reshape(-1, 3)
+        point = np.arange(len(points) - sides)
+        after = point - point % sides + (point + 1) % sides
+        quads = points.take(np.stack([point, after, after + sides, point + sides], 1), 0)
         self.add(paint, quads + np.atleast_2d(at)[:, None, None])
 
     def prism(

@@ -86,7 +86,7 @@ def _rasterize(points: Array, numbers: Array, buffer: Array, offsets: Array) -> 
     near, far = (np.clip(level + column * x_slope, FAR, 1) for column in (start, stop - 1))
     slope = ((far - near) / np.maximum(length - 1, 1) * NEARNESS_ONE).astype(int) << NUMBER_BITS
     keys = (near * NEARNESS_ONE).astype(int) << NUMBER_BITS | numbers[quad]
-    first = np.cumsum(length) - length
+    first = np.cumsum(length) - length  # products with it may overflow; the keys, modulo 2**64, do not
     sample = np.arange(length.sum())  # from here on, one entry per sample
     keys = np.repeat(keys - first * slope, length) + sample * np.repeat(slope, length)
     np.maximum.at(buffer.reshape(-1), sample + np.repeat(row * width + start - first, length), keys)
