@@ -83,10 +83,3 @@ def test_the_nearest_of_overlapping_quadrilaterals_is_visible_wherever_it_covers
         buffer = np.zeros((6, 8), int)
         raster._rasterize(points[..., order], np.array([1, 2, 3])[order], buffer, np.full(6, 0.5))
         assert ((buffer & raster.NUMBER) == expected).all()
-
-
-def test_pictures_do_not_depend_on_the_size_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = picture_of("bridge")
-    before = sample.render(SEED, *picture)
-    monkeypatch.setattr(raster, "CHUNK", 1000)
-    assert sample.render(SEED, *picture) == before

@@ -49,7 +49,6 @@ FAR = 1e-4  # 1 / metres; the ground ends at this distance
 # A depth buffer packs the nearness and the number of a quadrilateral into one integer: the largest one is visible.
 NUMBER_BITS, NEARNESS_ONE = 20, 2.0**42
 NUMBER = 2**NUMBER_BITS - 1
-CHUNK = 2**15  # samples that are shaded at once, so that their colours stay in the processor's cache
 # Quantiles of the normal distribution.
 GRAIN = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)]).round(4).astype(np.float32)
 
@@ -208,31 +207,30 @@ def _shade(rng: Rng, scene: Scene, camera: Camera, rays: Array, landmark: Mesh, 
 
     walls = (buffer & NUMBER) > 0
     for ground in (True, False):
-        visible = np.flatnonzero((buffer > 0) & ~walls if ground else walls)
-        for hits in np.array_split(visible, len(visible) // CHUNK + 1):
-            keys = buffer[hits]
-            number = np.zeros(1, int) if ground else keys & NUMBER
-            depth = (NEARNESS_ONE / (keys >> NUMBER_BITS)).astype(np.float32)
-            ray = rays.take(hits, axis=1)
-            x, y, z = point = [r * depth + c for r, c in zip(ray, camera.position.tolist(), strict=True)]
-            normal, paints = normals.take(number, axis=1), scene.paints.take(number, axis=1)
-            flat = np.abs(normal[2]) > 0.8
-            u, v = np.where(flat, x, normal[0] * y - normal[1] * x), np.where(flat, y, z)
-            albedo = paints[:3] * _masonry(paints, u, v, depth / camera.focal, noise)
-            lit = np.maximum(dot(sun, normal), 0) * sunlit([p + n * 0.3 for p, n in zip(point, normal, strict=True)])
-            open_sky = 1 if ground else (0.7 + 0.3 * np.minimum(z / 6, 1)) * (0.62 + 0.38 * normal[2])
-            if ground:
-                green = 60 * _lookup(noise, x * 0.6, y * 0.6) + np.sqrt(x * x + y * y) > lawn
-                turf = 0.55 + 0.5 * _lookup(noise, x * 8, y * 8) + 0.4 * _lookup(noise, x * 0.9, y * 0.9)
-                albedo = np.where(green, grass * turf, albedo)
-            colour = albedo * (sun_light * lit + sky_light * open_sky)
-            if ground and (landmark.river or landmark.shore < math.inf):
-                bank = RIVER * radius if landmark.river else landmark.shore + 6 * _lookup(noise, x, x)
-                wet = np.abs(x) < bank if landmark.river else y > bank
-                colour = np.where(wet, _water(light, noise, x, y, ray[2], lit), colour)
-            haze = depth / (depth + sight)
-            for channel, values in zip(picture, _mix(colour, _linear(light.horizon), haze * haze), strict=True):
-                channel[hits] = values
+        hits = np.flatnonzero((buffer > 0) & ~walls if ground else walls)
+        keys = buffer[hits]
+        number = np.zeros(1, int) if ground else keys & NUMBER
+        depth = (NEARNESS_ONE / (keys >> NUMBER_BITS)).astype(np.float32)
+        ray = rays.take(hits, axis=1)
+        x, y, z = point = [r * depth + c for r, c in zip(ray, camera.position.tolist(), strict=True)]
+        normal, paints = normals.take(number, axis=1), scene.paints.take(number, axis=1)
+        flat = np.abs(normal[2]) > 0.8
+        u, v = np.where(flat, x, normal[0] * y - normal[1] * x), np.where(flat, y, z)
+        albedo = paints[:3] * _masonry(paints, u, v, depth / camera.focal, noise)
+        lit = np.maximum(dot(sun, normal), 0) * sunlit([p + n * 0.3 for p, n in zip(point, normal, strict=True)])
+        open_sky = 1 if ground else (0.7 + 0.3 * np.minimum(z / 6, 1)) * (0.62 + 0.38 * normal[2])
+        if ground:
+            green = 60 * _lookup(noise, x * 0.6, y * 0.6) + np.sqrt(x * x + y * y) > lawn
+            turf = 0.55 + 0.5 * _lookup(noise, x * 8, y * 8) + 0.4 * _lookup(noise, x * 0.9, y * 0.9)
+            albedo = np.where(green, grass * turf, albedo)
+        colour = albedo * (sun_light * lit + sky_light * open_sky)
+        if ground and (landmark.river or landmark.shore < math.inf):
+            bank = RIVER * radius if landmark.river else landmark.shore + 6 * _lookup(noise, x, x)
+            wet = np.abs(x) < bank if landmark.river else y > bank
+            colour = np.where(wet, _water(light, noise, x, y, ray[2], lit), colour)
+        haze = depth / (depth + sight)
+        for channel, values in zip(picture, _mix(colour, _linear(light.horizon), haze * haze), strict=True):
+            channel[hits] = values
     return picture
 
 
