@@ -261,7 +261,7 @@ def main() -> None:
     if arguments.out != OUT and arguments.out.exists():
         parser.error(f"--out: {arguments.out} exists; name another file")
     start = time.perf_counter()
-    determinism.prepare_training()
+    training.prepare_training()
     with tempfile.TemporaryDirectory() as name:
         page = report(Path(name), 200 if arguments.dry_run else arguments.pictures, arguments.dry_run)
     page += f"\nThe whole script took {time.perf_counter() - start:.0f} s.\n"

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
-# The gradient of a convolution's weights is summed per thread, so every machine trains with the same number of them.
-TRAINING_THREADS = 2
-
 
 def stream(seed: int, *names: str | int) -> np.random.Generator:
     """The random generator of this name. Streams are independent: drawing more from one does not change another.
@@ -97,22 +94,4 @@ def prepare_inference() -> None:
 
     # With one thread, torch uses other code for 1x1 convolutions (timm's networks have them), which rounds differently.
     torch.set_num_threads(max(2, torch.get_num_threads()))
-    keep_memory()
-
-
-def prepare_training() -> None:
-    """Makes training bit-reproducible. Call it before the first convolution.
-
-    Verified on AMD EPYC processors with AVX-512: an epoch of the ABN gives the same weights on one core and two, with
-    OMP_NUM_THREADS 1 and 8, and with MKL limited to AVX2 or SSE4.2. The pipeline gives the same on Zen 4 and Zen 5.
-    """
-    import torch
-
-    # AVX-512 convolutions round differently; docs/performance.md has the cost of not using them.
-    os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.set_num_threads(TRAINING_THREADS)
-    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms takes two seconds to import a compiler
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it is never read
-    torch.backends.cudnn.benchmark = False
     keep_memory()

@@ -12,7 +12,7 @@ import sys
 
 from landmarks import artifacts, determinism, models, params, stage
 from landmarks.answers import answers
-from landmarks.training import read_tail, train_model
+from landmarks.training import prepare_training, read_tail, train_model
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ def main() -> str:
     if name not in p.models:
         raise stage.UserError(f"ablations.{name}: not in params.yaml; it has {', '.join(sorted(p.ablations))}")
     abn = p.models[name]
-    determinism.prepare_training()
+    prepare_training()
     device = determinism.pick_device(p.compute.device)
     blocks = {"train": p.train, "abn": abn, "backbone": p.backbone}
     settings: dict[str, object] = {key: block and block.model_dump() for key, block in blocks.items()}

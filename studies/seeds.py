@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from landmarks import artifacts, determinism, metrics, params, stage
-from landmarks.training import Features, predict, read_tail, train_model
+from landmarks.training import Features, predict, prepare_training, read_tail, train_model
 
 import numpy as np
 
 
 def main() -> str:
-    determinism.prepare_training()
+    prepare_training()
     p, seeds = params.load(), [int(seed) for seed in sys.argv[1:]] or [0, 1, 2]
     array, index = artifacts.read_features(), artifacts.read_labelled_views()
     test = Features(array, index[index["split"] == "test"])

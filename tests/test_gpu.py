@@ -6,7 +6,7 @@ from landmarks import augment, determinism, features, images, models, weight_fil
 from landmarks.answers import answers
 from landmarks.networks import Trunk
 from landmarks.params import Abn, Backbone, Train
-from landmarks.training import Epoch, Features, fit
+from landmarks.training import Epoch, Features, fit, prepare_training
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ SETTINGS = Train(
 @pytest.fixture(autouse=True)
 def reproducible() -> None:
     determinism.pick_device("cuda")
-    determinism.prepare_training()
+    prepare_training()
 
 
 @pytest.fixture(scope="module")

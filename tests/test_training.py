@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from landmarks import determinism, models, weight_files
+from landmarks import models, weight_files
 from landmarks.models import Baseline
 from landmarks.params import Abn, Backbone, Train
-from landmarks.training import Epoch, Features, fit, predict, train_model, validate
+from landmarks.training import Epoch, Features, fit, predict, prepare_training, train_model, validate
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ SETTINGS = Train(
 
 @pytest.fixture(scope="module", autouse=True)
 def reproducible() -> Iterator[None]:
-    determinism.prepare_training()
+    prepare_training()
     yield
     torch.use_deterministic_algorithms(False)
 

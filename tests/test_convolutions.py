@@ -1,0 +1,138 @@
+"""The convolutions of training: what they compute, and that every processor computes the same bits."""
+
+import os
+import platform
+import subprocess
+import sys
+from typing import NamedTuple
+
+from landmarks import convolutions
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import Tensor
+
+
+class Case(NamedTuple):
+    inputs: tuple[int, int, int, int]
+    outputs: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 1
+    dilation: int = 1
+    groups: int = 1
+
+
+CASES = [
+    pytest.param(Case((5, 24, 7, 7), 40), id="3x3"),
+    pytest.param(Case((5, 300, 7, 7), 320), id="long sums"),
+    pytest.param(Case((40, 16, 14, 14), 20), id="long sums of positions"),
+    pytest.param(Case((3, 24, 7, 8), 10, stride=2), id="stride"),
+    pytest.param(Case((3, 24, 8, 7), 10, padding=2, dilation=2), id="dilation"),
+    pytest.param(Case((3, 24, 9, 9), 10, kernel=5, padding=2), id="5x5"),
+    pytest.param(Case((3, 24, 7, 7), 10, padding=0), id="without padding"),
+    pytest.param(Case((25, 24, 7, 7), 10, kernel=1, padding=0), id="1x1"),
+    pytest.param(Case((3, 24, 7, 7), 10, kernel=1, padding=0, stride=2), id="1x1 with stride"),
+    pytest.param(Case((3, 24, 7, 7), 1, kernel=1, padding=0), id="one output"),
+    pytest.param(Case((4, 24, 1, 1), 6, kernel=1, padding=0), id="one position"),
+    pytest.param(Case((1, 8, 7, 7), 6), id="one picture"),
+    pytest.param(Case((3, 1, 7, 7), 6), id="one channel"),
+    pytest.param(Case((3, 48, 7, 7), 48, groups=48), id="depthwise"),
+    pytest.param(Case((3, 48, 7, 7), 48, stride=2, groups=48), id="depthwise with stride"),
+    pytest.param(Case((3, 8, 7, 7), 8, groups=8), id="depthwise, few channels"),
+    pytest.param(Case((3, 16, 7, 7), 32, groups=4), id="groups"),
+]
+
+
+def results(case: Case, biased: bool, portable: bool) -> dict[str, Tensor]:
+    """The output and the gradients for random inputs."""
+    generator = torch.Generator().manual_seed(0)
+    _, outputs, kernel, stride, padding, dilation, groups = case
+    shapes = {
+        "inputs": case.inputs,
+        "weight": (outputs, case.inputs[1] // groups, kernel, kernel),
+        "bias": (outputs,),
+    }
+    tensors = {name: torch.randn(shape, generator=generator).requires_grad_() for name, shape in shapes.items()}
+    inputs, weight, bias = tensors.values()
+    if not biased:
+        del tensors["bias"]
+    conv2d = convolutions.conv2d if portable else convolutions.torch_conv2d
+    output = conv2d(inputs, weight, bias if biased else None, stride, padding, dilation, groups)
+    gradient = torch.randn(output.shape, generator=generator)
+    return {"output": output} | dict(
+        zip(tensors, torch.autograd.grad(output, list(tensors.values()), gradient), strict=True)
+    )
+
+
+@pytest.mark.parametrize("biased", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("case", CASES)
+def test_output_and_gradients_are_those_of_torch(case: Case, biased: bool) -> None:
+    ours, reference = results(case, biased, True), results(case, biased, False)
+    assert ours.keys() == reference.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, reference[name], rtol=1e-4, atol=1e-5 * reference[name].abs().max().item())
+
+
+def test_inputs_that_are_not_portable_are_left_to_torch() -> None:
+    inputs, weight = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
+    for one, two, padding in ((inputs.double(), weight.double(), 1), (inputs[0], weight, 1), (inputs, weight, "same")):
+        assert torch.equal(
+            convolutions.conv2d(one, two, padding=padding), convolutions.torch_conv2d(one, two, padding=padding)
+        )
+
+
+def test_no_gradient_is_computed_that_nobody_needs() -> None:
+    inputs, weight = torch.randn(2, 8, 7, 7), torch.randn(8, 8, 3, 3).requires_grad_()
+    convolutions.conv2d(inputs, weight, padding=1).sum().backward()
+    assert inputs.grad is None and weight.grad is not None
+    with torch.inference_mode():
+        assert not convolutions.conv2d(inputs, weight, padding=1).requires_grad
+
+
+TRAIN = """
+import hashlib, sys
+from landmarks import models, networks, weight_files
+from landmarks.params import Abn, Backbone, Train
+from landmarks.training import Features, fit, prepare_training
+import numpy as np, pandas as pd
+
+name, layer, channels, side = sys.argv[1:]
+prepare_training()
+shape = int(channels), int(side), int(side)
+array = np.random.default_rng(0).random((13, *shape)).astype(np.float16)
+pictures = Features(array, pd.DataFrame({"row": np.arange(13), "label": np.arange(13) % 3}))
+tail = Backbone(name=name, weights="random", layer=layer, tail="trained") if layer else None
+abn = Abn(alpha=1, beta=1, attention="residual", objective="branches")
+design = models.Design(landmarks=list("abc"), shape=shape, hidden=64, dropout=0.1, abn=abn, seed=0, tail=tail)
+train = Train(epochs=1, batch_size=8, optimizer="adamw", learning_rate=1e-3, weight_decay=0, hidden=64, dropout=0.1)
+model = models.build(design)
+if tail:
+    networks.load(model.tail[0], weight_files.fetch(name, "random", 0))
+list(fit(model, [pictures], pictures, train, 0, lambda: None))
+content = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
+print(hashlib.sha256(content).hexdigest())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX is x86-64's")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("vgg16", "", "512", "7"), id="vgg16"),
+        pytest.param(("vgg16", "conv4", "512", "7"), id="vgg16, tail"),
+        pytest.param(("tf_efficientnet_lite0", "level4", "112", "7"), id="efficientnet, tail"),
+        pytest.param(("mobilenetv3_small_050", "level3", "16", "14"), id="mobilenet, tail"),
+    ],
+)
+def test_training_does_not_depend_on_the_width_of_vectors(arguments: tuple[str, ...]) -> None:
+    """On a processor without AVX-512 both runs are the same, and cannot fail."""
+
+    def run(width: str, threads: str) -> str:
+        environment = os.environ | {"ONEDNN_MAX_CPU_ISA": width, "OMP_NUM_THREADS": threads}
+        command = [sys.executable, "-c", TRAIN, *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert run("AVX2", "2") == run("DEFAULT", "1") != ""
