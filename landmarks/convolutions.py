@@ -6,6 +6,7 @@ the inputs are alike. Those for the gradient of the weights are not, and are slo
 as well: pictures and channels change places, and the gradient of the output is the filter.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ Pair = tuple[int, int]
 LAST = torch.channels_last
 PRODUCTS, CHANNELS = 256 * 3 * 3, 1024  # at most in a sum
 torch_conv2d = F.conv2d
+without_onednn = partial(torch.backends.mkldnn.flags, enabled=False, allow_tf32=None)  # the latter avoids a warning
 
 
 class Settings(NamedTuple):
@@ -57,7 +59,7 @@ class Convolution(torch.autograd.Function):
         ctx.settings = settings
         if has_portable_kernels(inputs, weight, settings):
             return forward(inputs, weight, bias, settings)
-        with torch.backends.mkldnn.flags(enabled=False):
+        with without_onednn():
             return torch_conv2d(inputs, weight, bias, *settings)
 
     @staticmethod
@@ -66,7 +68,7 @@ class Convolution(torch.autograd.Function):
         for_inputs, for_weight, for_bias, _ = ctx.needs_input_grad
         of_inputs = of_weight = None
         if not has_portable_kernels(inputs, weight, settings):
-            with torch.backends.mkldnn.flags(enabled=False):
+            with without_onednn():
                 of_inputs, of_weight = torch_backward(gradient, inputs, weight, settings, for_inputs, for_weight)
         else:
             gradient = gradient.contiguous(memory_format=LAST)
