@@ -7,7 +7,7 @@ A backbone is a chain of layers: a network without its classifier. A level names
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 from landmarks.params import Backbone
 from landmarks.stage import UserError
@@ -128,6 +128,41 @@ def load(part: Part, state: dict[str, Tensor]) -> Part:
     return part
 
 
+class ChannelSum(nn.Conv2d):
+    """A convolution that a CPU computes as a sum over parts of its input channels."""
+
+    parts: list[Tensor]  # of the weights
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if not maps.is_cpu or maps.dtype != torch.float32:  # not bit-identical anyway, and faster
+            return super().forward(maps)
+        first, *others = zip(maps.split(self.parts[0].shape[1], dim=1), self.parts, strict=True)
+        total = self._conv_forward(*first, self.bias)
+        for other in others:
+            total += self._conv_forward(*other, None)
+        return total
+
+
+def fix_order(layers: Part) -> Part:
+    """Makes oneDNN's convolutions sum in the same order on every x86-64 processor with AVX2.
+
+    Its kernels for channels_last sum over rows, then columns, then input channels. If the weights of a kernel exceed
+    the caches, they do so for a block of channels after the other, and the size of a block depends on the processor's
+    caches and vectors. 128 channels of a 3x3 kernel are always one block.
+    """
+    for conv in layers.modules():
+        if isinstance(conv, nn.Conv2d):
+            # Unlike `contiguous`, `clone` gives a 1x1 kernel strides that make torch use channels_last on a 1x1 map.
+            conv.weight.data = conv.weight.data.clone(memory_format=torch.channels_last)
+            area = conv.kernel_size[0] * conv.kernel_size[1]
+            channels = min(128, 9 * 128 // area)
+            if type(conv) is nn.Conv2d and conv.groups == 1 and area > 1 and conv.in_channels > channels:
+                conv.__class__ = ChannelSum
+                parts = conv.weight.data.split(channels, dim=1)
+                cast(ChannelSum, conv).parts = [part.clone(memory_format=torch.channels_last) for part in parts]
+    return layers
+
+
 class Trunk(nn.Module):
     """The frozen backbone up to `backbone.layer`: RGB pictures -> features, rounded to float16.
 
@@ -140,11 +175,11 @@ class Trunk(nn.Module):
 
     def __init__(self, state: dict[str, Tensor], backbone: Backbone) -> None:
         super().__init__()
-        self.features = load(split(backbone)[0], state)
+        self.features = fix_order(load(split(backbone)[0], state))
         self.register_buffer("mean", state["mean"].view(3, 1, 1))
         self.register_buffer("std", state["std"].view(3, 1, 1))
         self.pool = nn.AdaptiveAvgPool2d(GRID) if backbone.tail == "none" else nn.Identity()
-        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.eval().requires_grad_(False)
 
     def forward(self, pictures: Tensor) -> Tensor:
         if pictures.dtype == torch.uint8:

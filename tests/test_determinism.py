@@ -1,6 +1,7 @@
 """Named random streams, and the code paths of numeric libraries."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -55,6 +56,38 @@ def test_no_library_uses_avx512() -> None:
     assert not [name for name in numpy_paths if name == "X86_V4" or name.startswith("AVX512")]
     assert torch_path in ("AVX2", "DEFAULT")
     assert mkl == "COMPATIBLE"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX is x86-64's")
+def test_features_are_the_same_without_avx512() -> None:
+    """At 224 pixels, where VGG-16's kernels sum in blocks that depend on the processor, and of a 1x1 map."""
+    code = """if True:
+        import hashlib
+        from landmarks import determinism, features, networks, weight_files
+        from landmarks.params import Backbone
+        import torch
+        determinism.prepare_inference()
+        torch.manual_seed(0)
+        views = torch.randint(256, (1, 224, 224, 3), dtype=torch.uint8)
+        for name, layer in ("vgg16", "conv4"), ("tf_efficientnet_lite0", "last"):
+            block = Backbone(name=name, weights="random", layer=layer, tail="none")
+            trunk = networks.Trunk(weight_files.fetch(name, "random", 1), block)
+            print(hashlib.sha256(features.forward(trunk, views).numpy()).hexdigest())
+        pooled = networks.fix_order(torch.nn.Conv2d(288, 72, 1))(torch.rand(8, 288, 1, 1))
+        print(hashlib.sha256(pooled.detach().numpy()).hexdigest())
+    """
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=os.environ | {"ONEDNN_MAX_CPU_ISA": isa},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for isa in ("AVX2", "DEFAULT")
+    ]
+    assert outputs[0] == outputs[1] and len(outputs[0].split()) == 3
 
 
 def test_auto_picks_a_device_that_works() -> None:

@@ -164,6 +164,17 @@ def test_mean_and_std_normalise_the_input() -> None:
     assert not torch.allclose(plain(pictures), plain(normalised))
 
 
+def test_sums_over_parts_of_the_channels_are_convolutions() -> None:
+    pictures = torch.rand(1, 3, 32, 32)
+    plain = networks.load(networks.split(vgg("conv5"))[0], STATE)
+    trunk = Trunk(STATE, vgg("conv5")).features
+    assert sum(isinstance(layer, networks.ChannelSum) for layer in trunk) == 8  # of more than 128 channels
+    assert torch.allclose(trunk(pictures), plain(pictures), rtol=1e-4, atol=1e-6)
+    assert torch.equal(trunk.double()(pictures.double()), plain.double()(pictures.double())), (
+        "other types are not split"
+    )
+
+
 @pytest.mark.parametrize("block", BACKBONES)
 def test_the_trunk_is_frozen(block: Backbone) -> None:
     trunk = Trunk(weight_files.fetch(block.name, "random", 1), block)

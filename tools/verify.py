@@ -1,7 +1,8 @@
 """Checks that the pipeline reproduces the committed results, here or under other conditions.
 
     .venv/bin/python -m tools.verify [FACTOR=VALUE ...]     one run; `make verify` is the one without a factor
-    .venv/bin/python -m tools.verify --matrix               every value of every factor; `make verify-matrix`
+    .venv/bin/python -m tools.verify --matrix               every value of every factor, and other parameters with
+                                                            other kernels; `make verify-matrix`
 
 Runs the whole pipeline in a clone of HEAD, without a cache, and compares dvc.lock, metrics/ and plots/ with the
 committed ones. If outs differ, it lists them, keeps the clone, and exits with status 1. With `-S KEY=VALUE`, a first
@@ -23,6 +24,12 @@ MATRIX = (
     ("1", "1", "avx2", "copy", "UTC0", "C", "0"),
     ("2", "4", "avx512", ELSEWHERE, "XXX-13:45", "tr_TR.UTF-8", "random"),
 )
+# Other parameters, whose results are compared between this processor's kernels and AVX2's, with few pictures.
+SETTINGS = (
+    "augment.crop=224",
+    "augment.crop=224 backbone.name=tf_efficientnet_lite0 backbone.weights=efficientnet-lite0 backbone.layer=level4",
+)
+SHORT = "filter.top_k=4 augment.views=1 train.epochs=1"
 
 
 def verify(source: Path, **factors: str) -> str:
@@ -34,19 +41,32 @@ def verify(source: Path, **factors: str) -> str:
     return "identical"
 
 
+def changed(source: Path, folder: Path, settings: list[tuple[str, str]]) -> Path:
+    """A clone of `source` in `folder` with other parameters and their results, committed."""
+    clone = Clone(source, folder)
+    clone.apply(settings)
+    clone.reproduce()
+    clone.commit()
+    return clone.root
+
+
 def matrix(source: Path) -> str:
-    """Runs `MATRIX` and prints a table of the results. Raises `UserError` if any run differed."""
+    """Makes the runs of `MATRIX` and `SETTINGS` and prints a table. Raises `UserError` if any run differed."""
+    runs = [("", dict(zip(FACTORS, values, strict=True))) for values in MATRIX]
+    runs += [(settings, {"kernels": "avx2"}) for settings in SETTINGS]
     rows, different = [], 0
-    for values in MATRIX:
+    for settings, factors in runs:
         try:
-            result = verify(source, **dict(zip(FACTORS, values, strict=True)))
+            with temporary_folder() as folder:
+                pairs = [pair(text) for text in f"{settings} {SHORT}".split()]
+                result = verify(changed(source, folder, pairs) if settings else source, **factors)
         except UserError as error:
             result, different = str(error), different + 1
-        rows.append([*values, result])
-    print(pd.DataFrame(rows, columns=[*FACTORS, "result"]).to_markdown(index=False), flush=True)
+        rows.append([settings, *(factors.get(factor, "") for factor in FACTORS), result])
+    print(pd.DataFrame(rows, columns=["parameters", *FACTORS, "result"]).to_markdown(index=False), flush=True)
     if different:
-        raise UserError(f"{different} of {len(MATRIX)} runs differ; try python -m tools.verify FACTOR=VALUE")
-    return f"{len(MATRIX)} runs identical"
+        raise UserError(f"{different} of {len(runs)} runs differ; try python -m tools.verify FACTOR=VALUE")
+    return f"{len(runs)} runs identical"
 
 
 def main() -> str:
@@ -62,11 +82,7 @@ def main() -> str:
     start, source = time.monotonic(), Path.cwd()
     with temporary_folder() as folder:
         if given.settings:
-            first = Clone(source, folder)
-            first.apply(given.settings)
-            first.reproduce()
-            first.commit()
-            source = first.root
+            source = changed(source, folder, given.settings)
         text = matrix(source) if given.matrix else verify(source, **dict(given.factors))
     return f"{text}, in {(time.monotonic() - start) / 60:.1f} minutes"
 
