@@ -170,9 +170,6 @@ def test_sums_over_parts_of_the_channels_are_convolutions() -> None:
     trunk = Trunk(STATE, vgg("conv5")).features
     assert sum(isinstance(layer, networks.ChannelSum) for layer in trunk) == 8  # of more than 128 channels
     assert torch.allclose(trunk(pictures), plain(pictures), rtol=1e-4, atol=1e-6)
-    assert torch.equal(trunk.double()(pictures.double()), plain.double()(pictures.double())), (
-        "other types are not split"
-    )
 
 
 @pytest.mark.parametrize("block", BACKBONES)

@@ -27,7 +27,8 @@ MATRIX = (
 # Other parameters, whose results are compared between this processor's kernels and AVX2's, with few pictures.
 SETTINGS = (
     "augment.crop=224",
-    "augment.crop=224 backbone.name=tf_efficientnet_lite0 backbone.weights=efficientnet-lite0 backbone.layer=level4",
+    "augment.crop=224 backbone.name=tf_efficientnet_lite0 backbone.weights=efficientnet-lite0 backbone.layer=level4"
+    " backbone.tail=trained",
 )
 SHORT = "filter.top_k=4 augment.views=1 train.epochs=1"
 
