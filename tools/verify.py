@@ -30,7 +30,7 @@ SETTINGS = (
     "augment.crop=224 backbone.name=tf_efficientnet_lite0 backbone.weights=efficientnet-lite0 backbone.layer=level4"
     " backbone.tail=trained",
 )
-SHORT = "filter.top_k=4 augment.views=1 train.epochs=1"
+SHORT = "filter.top_k=2 augment.views=1 train.epochs=1"
 
 
 def verify(source: Path, **factors: str) -> str:
