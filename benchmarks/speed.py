@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import convolutions
 from landmarks import artifacts, determinism, features, images, params, stage, training
 from landmarks.networks import Trunk
 from tools.clone import Clone, Repro
@@ -113,16 +114,6 @@ def extraction(trunk: Trunk, crop: int, shares: tuple[int, int]) -> tuple[float,
     return most, (views[1] - views[0]) / (seconds[1] - seconds[0]) / most
 
 
-def step_ratio() -> float:
-    """The speed of a training step of abn, as a share of that in the libraries' fastest kernels."""
-    variants = ("ours", "contiguous", "channels_last")
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for name in 3 * variants:
-        seconds[name].append(float(process(*PYTHON, "benchmarks.training_step", name, cwd=ROOT).output))
-    ours, *others = map(statistics.median, seconds.values())
-    return min(others) / ours
-
-
 def folders(directory: Path) -> None:
     """The pictures as files, which is what the usual way reads: SPLIT/LANDMARK/ID.jpg."""
     split = pd.read_parquet(artifacts.SPLIT).set_index("id")["split"]
@@ -141,7 +132,7 @@ def usual(copy: Path, pictures: Path, row: str, epochs: int, all_epochs: int) ->
 def fit_seconds(name: str) -> float:
     """Seconds of training a model, without start-up and without its answers for test pictures."""
     p = params.load()
-    determinism.prepare_training()
+    training.prepare_training()
     array, views = artifacts.read_features(), artifacts.read_labelled_views()
     landmarks, device = artifacts.read_classes()["landmark_id"].tolist(), torch.device("cpu")
     model = {"landmarks": landmarks, "abn": p.models[name], "train": p.train, "seed": p.seed, "device": device}
@@ -221,7 +212,7 @@ def main() -> str:
     p = params.load()
     if p.compute.precision != "float32" or p.backbone.tail == "trained":
         raise stage.UserError("compute.precision and backbone.tail: set float32 and none, as in the usual way")
-    step = step_ratio()
+    step = convolutions.training_step_ratio()
     trunk = Trunk(load_file(artifacts.BACKBONE), p.backbone)
     determinism.prepare_inference()
     small, large = p.augment.crop, 2 * p.augment.crop
