@@ -16,7 +16,7 @@ from torch.nn.modules.utils import _pair
 
 Pair = tuple[int, int]
 LAST = torch.channels_last
-PRODUCTS, CHANNELS = 256 * 3 * 3, 1024  # at most in a sum
+PRODUCTS, CHANNELS = 128 * 3 * 3, 1024  # at most in a sum
 torch_conv2d = F.conv2d
 without_onednn = partial(torch.backends.mkldnn.flags, enabled=False, allow_tf32=None)  # the latter avoids a warning
 

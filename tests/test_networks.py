@@ -30,7 +30,7 @@ def test_every_layer_gives_a_map_of_the_same_size(layer: str, channels: int, cro
 
 
 def test_the_layers_are_torchvisions() -> None:
-    """Therefore its weights fit by name."""
+    """So that its weights fit by name."""
     theirs = make_layers(cfgs["D"], batch_norm=False)
     net = networks.network("vgg16")
     assert str(net.layers) == str(theirs)
@@ -62,7 +62,7 @@ TIMM = [
 @pytest.mark.parametrize("name", TIMM)
 @torch.inference_mode()
 def test_timms_levels_are_those_of_timm(name: str) -> None:
-    """Compared with `features_only` and, for the last level, `forward_features`."""
+    """Against its own two ways to get at them: `features_only`, and `forward_features` for the last map."""
     state = weight_files.fetch(name, "random", 1)
     levels = networks.network(name).levels
     pictures = torch.rand(2, 3, 64, 64)
@@ -71,7 +71,7 @@ def test_timms_levels_are_those_of_timm(name: str) -> None:
     mine = networks.network(name)
     networks.load(mine.layers, state)
     for weights in mine.model.parameters():
-        if weights.abs().max() < 1e-5:  # initial weights of about 0 would hide a missing block
+        if weights.abs().max() < 1e-5:  # what begins as nothing, or nearly, would hide a block that is missing
             torch.nn.init.constant_(weights, 0.5)
     state |= {f"features.{key}": tensor for key, tensor in mine.layers.state_dict().items()}
     theirs.load_state_dict({**theirs.state_dict(), **named(theirs, mine.model)})
@@ -107,12 +107,12 @@ def named(theirs: torch.nn.Module, mine: torch.nn.Module) -> dict[str, Tensor]:
         ("hrnet_w18_small", "hrnet_w18_small is no chain of convolutional layers"),
     ],
 )
-def test_a_network_that_is_no_chain_of_layers_is_refused(name: str, message: str) -> None:
+def test_what_is_no_chain_of_layers_is_refused(name: str, message: str) -> None:
     with user_error(rf"backbone\.name: {message}"):
         networks.network(name)
 
 
-def test_an_unknown_level_is_an_error() -> None:
+def test_a_level_that_is_not_there() -> None:
     with user_error(r"backbone\.layer: resnet18 has level1, .*, level5, last, not level6"):
         networks.split(Backbone(name="resnet18", weights="random", layer="level6", tail="none"))
 
@@ -126,14 +126,14 @@ def test_a_tail_has_something_to_train(name: str, layer: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "tf_efficientnet_lite0"])
 def test_no_layer_is_lost(name: str) -> None:
-    """Comparing outputs would not show it: timm's residual blocks begin as identities."""
+    """Not even those that do nothing yet: timm's residual blocks begin as identities."""
     net = networks.network(name)
     assert len(net.layers.state_dict()) == len(net.model.state_dict())
 
 
 @pytest.mark.parametrize("block", [vgg("conv4"), LITE], ids=["vgg16", "timm"])
 @torch.inference_mode()
-def test_trunk_and_tail_together_are_the_network(block: Backbone) -> None:
+def test_the_two_parts_make_the_whole(block: Backbone) -> None:
     net, pictures = networks.network(block.name), torch.rand(1, 3, 96, 96)
     state = {f"features.{name}": tensor for name, tensor in net.layers.state_dict().items()}
     lower, rest = (networks.load(part, state).eval() for part in networks.split(block))
@@ -142,7 +142,7 @@ def test_trunk_and_tail_together_are_the_network(block: Backbone) -> None:
 
 
 @torch.inference_mode()
-def test_features_for_a_tail_keep_their_size() -> None:
+def test_for_a_tail_the_map_stays_as_it_is() -> None:
     pictures = torch.rand(1, 3, 224, 224)
     assert Trunk(STATE, vgg("conv4", "trained"))(pictures).shape == (1, 512, 14, 14)
 
@@ -156,7 +156,7 @@ def test_bytes_and_floats_give_the_same_features() -> None:
 
 @torch.inference_mode()
 def test_mean_and_std_normalise_the_input() -> None:
-    """The trunk equals one with mean 0 and std 1 on a picture that is normalised beforehand."""
+    """Other mean and std see another picture as this one."""
     pictures = torch.rand(1, 3, 64, 64)
     plain = Trunk(STATE | {"mean": torch.zeros(3), "std": torch.ones(3)}, vgg("conv3"))
     normalised = (pictures - STATE["mean"].view(3, 1, 1)) / STATE["std"].view(3, 1, 1)
@@ -181,7 +181,7 @@ def test_the_trunk_is_frozen(block: Backbone) -> None:
 
 
 @pytest.mark.parametrize("block", [*map(vgg, ("conv3", "conv4", "conv5")), LITE], ids=lambda block: block.layer)
-def test_a_trunk_keeps_only_the_weights_of_its_layers(block: Backbone) -> None:
+def test_of_the_weights_only_what_is_needed(block: Backbone) -> None:
     full = weight_files.fetch(block.name, "random", 1)
     state = networks.trunk_weights(full, block)
     kept = Trunk(state, block).features.state_dict()
