@@ -6,6 +6,7 @@ the inputs are alike. Those for the gradient of the weights are not, and are slo
 as well: pictures and channels change places, and the gradient of the output is the filter.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -75,11 +76,10 @@ class Convolution(torch.autograd.Function):
             if for_inputs:
                 size = longest(weight) if settings.groups == 1 else settings.groups
                 parts = zip(gradient.split(size, 1), weight.split(size), strict=True)
-                of_inputs, *others = (
+                of_inputs = total(
                     torch_backward(part.contiguous(memory_format=LAST), inputs, filters, settings, True, False)[0]
                     for part, filters in parts
                 )
-                of_inputs = sum(others, start=of_inputs)
             if for_weight and settings.groups == 1:
                 of_weight = weight_gradient(gradient, inputs, weight, settings)
             elif for_weight:  # each channel for itself; these kernels are alike in the contiguous format
@@ -105,6 +105,14 @@ def torch_backward(
     return torch.ops.aten.convolution_backward(gradient, inputs, weight, None, *geometry, (*needed, False))[:2]
 
 
+def total(parts: Iterator[Tensor]) -> Tensor:
+    """The sum of the parts, in the first of them."""
+    first = next(parts)
+    for part in parts:
+        first += part
+    return first
+
+
 def longest(weight: Tensor) -> int:
     """How many channels a sum may have."""
     return max(1, min(CHANNELS, PRODUCTS // weight.shape[2:].numel()))
@@ -113,11 +121,10 @@ def longest(weight: Tensor) -> int:
 def forward(inputs: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
     """`conv2d`, in channels_last and with sums that are not too long."""
     size = longest(weight) if settings.groups == 1 else settings.groups
-    output, *others = (
+    return total(
         torch_conv2d(part.contiguous(memory_format=LAST), filters, None if start else bias, *settings)
         for start, (part, filters) in enumerate(zip(inputs.split(size, 1), weight.split(size, 1), strict=True))
     )
-    return sum(others, start=output)
 
 
 def weight_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, settings: Settings) -> Tensor:
