@@ -1,9 +1,10 @@
-"""Convolutions that train on a CPU with the same bits on every x86-64 processor, at the full width of its vectors.
+"""Convolutions for training on a CPU: at the processor's full vector width, with the same bits on every x86-64 one.
 
-oneDNN's kernels for a forward pass in channels_last add the products of a sum in one order, whatever the vector width.
-Only a long sum is cut, at places that depend on the processor, so it is cut here first. The kernels for the gradient of
-the inputs are alike. Those for the gradient of the weights are not, and are slower. But that gradient is a forward pass
-as well: pictures and channels change places, and the gradient of the output is the filter.
+oneDNN's channels_last kernels for the forward pass and for the gradient of the inputs add up the products of a sum in
+the same order at every vector width. Only long sums are an exception: the kernels split them at places that depend on
+the processor. This module therefore splits long sums itself. oneDNN's kernels for the gradient of the weights depend on
+the vector width and are slower. That gradient is computed as a forward pass instead, in which pictures and channels are
+swapped and the gradient of the output is the filter.
 """
 
 from collections.abc import Iterator
@@ -16,10 +17,10 @@ from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 
 Pair = tuple[int, int]
-LAST = torch.channels_last
-PRODUCTS, CHANNELS = 128 * 3 * 3, 1024  # at most in a sum
+MAX_PRODUCTS, MAX_CHANNELS = 128 * 3 * 3, 1024  # of a sum that no kernel splits
 torch_conv2d = F.conv2d
-without_onednn = partial(torch.backends.mkldnn.flags, enabled=False, allow_tf32=None)  # the latter avoids a warning
+# `allow_tf32=None` avoids a warning.
+without_onednn = partial(torch.backends.mkldnn.flags, enabled=False, allow_tf32=None)
 
 
 class Settings(NamedTuple):
@@ -38,14 +39,14 @@ def conv2d(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> Tensor:
-    """`torch.nn.functional.conv2d`: portable for float32 [N, C, H, W] on a CPU, and torch's own for all else."""
+    """`torch.nn.functional.conv2d`. Float32 [N, C, H, W] on a CPU is computed by `Convolution`, all else by torch."""
     if input.ndim != 4 or input.dtype != torch.float32 or not input.is_cpu or isinstance(padding, str):
         return torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
     return Convolution.apply(input, weight, bias, Settings(_pair(stride), _pair(padding), _pair(dilation), groups))
 
 
 class Convolution(torch.autograd.Function):
-    """`conv2d` and its gradients."""
+    """The forward pass and the gradients of a convolution of float32 on a CPU."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -55,7 +56,7 @@ class Convolution(torch.autograd.Function):
         bias: Tensor | None,
         settings: Settings,
     ) -> Tensor:
-        inputs = inputs.contiguous(memory_format=LAST)
+        inputs = channels_last(inputs)
         ctx.save_for_backward(inputs, weight)
         ctx.settings = settings
         if has_portable_kernels(inputs, weight, settings):
@@ -66,73 +67,83 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: ANN401
         (inputs, weight), settings = ctx.saved_tensors, ctx.settings
-        for_inputs, for_weight, for_bias, _ = ctx.needs_input_grad
-        of_inputs = of_weight = None
-        if not has_portable_kernels(inputs, weight, settings):
-            with without_onednn():
-                of_inputs, of_weight = torch_backward(gradient, inputs, weight, settings, for_inputs, for_weight)
+        needs_inputs, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        gradients: tuple[Tensor | None, ...]
+        if has_portable_kernels(inputs, weight, settings):
+            gradient = channels_last(gradient)
+            gradients = (
+                input_gradient(gradient, inputs, weight, settings) if needs_inputs else None,
+                weight_gradient(gradient, inputs, weight, settings) if needs_weight else None,
+            )
         else:
-            gradient = gradient.contiguous(memory_format=LAST)
-            if for_inputs:
-                size = longest(weight) if settings.groups == 1 else settings.groups
-                parts = zip(gradient.split(size, 1), weight.split(size), strict=True)
-                of_inputs = total(
-                    torch_backward(part.contiguous(memory_format=LAST), inputs, filters, settings, True, False)[0]
-                    for part, filters in parts
-                )
-            if for_weight and settings.groups == 1:
-                of_weight = weight_gradient(gradient, inputs, weight, settings)
-            elif for_weight:  # each channel for itself; these kernels are alike in the contiguous format
-                contiguous = gradient.contiguous(), inputs.contiguous()
-                of_weight = torch_backward(*contiguous, weight, settings, False, True)[1]
-        return of_inputs, of_weight, gradient.sum((0, 2, 3)) if for_bias else None, None
+            with without_onednn():
+                gradients = torch_backward(gradient, inputs, weight, settings, needs_inputs, needs_weight)
+        return *gradients, gradient.sum((0, 2, 3)) if needs_bias else None, None
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    return maps.contiguous(memory_format=torch.channels_last)
 
 
 def has_portable_kernels(inputs: Tensor, weight: Tensor, settings: Settings) -> bool:
-    """Whether this is true of oneDNN's kernels. Otherwise, which is rare, torch multiplies matrices with MKL."""
+    """Whether oneDNN adds up in the same order at every vector width. MKL computes the few other convolutions."""
     pictures, channels, *size = inputs.shape
     if settings.groups > 1:
-        return settings.groups == channels == len(weight) >= 32  # with fewer, threads share a sum
-    usual = weight.shape[2:].numel() == 1 or any(settings.padding) or max(settings.stride) > 1
-    return usual and min(pictures, channels, max(size)) > 1
+        return settings.groups == channels == len(weight) >= 32  # with fewer channels, threads share a sum
+    common = weight.shape[2:].numel() == 1 or any(settings.padding) or max(settings.stride) > 1
+    return common and min(pictures, channels, max(size)) > 1
 
 
 def torch_backward(
     gradient: Tensor, inputs: Tensor, weight: Tensor, settings: Settings, *needed: bool
 ) -> tuple[Tensor, Tensor]:
-    """torch's gradients of the inputs and of the weights, if `needed`."""
+    """torch's gradients of the inputs and of the weights; `needed` says for each whether it is computed."""
     geometry = *settings[:3], False, (0, 0), settings.groups
     return torch.ops.aten.convolution_backward(gradient, inputs, weight, None, *geometry, (*needed, False))[:2]
 
 
-def total(parts: Iterator[Tensor]) -> Tensor:
-    """The sum of the parts, in the first of them."""
+def add_up(parts: Iterator[Tensor]) -> Tensor:
+    """Adds all parts to the first one, in place."""
     first = next(parts)
     for part in parts:
         first += part
     return first
 
 
-def longest(weight: Tensor) -> int:
-    """How many channels a sum may have."""
-    return max(1, min(CHANNELS, PRODUCTS // weight.shape[2:].numel()))
+def channels_per_sum(weight: Tensor, settings: Settings) -> int:
+    """The number of channels whose products are added up in one convolution."""
+    if settings.groups > 1:
+        return settings.groups
+    return max(1, min(MAX_CHANNELS, MAX_PRODUCTS // weight.shape[2:].numel()))
 
 
 def forward(inputs: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
-    """`conv2d`, in channels_last and with sums that are not too long."""
-    size = longest(weight) if settings.groups == 1 else settings.groups
-    return total(
-        torch_conv2d(part.contiguous(memory_format=LAST), filters, None if start else bias, *settings)
-        for start, (part, filters) in enumerate(zip(inputs.split(size, 1), weight.split(size, 1), strict=True))
+    """`conv2d` in channels_last, as the sum of convolutions of at most `channels_per_sum` input channels."""
+    size = channels_per_sum(weight, settings)
+    return add_up(
+        torch_conv2d(channels_last(part), filters, None if number else bias, *settings)
+        for number, (part, filters) in enumerate(zip(inputs.split(size, 1), weight.split(size, 1), strict=True))
+    )
+
+
+def input_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, settings: Settings) -> Tensor:
+    """The gradient of the inputs, as the sum over parts of at most `channels_per_sum` output channels."""
+    size = channels_per_sum(weight, settings)
+    return add_up(
+        torch_backward(channels_last(part), inputs, filters, settings, True, False)[0]
+        for part, filters in zip(gradient.split(size, 1), weight.split(size), strict=True)
     )
 
 
 def weight_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, settings: Settings) -> Tensor:
-    """The gradient of the weights [K, C, H, W] of a convolution without groups."""
+    """The gradient of the weights [K, C, H, W]."""
+    if settings.groups > 1:  # depthwise: oneDNN's own kernels give the same bits, in the contiguous format
+        return torch_backward(gradient.contiguous(), inputs.contiguous(), weight, settings, False, True)[1]
     (height, width), (stride, padding, dilation, _) = weight.shape[2:], settings
     if height == width == 1 and not any(padding):  # a product of matrices
         rows = inputs[:, :, :: stride[0], :: stride[1]].transpose(0, 1).flatten(1)  # [C, N * H * W]
         image = gradient.transpose(0, 1).flatten(1)[None, None].permute(0, 3, 1, 2)  # [1, N * H * W, 1, K]
         return forward(image, rows[..., None, None], None, Settings((1, 1), (0, 0), (1, 1))).permute(3, 1, 0, 2)
-    whole = forward(inputs.transpose(0, 1), gradient.transpose(0, 1), None, Settings(dilation, padding, stride))
-    return whole.transpose(0, 1)[..., :height, :width]
+    # The result may have more rows and columns than the kernel, if the stride leaves some inputs unused.
+    weights = forward(inputs.transpose(0, 1), gradient.transpose(0, 1), None, Settings(dilation, padding, stride))
+    return weights.transpose(0, 1)[..., :height, :width]

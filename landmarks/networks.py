@@ -129,12 +129,12 @@ def load(part: Part, state: dict[str, Tensor]) -> Part:
 
 
 class ChannelSum(nn.Conv2d):
-    """A convolution that a CPU computes as a sum over parts of its input channels."""
+    """A convolution that a CPU computes as a sum over groups of its input channels."""
 
-    parts: list[Tensor]  # of the weights
+    parts: list[Tensor]  # the weights of each group
 
     def forward(self, maps: Tensor) -> Tensor:
-        if not maps.is_cpu or maps.dtype != torch.float32:  # not bit-identical anyway, and faster
+        if not maps.is_cpu or maps.dtype != torch.float32:  # faster, and not bit-identical in any case
             return super().forward(maps)
         first, *others = zip(maps.split(self.parts[0].shape[1], dim=1), self.parts, strict=True)
         total = self._conv_forward(*first, self.bias)
@@ -144,15 +144,16 @@ class ChannelSum(nn.Conv2d):
 
 
 def fix_order(layers: Part) -> Part:
-    """Makes oneDNN's convolutions sum in the same order on every x86-64 processor with AVX2.
+    """Makes oneDNN's convolutions add up in the same order on every x86-64 processor with AVX2. Returns `layers`.
 
-    Its kernels for channels_last sum over rows, then columns, then input channels. If the weights of a kernel exceed
-    the caches, they do so for a block of channels after the other, and the size of a block depends on the processor's
-    caches and vectors. 128 channels of a 3x3 kernel are always one block.
+    Its channels_last kernels add up over rows, then columns, then input channels. If the weights do not fit into the
+    caches, the kernels process one block of input channels after another. The size of a block depends on the
+    processor. 128 channels of a 3x3 kernel are always one block.
     """
     for conv in layers.modules():
         if isinstance(conv, nn.Conv2d):
-            # Unlike `contiguous`, `clone` gives a 1x1 kernel strides that make torch use channels_last on a 1x1 map.
+            # Unlike `contiguous`, `clone` also sets the strides of a 1x1 kernel. torch then uses channels_last for 1x1
+            # maps, too.
             conv.weight.data = conv.weight.data.clone(memory_format=torch.channels_last)
             area = conv.kernel_size[0] * conv.kernel_size[1]
             channels = min(128, 9 * 128 // area)
