@@ -13,8 +13,9 @@ from conftest import ROOT
 
 
 def test_generated_pictures_are_different_and_of_the_usual_size() -> None:
-    rows = generated.names(2000)
-    assert len(rows) == sum(generated.class_sizes(2000).values()) == len({name for name, _ in rows})
+    sizes = generated.study_sizes(2000)
+    rows = generated.names(sizes)
+    assert len(rows) == sum(sizes.values()) == len({name for name, _ in rows})
     pictures = [generated.draw(*row) for row in rows[:40]]
     assert all(20_000 < len(picture.picture) < 40_000 for picture in pictures)
     hashes = np.array([images.perceptual_hash(images.decode(p.picture)) for p in pictures], dtype=np.uint64)
