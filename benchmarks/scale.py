@@ -1,12 +1,12 @@
-"""Does every stage stay within 2 GB of memory, and its cost per picture the same, at the study's size? benchmarks/scale.md.
+"""The pipeline at the study's size: seconds, memory and disk of every stage, and how they grow. benchmarks/scale.md.
 
-    .venv/bin/python -m benchmarks.scale         `make scale`; about an hour on two idle cores, and 50 GB of disk in TMPDIR
+    .venv/bin/python -m benchmarks.scale         about an hour on two idle cores, and 50 GB of disk in TMPDIR
     .venv/bin/python -m benchmarks.scale --percent 1 5 --out FILE        smaller data sets
     .venv/bin/python -m benchmarks.scale --classes 1000 --out FILE       300,000 pictures of 1,000 classes
 
-Draws data sets in the layout of Google Landmarks v2, with the study's classes and the index of version 1. Runs the whole
-pipeline of HEAD on each, in a temporary clone, with inputs of 32 pixels and one epoch so that it ends within an hour.
-Features are as large as at any crop: 50 KB per view.
+Draws data sets in the layout of Google Landmarks v2, with the study's class sizes and index. Runs the whole pipeline
+of HEAD on each, in a temporary clone, with inputs of 32 pixels and one epoch, so that it ends within an hour. Features
+are as large as at any crop: 50 KB per view.
 """
 
 import argparse
@@ -115,9 +115,9 @@ def write_tar(root: Path, name: str, rows: np.ndarray) -> None:
 
 
 def watch(repro: Repro) -> dict[str, float]:
-    """Waits for the end of a run. Returns, by stage, the largest memory of all its processes and DVC's together, in MB.
+    """Waits for the end of a run. Returns the peak memory of each stage: of all its processes and DVC's, in MB.
 
-    Pages of files do not count, because the system reclaims them when it needs room: so do features, mapped into memory.
+    Pages of files do not count, because the system reclaims them when it needs room.
     """
     peaks: dict[str, float] = defaultdict(float)
     try:
@@ -235,14 +235,14 @@ A stage includes what DVC does for it: hashing, and linking into the cache. At 2
 
 ## Growth
 
-The cost per picture, relative to that at the smaller size; at most 1.2 is the target. `additional` compares additional
+The cost per picture, relative to that at the smaller size. The target is at most 1.2. `additional` compares additional
 pictures, which leaves out the start of each stage.
 
 {grown.to_markdown(floatfmt=".2f")}
 
 ## Memory
 
-The most that all processes of a stage and DVC hold at a time, in MB, without pages of files; at most 2,000 is the target.
+The most that all processes of a stage and DVC hold at a time, in MB, without pages of files. The target is 2,000.
 
 {tables["memory"].to_markdown(floatfmt=",.0f")}
 

@@ -110,19 +110,24 @@ def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], blocks: dict[st
     return figure
 
 
-def confusion(predictions: pd.DataFrame, landmarks: list[str], title: str) -> Figure:
-    """The confusion matrix: the share of each true landmark's pictures (row) for each predicted landmark (column)."""
-    counts = np.zeros((len(landmarks), len(landmarks)))
-    np.add.at(counts, (predictions["label"], predictions["predicted"]), 1)
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+def confusion(predictions: pd.DataFrame, landmarks: list[str], shown: np.ndarray, title: str) -> Figure:
+    """The confusion matrix: the share of each true landmark's pictures (row) for each predicted landmark (column).
+
+    Only the labels `shown`, ascending, have a row and a column. `landmarks` has the names of all labels.
+    """
+    inside = predictions[predictions[["label", "predicted"]].isin(shown).all(axis=1)]
+    counts = np.zeros((len(shown), len(shown)))
+    np.add.at(counts, tuple(np.searchsorted(shown, inside[column]) for column in ("label", "predicted")), 1)
+    pictures = np.bincount(predictions["label"], minlength=len(landmarks))[shown]
+    share = counts / np.maximum(pictures, 1)[:, None]
     figure, axes = plt.subplots(figsize=(8.6, 8))
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "white" if share[row, column] > 0.6 else "black"
         axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    ticks = np.arange(len(landmarks))
-    axes.set_xticks(ticks, landmarks, rotation=90, fontsize=7)
-    axes.set_yticks(ticks, landmarks, fontsize=7)
+    ticks, names = np.arange(len(shown)), [landmarks[label] for label in shown]
+    axes.set_xticks(ticks, names, rotation=90, fontsize=7)
+    axes.set_yticks(ticks, names, fontsize=7)
     axes.set(title=title, xlabel="predicted", ylabel="true")
     axes.grid(visible=False)
     figure.colorbar(image, shrink=0.7, label="share of the true class")

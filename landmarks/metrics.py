@@ -22,10 +22,13 @@ def summary(
 
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     correct = predicted == labels
+    true = np.take_along_axis(probabilities, labels[:, None], 1)
+    equals_before = (probabilities == true) & (np.arange(probabilities.shape[1]) < labels[:, None])
+    rank = (probabilities > true).sum(1) + equals_before.sum(1)  # of the true class, from 0; needs no sorting
     return {
         "accuracy": correct.mean(),
         "accuracy_ci95": interval(correct, rng),
-        "top5": (np.argsort(-probabilities, axis=1, kind="stable")[:, :5] == labels[:, None]).any(1).mean(),
+        "top5": (rank < 5).mean(),
         "macro_recall": recall_score(labels, predicted, average="macro", zero_division=0),
         "gap": gap(ids, labels, predicted, confidence),
         "ece": calibration(confidence, correct, calibration_bins)[0],
@@ -84,6 +87,16 @@ def rounded(value: dict) -> dict:
         return round(float(number), DIGITS)
 
     return json.loads(json.dumps(value, default=float), parse_float=short, parse_int=short)
+
+
+def often_confused(labels: np.ndarray, predicted: np.ndarray, classes: int, most: int) -> np.ndarray:
+    """At most `most` of the labels 0 to `classes` - 1, ascending: those in most mistakes, as true or predicted class.
+
+    `labels` and `predicted` are [N].
+    """
+    wrong = labels != predicted
+    mistakes = np.bincount(np.concatenate([labels[wrong], predicted[wrong]]), minlength=classes)
+    return np.sort(np.argsort(-mistakes, kind="stable")[:most])
 
 
 def confused(named: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import mmap
 import os
 import time
 from collections import deque
@@ -46,11 +47,27 @@ def prepare_training() -> None:
     keep_memory()
 
 
+def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`array[rows]`. Reads the rows of a mapped file from the file itself.
+
+    In a mapped file that does not fit into memory, the first access to a row reads up to megabytes around it: with
+    Linux's read-ahead set to 8 MB, 56 times as much as is used.
+    """
+    if not isinstance(array.base, mmap.mmap):
+        return array[rows]
+    assert isinstance(array, np.memmap)
+    found = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    with open(array.filename, "rb") as file:
+        for place, row in zip(found, rows, strict=True):
+            os.preadv(file.fileno(), [place], array.offset + int(row) * place.nbytes)
+    return found
+
+
 class Features:
-    """Features and labels of some views. Reads the memory-mapped array only when they are used."""
+    """Features and labels of some views. Reads the features only when they are used."""
 
     def __init__(self, array: np.ndarray, views: pd.DataFrame) -> None:
-        """`array` is [rows, C, H, W]; `views` has the `row` and the `label` of each view."""
+        """`array` is [rows, C, H, W], possibly a mapped file; `views` has the `row` and the `label` of each view."""
         self.array, self.rows, self.labels = array, views["row"].to_numpy(), views["label"].to_numpy(copy=True)
 
     def __len__(self) -> int:
@@ -70,7 +87,7 @@ class Features:
         device = device or torch.device("cpu")
 
         def read(positions: np.ndarray) -> tuple[Tensor, ...]:
-            pair = torch.from_numpy(self.array[self.rows[positions]]), torch.from_numpy(self.labels[positions])
+            pair = torch.from_numpy(take(self.array, self.rows[positions])), torch.from_numpy(self.labels[positions])
             return tuple(tensor.pin_memory() if device.type == "cuda" else tensor for tensor in pair)
 
         def move(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +110,7 @@ class Features:
         rows = self.rows[:: max(1, len(self) // sample)]
         mean = square = np.zeros(self.array.shape[1])
         for row in rows:
-            picture = self.array[row].astype(np.float64)
+            picture = take(self.array, row[None])[0].astype(np.float64)
             mean, square = mean + picture.mean((1, 2)), square + np.square(picture).mean((1, 2))
         mean, square = mean / len(rows), square / len(rows)
         std = np.sqrt(np.maximum(square - mean**2, 1e-6))

@@ -48,8 +48,8 @@ def main() -> str:
         raise stage.UserError(f"{folders}: no such ablation in params.yaml; remove the folders")
 
     views = artifacts.read_labelled_views()
-    answers = {name: pd.read_parquet(artifacts.LOGS / name / artifacts.ANSWERS) for name in p.models}
-    side = round(len(answers["abn"]["map"].iloc[0]) ** 0.5)
+    maps = pd.read_parquet(artifacts.LOGS / "abn" / artifacts.ANSWERS, columns=["map"])["map"]
+    side = round(len(maps.iloc[0]) ** 0.5)
     masks = {split: read_masks(views[views["split"] == split], (side, side)) for split in ("val", "test")}
     largest = views.loc[views["split"] == "train", "label"].mode()[0]
     share = (views.loc[views["split"] == "test", "label"] == largest).mean()
@@ -57,7 +57,8 @@ def main() -> str:
     tables, right = [], {}  # by model and split, which pictures are classified correctly
     for name in p.models:
         results[name] = {}
-        for split, rows in answers[name].groupby("split", sort=False):
+        answers = pd.read_parquet(artifacts.LOGS / name / artifacts.ANSWERS)  # one model's: they may be large
+        for split, rows in answers.groupby("split", sort=False):
             entry, table = judge(rows, masks[split], p.evaluate.calibration_bins, p.seed)
             right[name, split] = (table["predicted"] == table["label"]).to_numpy(dtype=int)
             pair = right[name, split], right["baseline", split]

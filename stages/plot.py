@@ -11,6 +11,7 @@ import pandas as pd
 LARGEST = 50  # classes in the histogram
 GALLERY = 6  # pictures in the attention gallery, half of them misclassified
 PAIRS = 20  # of classes that are confused
+MATRIX = 40  # classes of the confusion matrix; of more, those in most mistakes
 ATTRIBUTION = ["id", "landmark_id", "author", "license", "title"]
 
 
@@ -60,12 +61,15 @@ def main() -> str:
     }
     abn = by_model["abn"]
     named = abn[["label", "predicted"]].map(landmarks.__getitem__).set_axis(["actual", "predicted"], axis=1)
+    shown = metrics.often_confused(abn["label"].to_numpy(), abn["predicted"].to_numpy(), len(landmarks), MATRIX)
+    in_matrix = abn[["label", "predicted"]].isin(shown).all(axis=1)
+    title = "abn on test pictures" + f", the {MATRIX} classes in most mistakes" * (len(landmarks) > MATRIX)
     curves = training_curves(list(p.models))
     rows, mapped = gallery(test, landmarks, p.augment.crop)
     drawn = {
         "class_histogram": figures.class_histogram(ranking),
         "training": figures.training_curves(curves),
-        "confusion": figures.confusion(abn, landmarks, "abn on test pictures"),
+        "confusion": figures.confusion(abn, landmarks, shown, title),
         "calibration": figures.reliability(calibration),
         "attention": figures.attention_gallery(rows, mapped),
     }
@@ -79,7 +83,7 @@ def main() -> str:
         "attention": pd.DataFrame([row["source"]._asdict() for row in rows])[ATTRIBUTION],
         "class_histogram": ranking,
         "confused": metrics.confused(named).head(PAIRS),
-        "confusion": named,
+        "confusion": named[in_matrix],
         "training": curves,
     }
     for name, figure in drawn.items():  # one by one, so that other files in the folder stay

@@ -62,7 +62,7 @@ STUDY = abn(attention="multiply", objective="summed_softmax")
 DRAWN: dict[str, Callable[[], Figure]] = {
     "class_histogram": lambda: figures.class_histogram(RANKING),
     "training_curves": lambda: figures.training_curves(CURVES),
-    "confusion": lambda: figures.confusion(PREDICTIONS, ["arch", "dome", "tower"], "a title"),
+    "confusion": lambda: figures.confusion(PREDICTIONS, ["arch", "dome", "tower"], np.arange(3), "a title"),
     "reliability": lambda: figures.reliability(BINS),
     "one model": lambda: figures.reliability({"abn": BINS["abn"]}),
     "attention_gallery": lambda: gallery(["abn", "study"]),
@@ -95,7 +95,7 @@ def test_names_are_drawn_as_they_are() -> None:
     curves = pd.concat(CURVES.assign(model=name) for name in ODD)
     for figure in (
         figures.class_histogram(ranking),
-        figures.confusion(answers, ODD, ODD[0]),
+        figures.confusion(answers, ODD, np.arange(len(ODD)), ODD[0]),
         figures.attention_gallery([row], ["abn"]),
         figures.reliability(odd_bins),
         figures.training_curves(curves),
@@ -117,7 +117,7 @@ def test_kept_and_left_out_classes_have_their_colours() -> None:
 
 
 def test_confusion_is_the_share_of_each_true_class() -> None:
-    axes = figures.confusion(PREDICTIONS, ["arch", "dome", "tower"], "a title").axes[0]
+    axes = figures.confusion(PREDICTIONS, ["arch", "dome", "tower"], np.arange(3), "a title").axes[0]
     shares = np.asarray(axes.images[0].get_array())
     assert shares == pytest.approx(np.array([[1 / 2, 1 / 2, 0], [0, 1, 0], [1 / 3, 0, 2 / 3]]))
     assert sorted(text.get_text() for text in axes.texts) == ["1", "1", "1", "1", "2"]
