@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce quick test lint verify verify-matrix check-cache torture fuzz benchmark ablations backbones
+.PHONY: reproduce quick test lint verify verify-matrix check-cache torture fuzz benchmark scale ablations backbones
 
 reproduce: .venv/installed
 	$(BIN)/python -m landmarks.params
@@ -24,6 +24,10 @@ lint: .venv/installed
 # Writes benchmarks/results.md. Run `make reproduce` before it, and nothing else meanwhile.
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks.speed
+
+# Writes benchmarks/scale.md: the whole pipeline at the study's size. An hour, and 50 GB in TMPDIR; nothing else meanwhile.
+scale: .venv/installed
+	$(BIN)/python -m benchmarks.scale
 
 # Does a clone of HEAD reproduce the committed results? The second target tries it under other conditions.
 verify: .venv/installed

@@ -185,8 +185,7 @@ def at_study_size(
     table["work"] = (table["seconds"] - [idle.get(name, idle["train"]) for name in table["stage"]]).clip(lower=0)
     for name, value in epochs.items():
         table.loc[table["stage"] == f"train {name}", "work"] = value * p.train.epochs
-    growth = np.where(table["stage"] == "split", scale**2, scale)  # split compares all pairs
-    table[f"at {STUDY:,} pictures"] = table["seconds"] + table["work"] * (growth - 1)
+    table[f"at {STUDY:,} pictures"] = table["seconds"] + table["work"] * (scale - 1)
     return table
 
 
@@ -230,9 +229,9 @@ def report(directory: Path, pictures: int, dry: bool) -> str:
 
 {table.to_markdown(index=False, floatfmt=",.1f")}
 
-`work` is without the start of Python, PyTorch and the GPU. The last column scales the work with the number of pictures
-(split: with its square). The study's whole table, all stages one after the other, takes **{total / 60:.1f} minutes**
-with features in float32, {faster / 60:.1f} in bfloat16.
+`work` is without the start of Python, PyTorch and the GPU. The last column scales the work with the number of pictures.
+The study's whole table, all stages one after the other, takes **{total / 60:.1f} minutes** with features in float32,
+{faster / 60:.1f} in bfloat16.
 
 ## Extraction, in views per second
 

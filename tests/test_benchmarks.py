@@ -4,10 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import generated, speed
-from landmarks import images
+from benchmarks import generated, scale, speed
+from landmarks import images, params, sources
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -50,3 +51,49 @@ def test_targets_stand_beside_what_was_measured_and_the_limit() -> None:
     assert rows["table against the usual way, 112 pixels (480 s / 80 s)"] == ["6.0", ">= 5 with AVX-512", "8.0"]
     assert rows["an additional view, relative to the trunk's limit, 224 pixels"] == ["0.97", ">= 0.96", "1"]
     assert len(rows) == 10
+
+
+def test_the_full_scale_has_the_study_s_sizes() -> None:
+    sizes, skipped = scale.class_sizes(None, 1)
+    counts = list(sizes.values())
+    assert sum(counts) == 1_193_208 and sum(counts[skipped : skipped + 27]) == 176_358
+    assert max(counts[skipped + 27 :]) < min(counts[: skipped + 27])
+    sizes, skipped = scale.class_sizes(1000, 1)
+    assert skipped == 0 and sum(list(sizes.values())[:1000]) == 300_000
+
+
+def test_the_data_set_of_the_scale_run_can_be_downloaded(tmp_path: Path) -> None:
+    sizes, _ = scale.class_sizes(2, 0.03)
+    kept = list(sizes)[:2]
+    assert scale.write_data_set(tmp_path / "data", sizes, kept) == sum(sizes[name] for name in kept)
+    p = params.load(ROOT / "params.yaml")
+    data = p.data.model_copy(update={"source": "gldv2", "root": str(tmp_path / "data")})
+    with sources.open_source(data, p.download, seed=0, workers=1, scratch=tmp_path / "scratch") as source:
+        index = source.index()
+        assert index["landmark_id"].value_counts().to_dict() == sizes
+        wanted = index[index["landmark_id"].isin(kept)]
+        assert source.fetch(wanted) == {}
+        picture = next(source.pictures(wanted))
+    assert picture.picture == generated.draw(picture.id, picture.landmark_id).picture
+    assert picture.author == "Somebody"
+
+
+def test_growth_compares_pictures_and_additional_pictures() -> None:
+    seconds = pd.DataFrame({"1 %": [2.0, 1.0], "10 %": [11.0, 1.9], "100 %": [101.0, 91.9]}, index=["linear", "square"])
+    found = scale.growth(seconds, [10, 100, 1000])
+    assert list(found) == ["10 % / 1 %", "100 % / 10 %", "additional"]
+    assert found.loc["linear"].tolist() == pytest.approx([0.55, 101 / 110, 1])
+    assert found.loc["square", "additional"] == pytest.approx(10)
+
+
+@pytest.mark.slow
+def test_the_scale_run_measures_every_stage(tmp_path: Path) -> None:
+    """The whole pipeline on 61 generated pictures of four classes."""
+    out = tmp_path / "scale.md"
+    command = [sys.executable, "-m", "benchmarks.scale", "--classes", "4", "--percent", "5", "--out", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    text = out.read_text(encoding="utf-8")
+    for heading in ("Seconds", "Growth", "Memory", "Disk"):
+        assert f"## {heading}" in text
+    for name in ("download", "extract-features", "train-abn", "plot"):
+        assert text.count(f"| {name} ") == 3  # seconds, memory, disk; one size does not grow

@@ -123,6 +123,12 @@ def test_confusion_is_the_share_of_each_true_class() -> None:
     assert sorted(text.get_text() for text in axes.texts) == ["1", "1", "1", "1", "2"]
 
 
+def test_confusion_of_some_classes_keeps_their_shares() -> None:
+    axes = figures.confusion(PREDICTIONS, ["arch", "dome", "tower"], np.array([0, 2]), "a title").axes[0]
+    assert np.asarray(axes.images[0].get_array()) == pytest.approx(np.array([[1 / 2, 0], [1 / 3, 2 / 3]]))
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["arch", "tower"]
+
+
 def test_attribution_has_title_author_and_licence() -> None:
     assert figures.attribution(NAMELESS) == ""
     assert figures.attribution(NAMED._replace(title="A tower")) == '"A tower" by Jane Doe, CC BY-SA 3.0'

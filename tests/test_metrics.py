@@ -42,6 +42,16 @@ def test_top5_counts_the_first_five() -> None:
     assert summary(probabilities, np.arange(7))["top5"] == pytest.approx(5 / 7)
 
 
+def test_top5_ranks_equal_classes_by_label() -> None:
+    assert summary(np.full((7, 7), 1 / 7), np.arange(7))["top5"] == pytest.approx(5 / 7)
+
+
+def test_classes_in_most_mistakes() -> None:
+    labels, predicted = np.array([0, 0, 1, 2, 3, 3]), np.array([0, 3, 1, 3, 3, 2])
+    assert metrics.often_confused(labels, predicted, 5, 2).tolist() == [2, 3]
+    assert metrics.often_confused(labels, predicted, 5, 40).tolist() == [0, 1, 2, 3, 4]
+
+
 def test_two_classes_are_enough() -> None:
     found = summary(np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]]), np.array([0, 1, 1]))
     assert found["accuracy"] == pytest.approx(2 / 3)

@@ -6,7 +6,7 @@ from pathlib import Path
 from landmarks import models, weight_files
 from landmarks.models import Baseline
 from landmarks.params import Abn, Backbone, Train
-from landmarks.training import Epoch, Features, fit, predict, prepare_training, train_model, validate
+from landmarks.training import Epoch, Features, fit, predict, prepare_training, take, train_model, validate
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,15 @@ def data(views: int = 2) -> tuple[np.ndarray, pd.DataFrame]:
     index["row"] = np.arange(len(index))
     noise = rng.random((len(index), 8, 2, 2)) * 0.5
     return (prototypes[index["label"]] + noise).astype(np.float16), index
+
+
+def test_rows_of_a_mapped_file_are_read_from_the_file(tmp_path: Path) -> None:
+    array, rows = np.random.default_rng(0).random((9, 8, 2, 2)).astype(np.float16), np.array([7, 0, 8, 7])
+    np.save(tmp_path / "features.npy", array)
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    for source in (array, mapped):
+        assert (take(source, rows) == array[rows]).all()
+    assert (take(mapped[2:], rows[:1] - 2) == array[7]).all()  # a part of the mapping has another offset
 
 
 def eight() -> Features:
