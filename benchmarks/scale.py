@@ -173,7 +173,7 @@ def measure(classes: int | None, share: float) -> Result:
         return Result(
             pictures,
             parquet.read_metadata(clone.root / artifacts.VIEWS).num_rows,
-            costs.round(1),
+            costs.fillna(0).round(1),
             hashlib.sha256(repr(outs).encode()).hexdigest()[:16],
             results["abn"]["test"]["accuracy"],
             results["majority_class"],
