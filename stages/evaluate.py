@@ -11,7 +11,7 @@ import pandas as pd
 
 def judge(answers: pd.DataFrame, masks: np.ndarray, bins: int, seed: int) -> tuple[dict, pd.DataFrame]:
     """The entry of results.json for the answers of one model on one split, and its rows of predictions.parquet."""
-    scores, labels = np.stack(answers["scores"].tolist()).astype(np.float64), answers["label"].to_numpy()
+    scores, labels = np.stack(answers["scores"].tolist(), dtype=np.float64), answers["label"].to_numpy()
     entry = metrics.summary(scores, labels, answers["id"].to_numpy(), bins, stream(seed, "bootstrap"))
     table = answers[["split", "id", "label"]].assign(
         predicted=scores.argmax(1),

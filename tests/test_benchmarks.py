@@ -62,6 +62,7 @@ def test_the_full_scale_has_the_study_s_sizes() -> None:
     assert skipped == 0 and sum(list(sizes.values())[:1000]) == 300_000
 
 
+@pytest.mark.slow
 def test_the_data_set_of_the_scale_run_can_be_downloaded(tmp_path: Path) -> None:
     sizes, _ = scale.class_sizes(2, 0.03)
     kept = list(sizes)[:2]
