@@ -185,5 +185,5 @@ def attention_gallery(rows: list[dict], names: list[str]) -> Figure:
         axes.set(xticks=[], yticks=[])  # otherwise invisible ticks are laid out, which takes half of the time
         axes.axis("off")
     if image is not None:
-        figure.colorbar(image, ax=panels, shrink=0.4, label="attention")
+        figure.colorbar(image, ax=panels, shrink=0.4, label="value of the map")
     return figure
