@@ -6,6 +6,15 @@ STUDY = (
     ("ABN, alpha 0.25, beta 1", 30.54, 27.66),
     ("ABN, alpha 0, beta 1", 32.71, 32.58),
 )
+MEASURES = ("energy", "pointing", "deletion", "insertion")
+MAPS = {
+    "map": "attention map",
+    "cam": "class activation map",
+    "grad_cam": "Grad-CAM",
+    "grad_cam_pp": "Grad-CAM++",
+    "centre": "centre prior",
+    "random": "chance",
+}
 
 
 def table(results: dict, source: str) -> str:
@@ -29,9 +38,8 @@ def table(results: dict, source: str) -> str:
         "|---|" + "---:|" * 11,
     ]
     maps = [
-        "| map of | energy on landmark | maximum on landmark | landmark's area | deletion by map | from the centre "
-        "| at random | insertion by map | from the centre | at random |",
-        "|---|" + "---:|" * 9,
+        "| model | map | energy on landmark | maximum on landmark | deletion | insertion |",
+        "|---|---|" + "---:|" * 4,
     ]
     columns = ("top5", "macro_recall", "gap", "ece", "perception_accuracy", "attention_accuracy")
     for name, splits in results.items():
@@ -44,11 +52,11 @@ def table(results: dict, source: str) -> str:
         else:
             cells += [f"{100 * test['above_baseline']:+.2f}", span(test["above_baseline_ci95"])]
         recognition.append(f"| {name} | " + " | ".join(cells + [percent(test[column]) for column in columns]) + " |")
-        if attention := test["attention"]:
-            numbers = [attention[key] for key in ("energy", "pointing", "area")]
-            for curve in ("deletion", "insertion"):
-                numbers += [attention[curve][order] for order in ("map", "centre", "random")]
-            maps.append(f"| {name} | " + " | ".join(map(percent, numbers)) + " |")
+        attention = test["attention"]
+        for key, label in MAPS.items():
+            if key in attention["deletion"]:
+                numbers = [attention[measure].get(key, attention["area"]) for measure in MEASURES]
+                maps.append(f"| {name} | {label} | " + " | ".join(map(percent, numbers)) + " |")
     for name, val, test in STUDY:
         recognition.append(f"| *the study: {name}* | {val:.2f} | {test:.2f} |" + " |" * 9)
     return "\n".join([*recognition, "", *maps]) + "\n"

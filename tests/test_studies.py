@@ -83,7 +83,7 @@ def test_the_cells_of_a_row_are_the_committed_results() -> None:
     assert all(f"| conv4 | residual | 1 | {' | '.join(part)} |" in section for part in (cells[:5], cells[5:]))
     row = ("conv4", "residual", "1")
     assert ablations.measure(row, results, None, None) == cells
-    results["abn"]["test"]["attention"]["energy"] = None
+    results["abn"]["test"]["attention"]["energy"]["map"] = None
     assert ablations.measure(row, results, None, None) == [*cells[:5], "", *cells[6:]]
 
 
