@@ -68,7 +68,7 @@ def parameters(file: Path) -> frozenset[str]:
             keys.append(node.attr)
             node = node.value
         if outermost and keys and isinstance(node, ast.Name) and node.id == "p":
-            key = ".".join(keys[::-1])
+            key = ".".join(keys[::-1]).removesuffix(".items")
             read |= BLOCKS.get(key, {key})
     return frozenset(read)
 
