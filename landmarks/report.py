@@ -73,7 +73,7 @@ def repeats(results: dict) -> list[str]:
         return []
     return [
         "",
-        f"The same over {runs['seeds']:.0f} seeds (`train.repeats`): mean and standard deviation.",
+        f"Accuracy with {runs['seeds']:.0f} seeds (`train.repeats`): mean ± standard deviation, in percent.",
         "",
         "| model | split | accuracy | each seed | above baseline | its 95 % interval |",
         "|---|---|---:|---|---:|---:|",

@@ -151,7 +151,7 @@ def test_repeats_add_to_the_results_and_change_nothing_else(project: Project) ->
             low, high = runs["above_baseline_ci95"]
             assert low <= runs["above_baseline"] <= high and (name != "baseline" or low == high == 0)
         written = (project.root / "metrics/results.md").read_text(encoding="utf-8")
-        assert written.startswith(table) and f"The same over {repeats} seeds" in written
+        assert written.startswith(table) and f"Accuracy with {repeats} seeds" in written
     shown = project.dvc("metrics", "show", "--md").stdout
     assert "abn.test.repeats.mean" in shown
 
