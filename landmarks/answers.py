@@ -48,6 +48,12 @@ def answers(model: Baseline, array: np.ndarray, views: pd.DataFrame, seed: int) 
     return table.assign(**columns, **areas(model, data, maps, stream(seed, "cells")))
 
 
+def predictions(model: Baseline, array: np.ndarray, views: pd.DataFrame) -> pd.DataFrame:
+    """The label that the model predicts for each of `views`, in their order: `split`, `id`, `label`, `predicted`."""
+    probabilities = model.probabilities(predict(model, Features(array, views)))
+    return views[["split", "id", "label"]].assign(predicted=probabilities.numpy().argmax(1))
+
+
 def rank_cells(scores: np.ndarray) -> np.ndarray:
     """The cells of each of `scores` [N, H, W], highest first, ties in row order: indices [N, H * W]."""
     return np.argsort(-scores.reshape(len(scores), -1), axis=1, kind="stable")

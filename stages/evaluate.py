@@ -53,14 +53,19 @@ def main() -> str:
     largest = views.loc[views["split"] == "train", "label"].mode()[0]
     share = (views.loc[views["split"] == "test", "label"] == largest).mean()
     results: dict = {"majority_class": round(float(share), artifacts.DIGITS)}
-    tables, right = [], {}  # by model and split, which pictures are classified correctly
+    tables, right = [], {}  # by model and split, which pictures are classified correctly with each seed
     for name in p.models:
         results[name] = {}
+        seeds = range(p.seed + 1, p.seed + p.train.repeats)
+        repeats = [pd.read_parquet(artifacts.REPEATS / name / str(seed) / artifacts.ANSWERS) for seed in seeds]
         for split, rows in answers[name].groupby("split", sort=False):
             entry, table = judge(rows, masks[split], p.evaluate.calibration_bins, p.seed)
-            right[name, split] = (table["predicted"] == table["label"]).to_numpy(dtype=int)
+            runs = [table, *(run[run["split"] == split] for run in repeats)]
+            right[name, split] = np.array([run["predicted"] == run["label"] for run in runs], dtype=int)
             pair = right[name, split], right["baseline", split]
-            entry |= metrics.difference(*pair, stream(p.seed, "bootstrap"))
+            entry |= metrics.difference(pair[0][0], pair[1][0], stream(p.seed, "bootstrap"))
+            if repeats:
+                entry["repeats"] = metrics.repeats(*pair, stream(p.seed, "bootstrap"))
             results[name][split] = metrics.rounded(entry)
             tables.append(table.assign(model=name))
 

@@ -18,7 +18,14 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 COUNT = 300  # pictures: more than a batch of the GPU, in several row groups
 SETTINGS = Train(
-    epochs=2, batch_size=4, optimizer="adamw", learning_rate=0.01, weight_decay=0.01, hidden=64, dropout=0.5
+    repeats=1,
+    epochs=2,
+    batch_size=4,
+    optimizer="adamw",
+    learning_rate=0.01,
+    weight_decay=0.01,
+    hidden=64,
+    dropout=0.5,
 )
 
 

@@ -47,6 +47,27 @@ def test_the_table_has_a_row_per_model_and_the_studys_numbers() -> None:
     ]
 
 
+def test_repeats_are_a_table_of_their_own() -> None:
+    runs = {"seeds": 3.0, "each": [0.71, 0.7, 0.75], "mean": 0.72, "std": 0.0264575}
+    runs |= {"above_baseline": 0.0321, "above_baseline_ci95": [-0.01, 0.07]}
+    repeated = {"majority_class": 0.1234} | {
+        name: {split: entry | {"repeats": runs} for split, entry in RESULTS[name].items()}
+        for name in ("baseline", "my-ablation")
+    }
+    once, text = report.table(RESULTS, "sample"), report.table(repeated, "sample")
+    assert text.startswith(once)
+    _, caption, _, header, _, *lines = text.removeprefix(once).splitlines()
+    assert "3 seeds" in caption
+    cells = "72.00 ± 2.65 | 71.00, 70.00, 75.00"
+    assert lines == [
+        f"| baseline | val | {cells} |  |  |",
+        f"| baseline | test | {cells} |  |  |",
+        f"| my-ablation | val | {cells} | +3.21 | -1.00 to 7.00 |",
+        f"| my-ablation | test | {cells} | +3.21 | -1.00 to 7.00 |",
+    ]
+    assert {line.count("|") for line in [header, *lines]} == {7}
+
+
 @pytest.mark.parametrize(("source", "synthetic"), [("sample", True), ("gldv2", False)])
 def test_the_table_states_whether_the_pictures_are_synthetic(source: str, synthetic: bool) -> None:
     first = report.table(RESULTS, source).splitlines()[0]
