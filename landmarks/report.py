@@ -6,6 +6,15 @@ STUDY = (
     ("ABN, alpha 0.25, beta 1", 30.54, 27.66),
     ("ABN, alpha 0, beta 1", 32.71, 32.58),
 )
+MEASURES = ("energy", "pointing", "deletion", "insertion")
+MAPS = {
+    "map": "attention map",
+    "cam": "class activation map",
+    "grad_cam": "Grad-CAM",
+    "grad_cam_pp": "Grad-CAM++",
+    "centre": "centre prior",
+    "random": "chance",
+}
 
 
 def percent(value: float | None) -> str:
@@ -38,9 +47,8 @@ def table(results: dict, source: str) -> str:
         "|---|" + "---:|" * 11,
     ]
     maps = [
-        "| map of | energy on landmark | maximum on landmark | landmark's area | deletion by map | from the centre "
-        "| at random | insertion by map | from the centre | at random |",
-        "|---|" + "---:|" * 9,
+        "| model | map | energy on landmark | maximum on landmark | deletion | insertion |",
+        "|---|---|" + "---:|" * 4,
     ]
     columns = ("top5", "macro_recall", "gap", "ece", "perception_accuracy", "attention_accuracy")
     for name, splits in results.items():
@@ -50,11 +58,11 @@ def table(results: dict, source: str) -> str:
         cells = [percent(splits["val"]["accuracy"]), percent(test["accuracy"]), span(test["accuracy_ci95"])]
         cells += gain(name, test) + [percent(test[column]) for column in columns]
         recognition.append(f"| {name} | " + " | ".join(cells) + " |")
-        if attention := test["attention"]:
-            numbers = [attention[key] for key in ("energy", "pointing", "area")]
-            for curve in ("deletion", "insertion"):
-                numbers += [attention[curve][order] for order in ("map", "centre", "random")]
-            maps.append(f"| {name} | " + " | ".join(map(percent, numbers)) + " |")
+        attention = test["attention"]
+        for key, label in MAPS.items():
+            if key in attention["deletion"]:
+                numbers = [attention[measure].get(key, attention["area"]) for measure in MEASURES]
+                maps.append(f"| {name} | {label} | " + " | ".join(map(percent, numbers)) + " |")
     for name, val, test in STUDY:
         recognition.append(f"| *the study: {name}* | {val:.2f} | {test:.2f} |" + " |" * 9)
     return "\n".join([*recognition, "", *maps, *repeats(results)]) + "\n"

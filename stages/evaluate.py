@@ -22,10 +22,9 @@ def judge(answers: pd.DataFrame, masks: np.ndarray, bins: int, seed: int) -> tup
         if branch in answers:
             table[branch] = answers[branch]
         entry[f"{branch}_accuracy"] = (answers[branch] == labels).mean() if branch in answers else None
-    entry["attention"] = None
     if "map" in answers:
         table["map"] = [values.round(4) for values in answers["map"]]
-        entry["attention"] = attention.summary(answers, masks)
+    entry["attention"] = attention.summary(answers, masks)
     return entry, table
 
 

@@ -107,5 +107,5 @@ def test_answers_are_alike(tail: bool) -> None:
     views = pd.DataFrame({"split": "val", "id": "", "row": np.arange(12), "label": np.arange(12) % 3})
     here, there = (answers(model.to(device), array, views, 0) for device in ("cpu", "cuda"))
     curves = [name for name in here if name.startswith(("deletion", "insertion"))]
-    assert here["map"].notna().all() and len(curves) == 6
+    assert here["map"].notna().all() and len(curves) == 12
     assert np.allclose(here[curves].mean(), there[curves].mean(), atol=1e-4)

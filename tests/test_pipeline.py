@@ -64,11 +64,12 @@ def test_results_have_every_model_and_metric(project: Project) -> None:
             gained, (low, high) = entry.pop("above_baseline"), entry.pop("above_baseline_ci95")
             assert -1 <= low <= gained <= high <= 1 and (name != "baseline" or low == high == 0)
             attention, of_branch = entry.pop("attention"), entry.pop("attention_accuracy")
-            assert (attention is None) is (of_branch is None) is (name == "baseline")
-            if attention:
-                curves = [*attention.pop("deletion").values(), *attention.pop("insertion").values()]
-                assert len(curves) == 6
-                assert all(0 <= value <= 1 for value in [of_branch, *curves, *attention.values()])
+            assert ("map" not in attention["energy"]) is (of_branch is None) is (name == "baseline")
+            assert set(attention["deletion"]) == set(attention["insertion"]) == {*attention["energy"], "random"}
+            scores = [
+                score for measure in attention.values() if isinstance(measure, dict) for score in measure.values()
+            ]
+            assert all(0 <= value <= 1 for value in [of_branch or 0, attention["area"], *scores])
             assert all(0 <= value <= 1 for value in entry.values())
 
 
