@@ -133,11 +133,9 @@ def fit_seconds(name: str) -> float:
     """Seconds of training a model, without start-up and without its answers for test pictures."""
     p = params.load()
     training.prepare_training()
-    array, views = artifacts.read_features(), artifacts.read_labelled_views()
-    landmarks, device = artifacts.read_classes()["landmark_id"].tolist(), torch.device("cpu")
-    model = {"landmarks": landmarks, "abn": p.models[name], "train": p.train, "seed": p.seed, "device": device}
+    train = training.trainer(p.backbone, p.train, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as log:
-        return timeit.timeit(partial(training.train_model, array, views, log=Path(log), **model), number=1)
+        return timeit.timeit(partial(train, abn=p.models[name], seed=p.seed, log=Path(log)), number=1)
 
 
 def measure(p: params.Params, trunk: Trunk, sizes: Sequence[Size]) -> list[dict[str, float]]:

@@ -6,8 +6,10 @@ order of the attention map; landmarks/attention.py has the other measures of map
 
 import math
 
+from landmarks import saliency
+from landmarks.attention import centre_prior
 from landmarks.determinism import stream
-from landmarks.models import AttentionBranchNetwork, Baseline
+from landmarks.models import Baseline
 from landmarks.training import Features, predict
 
 import numpy as np
@@ -25,8 +27,8 @@ def answers(model: Baseline, array: np.ndarray, views: pd.DataFrame, seed: int) 
     """One row for each of `views` (`split`, `id`, `label`, and `row` in the features `array`), in their order.
 
     scores: the probability of each class, float32 [K]; truth: that of the true class in the perception branch;
-    perception, attention: the label that each branch names; map: float32 [H * W]; the columns of `areas`. Models
-    without attention lack attention, map and areas.
+    perception, attention: the label that each branch names; map: the attention map, float32 [H * W]; the maps of
+    `saliency.maps`, likewise; the columns of `areas`. Models without attention lack attention and map.
     """
     data = Features(array, views)
     output = predict(model, data)
@@ -35,12 +37,21 @@ def answers(model: Baseline, array: np.ndarray, views: pd.DataFrame, seed: int) 
         truth=output.perception.double().softmax(1).numpy()[np.arange(len(views)), data.labels],
         perception=output.perception.argmax(1).numpy(),
     )
-    if isinstance(model, AttentionBranchNetwork) and output.attention is not None and output.map is not None:
-        maps = output.map[:, 0].numpy()
+    maps: dict[str, np.ndarray] = {}
+    if output.attention is not None and output.map is not None:
         table["attention"] = output.attention.argmax(1).numpy()
-        table["map"] = list(maps.reshape(len(maps), -1))
-        table = table.assign(**areas(model, data, maps, stream(seed, "cells")))
-    return table
+        maps["map"] = output.map[:, 0].numpy()
+    device = next(model.parameters()).device
+    parts = [saliency.maps(model, features) for features, _ in data.batches(np.arange(len(data)), BATCH, device)]
+    maps |= {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+    columns = {name: list(values.reshape(len(values), -1)) for name, values in maps.items()}
+    return table.assign(**columns, **areas(model, data, maps, stream(seed, "cells")))
+
+
+def predictions(model: Baseline, array: np.ndarray, views: pd.DataFrame) -> pd.DataFrame:
+    """The label that the model predicts for each of `views`, in their order: `split`, `id`, `label`, `predicted`."""
+    probabilities = model.probabilities(predict(model, Features(array, views)))
+    return views[["split", "id", "label"]].assign(predicted=probabilities.numpy().argmax(1))
 
 
 def rank_cells(scores: np.ndarray) -> np.ndarray:
@@ -48,13 +59,7 @@ def rank_cells(scores: np.ndarray) -> np.ndarray:
     return np.argsort(-scores.reshape(len(scores), -1), axis=1, kind="stable")
 
 
-def centre_prior(height: int, width: int) -> np.ndarray:
-    """A map that is highest in the centre, where photographers put landmarks: the map to beat, [H, W]."""
-    rows, columns = np.mgrid[:height, :width]
-    return -np.hypot(rows - (height - 1) / 2, columns - (width - 1) / 2)
-
-
-def step_sizes(model: AttentionBranchNetwork, cells: int) -> np.ndarray:
+def step_sizes(model: Baseline, cells: int) -> np.ndarray:
     """The number of cells, from 0 to `cells`, that are removed or restored after each step of a curve: [steps + 1]."""
     steps = cells if model.tail is None else min(cells, TAIL_STEPS)
     return np.linspace(0, cells, steps + 1).round()
@@ -62,9 +67,9 @@ def step_sizes(model: AttentionBranchNetwork, cells: int) -> np.ndarray:
 
 @torch.inference_mode()
 def curves(
-    model: AttentionBranchNetwork,
+    model: Baseline,
     features: Tensor,
-    attention_map: Tensor,
+    attention_map: Tensor | None,
     labels: Tensor,
     orders: dict[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
@@ -72,7 +77,8 @@ def curves(
 
     The probability that the perception branch gives to the true class after each step of removing (deletion) or
     restoring (insertion) cells of `features` [N, C, H, W], in each of `orders` (named, [N, H * W]). A removed cell has
-    the mean of the training features. `attention_map` [N, 1, H, W] stays that of the whole picture; `labels` is [N].
+    the mean of the training features. `attention_map` [N, 1, H, W] stays that of the whole picture; it is None without
+    attention. `labels` is [N].
     """
     compute = curves_linear if model.tail is None else curves_through_tail
     true_class = torch.arange(len(labels), device=labels.device), slice(None), labels
@@ -87,7 +93,7 @@ Pairs = dict[str, tuple[Tensor, ...]]  # logits [N, steps + 1, K] of deletion an
 
 
 def curves_linear(
-    model: AttentionBranchNetwork, features: Tensor, attention_map: Tensor, orders: dict[str, np.ndarray]
+    model: Baseline, features: Tensor, attention_map: Tensor | None, orders: dict[str, np.ndarray]
 ) -> Pairs:
     """`curves` with a step per cell: the classifier's first layer is linear, so one pass gives all sums."""
     first, *rest = model.classifier[1:]  # the layers after flattening
@@ -106,7 +112,7 @@ def curves_linear(
 
 
 def curves_through_tail(
-    model: AttentionBranchNetwork, features: Tensor, attention_map: Tensor, orders: dict[str, np.ndarray]
+    model: Baseline, features: Tensor, attention_map: Tensor | None, orders: dict[str, np.ndarray]
 ) -> Pairs:
     """`curves` with `TAIL_STEPS` steps, each of which is a pass through the tail."""
     mean = model.mean.expand_as(features)
@@ -123,19 +129,20 @@ def curves_through_tail(
 
 
 def areas(
-    model: AttentionBranchNetwork, data: Features, maps: np.ndarray, rng: np.random.Generator
+    model: Baseline, data: Features, maps: dict[str, np.ndarray], rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """The areas under the deletion and the insertion curve of each picture of `data`, float32 [N] by curve and order.
 
-    Cells are ordered by the maps [N, H, W], from the centre outwards and at random: deletion_map, deletion_centre,
-    deletion_random, insertion_map... Only at most `CURVES` pictures have them (`TAIL_CURVES` with a tail), others NaN.
+    Cells are ordered by each of `maps` [N, H, W], from the centre outwards and at random: deletion_map,
+    deletion_centre, deletion_random, insertion_map... Only at most `CURVES` pictures have them (`TAIL_CURVES` with a
+    tail), others NaN. `map` is the attention map that weights the features.
     """
     count = CURVES if model.tail is None else TAIL_CURVES
     chosen = np.unique(np.linspace(0, len(data) - 1, count).astype(int))
-    cells = np.arange(maps[0].size)
-    orders = {
-        "map": rank_cells(maps[chosen]),
-        "centre": np.tile(rank_cells(centre_prior(*maps.shape[1:])[None]), (len(chosen), 1)),
+    grid = next(iter(maps.values())).shape[1:]
+    cells = np.arange(math.prod(grid))
+    orders = {name: rank_cells(values[chosen]) for name, values in maps.items()} | {
+        "centre": np.tile(rank_cells(centre_prior(*grid)[None]), (len(chosen), 1)),
         "random": rng.permuted(np.tile(cells, (len(chosen), 1)), axis=1),
     }
     names = [f"{curve}_{order}" for curve in ("deletion", "insertion") for order in orders]
@@ -144,7 +151,7 @@ def areas(
     device = next(model.parameters()).device
     for rows in np.array_split(np.arange(len(chosen)), math.ceil(len(chosen) / BATCH)):
         ((features, labels),) = data.batches(chosen[rows], len(rows), device)
-        attention_map = torch.from_numpy(maps[chosen[rows], None]).to(device)
+        attention_map = torch.from_numpy(maps["map"][chosen[rows], None]).to(device) if "map" in maps else None
         drawn = curves(model, features, attention_map, labels, {name: order[rows] for name, order in orders.items()})
         for order, pair in drawn.items():
             sums = (widths * (pair[..., 1:] + pair[..., :-1]) / 2).sum(2)  # trapezoids, [2, N]

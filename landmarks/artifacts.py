@@ -21,17 +21,21 @@ MODELS = Path("models/trained")
 FEATURES = Path("data/features/features.npy")
 TRUNK = Path("data/features/trunk.safetensors")
 LOGS = Path("metrics/train")
-ANSWERS = "answers.parquet"  # in each folder of LOGS
+REPEATS = Path("metrics/repeats")
+ANSWERS = "answers.parquet"  # in each LOGS/NAME and REPEATS/NAME/SEED
 PREDICTIONS = Path("data/predictions.parquet")
 RESULTS = Path("metrics/results.json")
 PLOTS = Path("plots")
 RELEASED = Path("models/released")
 DOWNLOADS = Path(".scratch/download")  # what the download stage has fetched; not an output
 
+# What models are trained from.
+TRAINING = (FEATURES, VIEWS, SPLIT, FILTERED / "classes.csv", BACKBONE)
+
 # DVC deletes and writes these, or what is in them.
 OUTS = (
     *(DOWNLOADED, FILTERED, SPLIT, VIEWS, BACKBONE, FEATURES.parent, MODELS, LOGS),
-    *(PREDICTIONS, RESULTS, RESULTS.with_suffix(".md"), RELEASED, PLOTS),
+    *(REPEATS, PREDICTIONS, RESULTS, RESULTS.with_suffix(".md"), RELEASED, PLOTS),
 )
 
 DIGITS = 6  # decimals of metrics and confidences in files; more would only show the last bits of float32

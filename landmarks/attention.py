@@ -1,4 +1,4 @@
-"""Measures of attention maps [N, H, W] with values 0..1. All measures are in 0..1.
+"""Measures of maps [N, H, W] with values 0..1: ABN's attention map and its rivals. All measures are in 0..1.
 
 Energy and pointing compare a map with the landmark's mask. Deletion and insertion (landmarks/answers.py) need no mask:
 they measure how the prediction changes when cells of the features are removed or restored in the order of the map.
@@ -6,6 +6,15 @@ they measure how the prediction changes when cells of the features are removed o
 
 import numpy as np
 import pandas as pd
+
+MAPS = ("map", "cam", "grad_cam", "grad_cam_pp")  # columns of answers
+
+
+def centre_prior(height: int, width: int) -> np.ndarray:
+    """The map to beat, [H, W]: it falls from the centre, where photographers put landmarks, to 0 in the corners."""
+    rows, columns = np.mgrid[:height, :width]
+    distance = np.hypot(rows - (height - 1) / 2, columns - (width - 1) / 2)
+    return 1 - distance / max(distance.max(), 1)
 
 
 def energy(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -30,14 +39,18 @@ def pointing(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 def summary(answers: pd.DataFrame, masks: np.ndarray) -> dict:
     """The entry `attention` of results.json, for the answers of a model about pictures with `masks` [N, H, W].
 
-    energy, pointing and area (the landmark's share of the picture): means over pictures with a mask; None if there are
-    none. deletion and insertion: means of the areas under the curves, by order of the cells. A good map has a small
-    deletion and a large insertion.
+    energy and pointing, by map, and area (the landmark's share of the picture): means over pictures with a mask; None
+    if there are none. deletion and insertion, by order of the cells: means of the areas under the curves. A good map
+    has a small deletion and a large insertion.
     """
-    maps = np.stack(answers["map"].tolist()).reshape(masks.shape)
+    maps = {name: np.stack(answers[name].tolist()).reshape(masks.shape) for name in MAPS if name in answers}
+    maps["centre"] = np.broadcast_to(centre_prior(*masks.shape[1:]), masks.shape)
     known = masks.any((1, 2)) & ~np.isnan(masks).any((1, 2))
-    scores = {"energy": energy, "pointing": pointing, "area": lambda _, masks: masks.mean((1, 2))}
-    entry = {name: score(maps[known], masks[known]).mean() if known.any() else None for name, score in scores.items()}
+    entry: dict = {"area": masks[known].mean() if known.any() else None}
+    for score in (energy, pointing):
+        entry[score.__name__] = {
+            name: score(values[known], masks[known]).mean() if known.any() else None for name, values in maps.items()
+        }
     for curve in ("deletion", "insertion"):
         columns = [column for column in answers if column.startswith(f"{curve}_")]
         entry[curve] = {column.removeprefix(f"{curve}_"): answers[column].astype(float).mean() for column in columns}

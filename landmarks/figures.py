@@ -162,15 +162,15 @@ def examples(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
     return pd.concat([half.iloc[chosen] for half, chosen in zip(halves, positions, strict=True)])
 
 
-def attention_gallery(rows: list[dict], models: list[str]) -> Figure:
-    """Pictures (rows) overlaid with the attention map of each model (columns).
+def attention_gallery(rows: list[dict], names: list[str]) -> Figure:
+    """Pictures (rows) overlaid with each of the maps called `names` (columns).
 
-    A row has `image` (RGB, the network's input), `title`, `source` (the `Picture`, credited below it) and `maps`: for
-    each model the map, 0..1 [H, W], and its title. The colour scale is 0 to 1 everywhere, so that maps can be compared.
+    A row has `image` (RGB, the network's input), `title`, `source` (the `Picture`, credited below it) and `maps`: by
+    name the map, 0..1 [H, W], and its title. The colour scale is 0 to 1 everywhere, so that maps can be compared.
     """
     height = 2.7 if any(attribution(row["source"]) for row in rows) else 2.35  # inches
     figure, panels = plt.subplots(
-        len(rows), 1 + len(models), figsize=(2.2 * (1 + len(models)) + 0.8, height * len(rows)), squeeze=False
+        len(rows), 1 + len(names), figsize=(2.2 * (1 + len(names)) + 0.8, height * len(rows)), squeeze=False
     )
     image = None
     for axes, row in zip(panels, rows, strict=True):
@@ -180,9 +180,9 @@ def attention_gallery(rows: list[dict], models: list[str]) -> Figure:
         credit = textwrap.wrap(attribution(row["source"]), 52)
         below = {"ha": "center", "va": "top", "transform": axes[0].transAxes}
         axes[0].text(0.5, -0.03, "\n".join(credit), fontsize=5, **below)
-        for cell, model in zip(axes[1:], models, strict=True):
-            attention_map, title = row["maps"][model]
-            smooth = Image.fromarray(attention_map.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+        for cell, name in zip(axes[1:], names, strict=True):
+            values, title = row["maps"][name]
+            smooth = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
             cell.imshow(row["image"].convert("L"), cmap="gray")
             image = cell.imshow(np.clip(np.asarray(smooth), 0, 1), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
             cell.set_title(title, fontsize=8)
@@ -190,5 +190,5 @@ def attention_gallery(rows: list[dict], models: list[str]) -> Figure:
         axes.set(xticks=[], yticks=[])  # otherwise invisible ticks are laid out, which takes half of the time
         axes.axis("off")
     if image is not None:
-        figure.colorbar(image, ax=panels, shrink=0.4, label="attention")
+        figure.colorbar(image, ax=panels, shrink=0.4, label="value of the map")
     return figure

@@ -36,20 +36,34 @@ def summary(
 
 
 def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
-    """The 95 % bootstrap interval (Efron's percentiles) of the mean of `values` [N], one per picture.
+    """The 95 % bootstrap interval (Efron's percentiles) of the mean of `values`: [N], one per picture, or [S, N], one
+    per seed and picture.
 
-    The values are 1 (right) and 0 (wrong) for an accuracy, or 1, 0 and -1 for the paired difference of two models. With
-    so few distinct values, a resample of N pictures is a multinomial draw of how often each occurs.
+    The values are 1 (right) and 0 (wrong) for an accuracy, or 1, 0 and -1 for the paired difference of two models.
+    Seeds and pictures are resampled independently of each other (the pigeonhole bootstrap: Owen, doi
+    10.1214/07-AOAS122). Only a few columns are distinct, so a resample of N pictures is a multinomial draw of how often
+    each occurs.
     """
-    distinct, counts = np.unique(values, return_counts=True)
-    means = rng.multinomial(len(values), counts / len(values), DRAWS) @ distinct / len(values)
+    matrix = np.atleast_2d(values)
+    seeds, pictures = matrix.shape
+    distinct, counts = np.unique(matrix, axis=1, return_counts=True)
+    sums = rng.multinomial(pictures, counts / pictures, DRAWS) @ distinct.T  # of each seed, [DRAWS, S]
+    drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS)
+    means = (drawn * sums).sum(1) / matrix.size
     return np.quantile(means, [0.025, 0.975]).tolist()
 
 
 def difference(right: np.ndarray, baseline: np.ndarray, rng: np.random.Generator) -> dict:
-    """Accuracy of a model minus that of the baseline, with the paired interval. Inputs are [N]: 1 right, 0 wrong."""
+    """Accuracy of a model minus that of the baseline, with the paired interval. 1: right, 0: wrong; [N] or [S, N]."""
     better = right - baseline
     return {"above_baseline": better.mean(), "above_baseline_ci95": interval(better, rng)}
+
+
+def repeats(right: np.ndarray, baseline: np.ndarray, rng: np.random.Generator) -> dict:
+    """How the accuracy of a model depends on the seed, and its `difference` from the baseline. Inputs are [S, N]."""
+    each = right.mean(1)
+    spread = {"seeds": len(each), "each": each.tolist(), "mean": each.mean(), "std": each.std(ddof=1)}
+    return spread | difference(right, baseline, rng)
 
 
 def gap(ids: np.ndarray, labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> float:

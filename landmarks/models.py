@@ -87,6 +87,10 @@ class Baseline(nn.Module):
         """The input of the tail, or else of the classifier, [N, C, H, W]."""
         return self.standardise(features) if self.tail is None else features
 
+    def weighted_input(self, features: Tensor, attention_map: Tensor | None) -> Tensor:
+        """The classifier input [N, C, H, W], weighted by `attention_map` [N, 1, H, W] in models that have one."""
+        return self.classifier_input(features)
+
     def classify(self, inputs: Tensor) -> Tensor:
         """The logits [N, K] for a classifier input."""
         return self.classifier(inputs if self.tail is None else self.tail(inputs))
@@ -145,8 +149,8 @@ class AttentionBranchNetwork(Baseline):
         perception = self.classify(self.weighted_input(features, attention_map))
         return Output(perception, self.scores(evidence), attention_map)
 
-    def weighted_input(self, features: Tensor, attention_map: Tensor) -> Tensor:
-        """The classifier input [N, C, H, W], weighted by `attention_map` [N, 1, H, W]."""
+    def weighted_input(self, features: Tensor, attention_map: Tensor | None) -> Tensor:
+        assert attention_map is not None
         return self.weight_by_map(self.classifier_input(features), attention_map)
 
     def weight_by_map(self, features: Tensor, attention_map: Tensor) -> Tensor:

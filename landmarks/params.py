@@ -102,6 +102,8 @@ class Backbone(Block):
 
 
 class Train(Block):
+    # Not in dumps: it changes none of the trainings.
+    repeats: Annotated[int, Field(ge=1, exclude=True)]
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     optimizer: Literal["adamw", "sgd"]

@@ -8,10 +8,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from landmarks import convolutions, networks, stage
+from landmarks import artifacts, convolutions, networks, stage
 from landmarks.artifacts import DIGITS
 from landmarks.determinism import keep_memory, seed_torch, send, stream
 from landmarks.models import Baseline, Design, Output, build
@@ -118,9 +119,17 @@ class Features:
         return first, second
 
 
-def read_tail(block: Backbone, path: Path) -> tuple[Backbone, dict[str, Tensor]] | None:
-    """The argument `tail` of `train_model`, with the weights from `path`; None if the tail is not trained."""
-    return (block.portable, load_file(path)) if block.tail == "trained" else None
+def trainer(backbone: Backbone, train: Train, device: torch.device) -> "partial[tuple[Baseline, dict[str, float]]]":
+    """`train_model` for the outs of the earlier stages. The caller adds abn, seed, log and checkpoint."""
+    return partial(
+        train_model,
+        artifacts.read_features(),
+        artifacts.read_labelled_views(),
+        landmarks=artifacts.read_classes()["landmark_id"].tolist(),
+        train=train,
+        device=device,
+        tail=(backbone.portable, load_file(artifacts.BACKBONE)) if backbone.tail == "trained" else None,
+    )
 
 
 def train_model(

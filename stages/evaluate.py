@@ -22,10 +22,9 @@ def judge(answers: pd.DataFrame, masks: np.ndarray, bins: int, seed: int) -> tup
         if branch in answers:
             table[branch] = answers[branch]
         entry[f"{branch}_accuracy"] = (answers[branch] == labels).mean() if branch in answers else None
-    entry["attention"] = None
     if "map" in answers:
         table["map"] = [values.round(4) for values in answers["map"]]
-        entry["attention"] = attention.summary(answers, masks)
+    entry["attention"] = attention.summary(answers, masks)
     return entry, table
 
 
@@ -54,15 +53,20 @@ def main() -> str:
     largest = views.loc[views["split"] == "train", "label"].mode()[0]
     share = (views.loc[views["split"] == "test", "label"] == largest).mean()
     results: dict = {"majority_class": round(float(share), artifacts.DIGITS)}
-    tables, right = [], {}  # by model and split, which pictures are classified correctly
+    tables, right = [], {}  # by model and split, which pictures are classified correctly with each seed
     for name in p.models:
         results[name] = {}
         answers = pd.read_parquet(artifacts.LOGS / name / artifacts.ANSWERS)  # one model's: they may be large
+        seeds = range(p.seed + 1, p.seed + p.train.repeats)
+        repeats = [pd.read_parquet(artifacts.REPEATS / name / str(seed) / artifacts.ANSWERS) for seed in seeds]
         for split, rows in answers.groupby("split", sort=False):
             entry, table = judge(rows, masks[split], p.evaluate.calibration_bins, p.seed)
-            right[name, split] = (table["predicted"] == table["label"]).to_numpy(dtype=int)
+            runs = [table, *(run[run["split"] == split] for run in repeats)]
+            right[name, split] = np.array([run["predicted"] == run["label"] for run in runs], dtype=int)
             pair = right[name, split], right["baseline", split]
-            entry |= metrics.difference(*pair, stream(p.seed, "bootstrap"))
+            entry |= metrics.difference(pair[0][0], pair[1][0], stream(p.seed, "bootstrap"))
+            if repeats:
+                entry["repeats"] = metrics.repeats(*pair, stream(p.seed, "bootstrap"))
             results[name][split] = metrics.rounded(entry)
             tables.append(table.assign(model=name))
 

@@ -3,7 +3,7 @@
 collapse.png is drawn only if an ablation has the objective summed_softmax; of several, the first by name is shown.
 """
 
-from landmarks import artifacts, augment, figures, images, metrics, params, stage
+from landmarks import artifacts, augment, figures, images, metrics, params, report, stage
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ LARGEST = 50  # classes in the histogram
 GALLERY = 6  # pictures in the attention gallery, half of them misclassified
 PAIRS = 20  # of classes that are confused
 MATRIX = 40  # classes of the confusion matrix; of more, those in most mistakes
+RIVALS = ("cam", "grad_cam")  # of abn's attention map; the gallery shows the first that abn has
 ATTRIBUTION = ["id", "landmark_id", "author", "license", "title"]
 
 
@@ -29,12 +30,15 @@ def training_curves(names: list[str]) -> pd.DataFrame:
 
 def gallery(test: pd.DataFrame, landmarks: list[str], crop: int) -> tuple[list[dict], list[str]]:
     """Rows of `figures.attention_gallery`: test pictures of different landmarks, half of them misclassified by abn.
-    Also returns the models that have maps."""
+    Also returns the names of the maps: the models with attention, and the rival of abn's map."""
     mapped = test[test["map"].notna()]
     chosen = figures.examples(mapped[mapped["model"] == "abn"], GALLERY).set_index("id")["label"]
     index = artifacts.read_views()
     views = {view.id: view for view in augment.views(index[index["id"].isin(chosen.index)])}
     pictures = {picture.id: picture for picture in images.read_pictures(artifacts.FILTERED, chosen.index)}
+    answers = pd.read_parquet(artifacts.LOGS / "abn" / artifacts.ANSWERS).query("split == 'test'").set_index("id")
+    key = next(key for key in RIVALS if key in answers)
+    rival = f"abn: {report.MAPS[key]}"
     rows = []
     for name, label in chosen.items():
         maps = {}
@@ -43,9 +47,10 @@ def gallery(test: pd.DataFrame, landmarks: list[str], crop: int) -> tuple[list[d
             verdict = "right" if row.predicted == label else "wrong"
             branches = [f"{branch}: {landmarks[int(getattr(row, branch))]}" for branch in ("perception", "attention")]
             maps[row.model] = np.reshape(row.map, (side, side)), "\n".join([f"{row.model}: {verdict}", *branches])
+        maps[rival] = answers.loc[name, key].reshape(side, side), rival
         image = augment.apply(images.decode(pictures[name].picture), views[name], crop)
         rows.append({"source": pictures[name], "image": image, "title": landmarks[label], "maps": maps})
-    return rows, list(mapped["model"].unique())
+    return rows, [*mapped["model"].unique(), rival]
 
 
 def main() -> str:

@@ -12,7 +12,7 @@ import sys
 
 from landmarks import artifacts, determinism, models, params, stage
 from landmarks.answers import answers
-from landmarks.training import prepare_training, read_tail, train_model
+from landmarks.training import prepare_training, trainer
 
 import pandas as pd
 
@@ -26,30 +26,16 @@ def main() -> str:
     abn = p.models[name]
     prepare_training()
     device = determinism.pick_device(p.compute.device)
-    blocks = {"train": p.train, "abn": abn, "backbone": p.backbone}
-    settings: dict[str, object] = {key: block and block.model_dump() for key, block in blocks.items()}
-    settings |= {"seed": p.seed, "device": device.type}
-    classes = artifacts.FILTERED / "classes.csv"
-    inputs = [artifacts.FEATURES, artifacts.VIEWS, artifacts.SPLIT, classes, artifacts.BACKBONE]
+    settings = {"train": p.train, "abn": abn, "backbone": p.backbone, "seed": p.seed, "device": device.type}
     with (
-        stage.scratch(f"train-{name}", settings, inputs) as scratch,
+        stage.scratch(f"train-{name}", settings, artifacts.TRAINING) as scratch,
         stage.atomic_output(artifacts.MODELS / name) as out,
         stage.atomic_output(artifacts.LOGS / name) as log,
     ):
-        features, views = artifacts.read_features(), artifacts.read_labelled_views()
-        model, metrics = train_model(
-            features,
-            views,
-            landmarks=artifacts.read_classes()["landmark_id"].tolist(),
-            abn=abn,
-            train=p.train,
-            seed=p.seed,
-            device=device,
-            log=log,
-            checkpoint=scratch / "checkpoint.pt",
-            tail=read_tail(p.backbone, artifacts.BACKBONE),
-        )
+        train = trainer(p.backbone, p.train, device)
+        model, metrics = train(abn=abn, seed=p.seed, log=log, checkpoint=scratch / "checkpoint.pt")
         models.save(model, out)
+        features, views = artifacts.read_features(), artifacts.read_labelled_views()
         judged = [views[views["split"] == split] for split in ("val", "test")]
         tables = [answers(model.to(device), features, rows, p.seed) for rows in judged]
         pd.concat(tables).to_parquet(log / artifacts.ANSWERS, index=False)

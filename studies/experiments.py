@@ -58,7 +58,7 @@ def percent(*values: float | None) -> str:
 def attention(abn: dict) -> list[str]:
     """The test accuracy of both branches and the energy, deletion and insertion of the map, in percent."""
     measured = abn["attention"]
-    values = [abn["perception_accuracy"], abn["attention_accuracy"], measured["energy"]]
+    values = [abn["perception_accuracy"], abn["attention_accuracy"], measured["energy"]["map"]]
     return list(map(percent, [*values, measured["deletion"]["map"], measured["insertion"]["map"]]))
 
 

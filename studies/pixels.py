@@ -11,7 +11,8 @@ order from the centre outwards and in random order.
 import sys
 
 from landmarks import artifacts, augment, features, images, models, params, stage
-from landmarks.answers import centre_prior, rank_cells
+from landmarks.answers import rank_cells
+from landmarks.attention import centre_prior
 from landmarks.determinism import stream
 from landmarks.networks import Trunk
 

@@ -1,6 +1,7 @@
 """What a model answers, and its deletion and insertion curves, against the model itself."""
 
-from landmarks import answers, models
+from landmarks import answers, models, saliency
+from landmarks.attention import centre_prior
 from landmarks.models import AttentionBranchNetwork
 from landmarks.training import Features
 
@@ -17,7 +18,7 @@ def test_cells_are_ranked_by_score_then_in_row_order() -> None:
 
 
 def test_the_centre_comes_first_and_the_corners_last() -> None:
-    order = answers.rank_cells(answers.centre_prior(7, 7)[None])[0].tolist()
+    order = answers.rank_cells(centre_prior(7, 7)[None])[0].tolist()
     assert order[0] == 24 and set(order[1:5]) == {17, 23, 25, 31} and set(order[-4:]) == {0, 6, 42, 48}
 
 
@@ -103,7 +104,7 @@ def test_a_map_of_the_decisive_cell_has_good_curves() -> None:
     rows = pd.DataFrame({"row": np.arange(60), "label": labels.numpy()})
     maps = np.zeros((60, 2, 2), dtype=np.float32)
     maps[:, 1, 0] = 1
-    found = answers.areas(model, Features(data.numpy(), rows), maps, np.random.default_rng(0))
+    found = answers.areas(model, Features(data.numpy(), rows), {"map": maps}, np.random.default_rng(0))
     mean = {name: values.mean() for name, values in found.items()}
     assert mean["deletion_map"] < mean["deletion_random"] - 0.1
     assert mean["insertion_map"] > mean["insertion_random"] + 0.1
@@ -123,11 +124,15 @@ def test_answers_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None
     assert np.allclose(np.stack(found["map"]), output.map.detach().flatten(1))
     assert found["truth"].tolist() == pytest.approx(output.perception.softmax(1)[range(6), views(6)["label"]].tolist())
     assert found["attention"].tolist() == output.attention.argmax(1).tolist()
-    curves = [f"{curve}_{order}" for curve in ("deletion", "insertion") for order in ("map", "centre", "random")]
-    assert list(found.columns[-6:]) == curves
+    for name, values in saliency.maps(model, features).items():
+        assert np.allclose(np.stack(found[name]), values.flatten(1))
+    orders = ("map", "grad_cam", "grad_cam_pp", "cam", "centre", "random")
+    curves = [f"{curve}_{order}" for curve in ("deletion", "insertion") for order in orders]
+    assert list(found.columns[-12:]) == curves
     assert found[curves].notna().all(axis=1).tolist() == [True, False, True, False, False, True], "evenly spread"
 
 
-def test_a_model_without_attention_answers_without_maps() -> None:
+def test_a_model_without_attention_has_only_maps_of_its_gradient() -> None:
     found = answers.answers(models.build(design()), some_features(4).numpy(), views(4), 0)
-    assert list(found) == ["split", "id", "label", "scores", "truth", "perception"]
+    assert list(found)[:8] == ["split", "id", "label", "scores", "truth", "perception", "grad_cam", "grad_cam_pp"]
+    assert "deletion_grad_cam" in found and "deletion_map" not in found

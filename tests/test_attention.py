@@ -1,7 +1,6 @@
 """Measures of attention maps, for maps with known results."""
 
 from landmarks import attention
-from landmarks.answers import centre_prior
 
 import numpy as np
 import pandas as pd
@@ -29,7 +28,8 @@ def test_pointing_depends_only_on_the_maximum(name: str, expected: float) -> Non
 def blobs(count: int) -> np.ndarray:
     """Masks as in photographs: landmarks in the centre, of several sizes, [count, 7, 7]."""
     sizes = np.random.default_rng(1).uniform(1, 3.5, (count, 1, 1))
-    return np.clip(sizes + centre_prior(7, 7) + 0.5, 0, 1)
+    rows, columns = np.mgrid[-3:4, -3:4]
+    return np.clip(sizes - np.hypot(rows, columns) + 0.5, 0, 1)
 
 
 @pytest.mark.parametrize("score", [attention.energy, attention.pointing])
@@ -46,8 +46,11 @@ def test_pictures_without_a_visible_landmark_are_left_out() -> None:
     masks = np.stack([MASK, np.zeros((2, 2)), np.full((2, 2), np.nan)])
     maps = [np.array(MAPS[name], dtype=np.float32).ravel() for name in ("on it", "beside it", "flat")]
     columns = {f"{curve}_map": [0.25, np.nan, 0.75] for curve in ("deletion", "insertion")}
-    entry = attention.summary(pd.DataFrame({"map": maps, **columns}), masks)
-    assert (entry["energy"], entry["pointing"], entry["area"]) == pytest.approx((1, 1, 0.55))
-    assert entry["deletion"] == entry["insertion"] == {"map": 0.5}
-    nothing = attention.summary(pd.DataFrame({"map": maps, **columns}), np.full((3, 2, 2), np.nan))
-    assert nothing["energy"] is nothing["pointing"] is nothing["area"] is None
+    answers = pd.DataFrame({"map": maps, "grad_cam": maps[::-1], **columns})
+    entry = attention.summary(answers, masks)
+    assert entry["energy"] == pytest.approx({"map": 1, "grad_cam": 0.55, "centre": 0.55})
+    assert entry["pointing"] == pytest.approx({"map": 1, "grad_cam": 0.55, "centre": 0.55})
+    assert entry["area"] == pytest.approx(0.55) and entry["deletion"] == entry["insertion"] == {"map": 0.5}
+    nothing = attention.summary(answers, np.full((3, 2, 2), np.nan))
+    assert nothing["energy"] == nothing["pointing"] == {"map": None, "grad_cam": None, "centre": None}
+    assert nothing["area"] is None

@@ -106,7 +106,8 @@ pictures = Features(array, pd.DataFrame({"row": np.arange(13), "label": np.arang
 tail = Backbone(name=name, weights="random", layer=layer, tail="trained") if layer else None
 abn = Abn(alpha=1, beta=1, attention="residual", objective="branches")
 design = models.Design(landmarks=list("abc"), shape=shape, hidden=64, dropout=0.1, abn=abn, seed=0, tail=tail)
-train = Train(epochs=1, batch_size=8, optimizer="adamw", learning_rate=1e-3, weight_decay=0, hidden=64, dropout=0.1)
+settings = {"repeats": 1, "epochs": 1, "batch_size": 8, "optimizer": "adamw", "learning_rate": 1e-3}
+train = Train(**settings, weight_decay=0, hidden=64, dropout=0.1)
 model = models.build(design)
 if tail:
     networks.load(model.tail[0], weight_files.fetch(name, "random", 0))

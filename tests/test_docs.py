@@ -156,7 +156,7 @@ def test_the_claims_hold_for_the_last_run() -> None:
     assert accuracy["study"] <= accuracy["baseline"] - 0.15 and accuracy["abn"] >= accuracy["baseline"]
     assert results["study"]["test"]["above_baseline_ci95"][1] < 0
     attention = results["abn"]["test"]["attention"]
-    assert min(attention["energy"], attention["pointing"]) > attention["area"]
+    assert min(attention["energy"]["map"], attention["pointing"]["map"]) > attention["area"]
     assert attention["deletion"]["map"] < attention["deletion"]["centre"] < attention["deletion"]["random"]
     assert attention["insertion"]["map"] > attention["insertion"]["centre"] > attention["insertion"]["random"]
 

@@ -8,6 +8,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from landmarks import artifacts
+from landmarks.params import Train
 from landmarks.stage.imports import PACKAGES, all_imports, direct_imports, module_file
 from tools import dependencies
 
@@ -20,7 +21,7 @@ ABLATIONS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["
 STAGES = {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
 DESIGNED = {
     *("download", "filter", "split", "augment-index", "fetch-backbone", "extract-features"),
-    *("train-baseline", "train-abn", "train-ablation", "evaluate", "package", "plot"),
+    *("train-baseline", "train-abn", "train-ablation", "train-repeats", "evaluate", "package", "plot"),
 }
 
 
@@ -47,9 +48,16 @@ def paths(name: str) -> list[str]:
     return [path.replace("${key}", key) for path in outs(STAGES[name]) for key in keys]
 
 
+# A training with `p.train`, and a dump of it, does not depend on the number of repeats.
+BLOCKS = {
+    "models": {"abn", "ablations"},
+    "train": {f"train.{key}" for key in Train.model_fields if key != "repeats"},
+}
+
+
 @cache
 def parameters(file: Path) -> frozenset[str]:
-    """The parameters that a stage's script reads: `filter.top_k` for `p.filter.top_k`; `p.models` is two blocks."""
+    """The parameters that a stage's script reads: `filter.top_k` for `p.filter.top_k`, `BLOCKS` for several."""
     tree = ast.parse(file.read_bytes())
     inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     read = set()
@@ -60,7 +68,8 @@ def parameters(file: Path) -> frozenset[str]:
             keys.append(node.attr)
             node = node.value
         if outermost and keys and isinstance(node, ast.Name) and node.id == "p":
-            read |= {"abn", "ablations"} if keys[-1] == "models" else {".".join(keys[::-1])}
+            key = ".".join(keys[::-1]).removesuffix(".items")
+            read |= BLOCKS.get(key, {key})
     return frozenset(read)
 
 
@@ -107,7 +116,7 @@ def test_no_stage_imports_another_and_none_imports_serving() -> None:
 
 def test_stages_that_read_tables_load_no_slow_package() -> None:
     """They run in every ablation."""
-    code = "import sys, stages.evaluate, stages.package, stages.plot; print(*sys.modules)"
+    code = "import sys, stages.evaluate, stages.package, stages.plot, stages.train_repeats; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert {"torch", "dvclive", "sklearn", "scipy"}.isdisjoint(done.stdout.split())
 

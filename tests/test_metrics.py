@@ -72,6 +72,49 @@ def test_the_interval_equals_that_of_resampled_pictures() -> None:
     assert metrics.interval(values, rng) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.005)
 
 
+def test_the_interval_over_equal_seeds_is_that_of_one() -> None:
+    values = np.random.default_rng(4).choice([-1, 0, 1], 100)
+    one, three = (metrics.interval(rows, np.random.default_rng(5)) for rows in (values, np.tile(values, (3, 1))))
+    assert three == pytest.approx(one)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        # The pictures agree. Three draws of three seeds are all the same seed with probability 1/27 = 3.7 %.
+        ([[-1] * 9, [0] * 9, [1] * 9], [-1, 1]),
+        ([[0] * 9, [0] * 9, [0] * 9, [1] * 9], [0, 0.75]),  # four draws are the last seed in 0.4 %, three in 5 %
+        # Draws have the seed 0, 1 or 2 times and the picture 0, 1 or 2 times: 4/4 with 6.25 %, 0 with 7/16.
+        ([[1, 0], [0, 0]], [0, 1]),
+        ([[0, 1], [0, 1], [0, 1], [0, 1]], [0, 1]),
+    ],
+)
+def test_the_interval_over_seeds_and_pictures(matrix: list[list[int]], expected: list[float]) -> None:
+    assert metrics.interval(np.array(matrix), np.random.default_rng(6)) == pytest.approx(expected)
+
+
+def test_seeds_and_pictures_are_resampled_independently() -> None:
+    """The interval equals that of the resampled matrix, and is wider than that of the means over seeds."""
+    rng = np.random.default_rng(7)
+    effects = rng.normal(0.3, 0.4, (3, 1)) + rng.normal(0, 0.5, (1, 200)) + rng.normal(0, 0.5, (3, 200))
+    matrix = effects.round().clip(-1, 1)
+    means = [matrix[rng.integers(3, size=(3, 1)), rng.integers(200, size=(1, 200))].mean() for _ in range(2_000)]
+    found = metrics.interval(matrix, rng)
+    assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
+    pictures = metrics.interval(matrix.mean(0), rng)
+    assert found[1] - found[0] > 1.3 * (pictures[1] - pictures[0])
+
+
+def test_repeats() -> None:
+    right = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
+    baseline = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0]])
+    found = metrics.repeats(right, baseline, np.random.default_rng(8))
+    low, high = found.pop("above_baseline_ci95")
+    # The deviations from the mean are -1/4, 0 and 1/4; the differences are 1/4, 1/4 and 1/2.
+    expected = {"seeds": 3, "each": [0.5, 0.75, 1], "mean": 0.75, "std": 0.25, "above_baseline": pytest.approx(1 / 3)}
+    assert found == expected and 0 <= low < 1 / 3 < high <= 1
+
+
 def test_a_difference_is_paired() -> None:
     """A gain of 10 of 200 pictures without losses is significant, although the accuracies' intervals are far wider."""
     baseline = np.arange(200) < 100

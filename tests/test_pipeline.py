@@ -64,11 +64,12 @@ def test_results_have_every_model_and_metric(project: Project) -> None:
             gained, (low, high) = entry.pop("above_baseline"), entry.pop("above_baseline_ci95")
             assert -1 <= low <= gained <= high <= 1 and (name != "baseline" or low == high == 0)
             attention, of_branch = entry.pop("attention"), entry.pop("attention_accuracy")
-            assert (attention is None) is (of_branch is None) is (name == "baseline")
-            if attention:
-                curves = [*attention.pop("deletion").values(), *attention.pop("insertion").values()]
-                assert len(curves) == 6
-                assert all(0 <= value <= 1 for value in [of_branch, *curves, *attention.values()])
+            assert ("map" not in attention["energy"]) is (of_branch is None) is (name == "baseline")
+            assert set(attention["deletion"]) == set(attention["insertion"]) == {*attention["energy"], "random"}
+            scores = [
+                score for measure in attention.values() if isinstance(measure, dict) for score in measure.values()
+            ]
+            assert all(0 <= value <= 1 for value in [of_branch or 0, attention["area"], *scores])
             assert all(0 <= value <= 1 for value in entry.values())
 
 
@@ -125,12 +126,35 @@ def test_a_second_run_does_nothing(project: Project) -> None:
 def test_an_experiment_runs_only_what_depends_on_it(project: Project) -> None:
     done = project.dvc("exp", "run", "-S", "abn.alpha=0")
     assert done.returncode == 0, done.stderr
-    assert sorted(stages_run(done)) == ["evaluate", "package", "plot", "train-abn"]
+    assert sorted(stages_run(done)) == ["evaluate", "package", "plot", "train-abn", "train-repeats"]
     results = project.results()
     assert results["abn"] == results["alpha-0"]
     before = json.loads(project.git("show", "HEAD:metrics/results.json"))
     assert results["abn"] != before["abn"]
     assert {**results, "abn": None} == {**before, "abn": None}
+
+
+def test_repeats_add_to_the_results_and_change_nothing_else(project: Project) -> None:
+    """A second experiment trains only the new seed."""
+    before, table = project.results(), (project.root / "metrics/results.md").read_text(encoding="utf-8")
+    for repeats, trained, kept in ((2, 4, 0), (3, 4, 4)):
+        done = project.dvc("exp", "run", "-S", f"train.repeats={repeats}")
+        assert done.returncode == 0, done.stderr
+        assert sorted(stages_run(done)) == ["evaluate", "package", "train-repeats"]
+        assert f"\ntrain-repeats: {trained} trained, {kept} kept\n" in done.stdout
+        results = project.results()
+        added = [(name, split, results[name][split].pop("repeats")) for name in MODELS for split in ("val", "test")]
+        assert results == before
+        for name, split, runs in added:
+            assert runs["seeds"] == len(runs["each"]) == repeats
+            assert runs["each"][0] == before[name][split]["accuracy"]
+            assert runs["mean"] == pytest.approx(np.mean(runs["each"]), abs=2e-6)
+            low, high = runs["above_baseline_ci95"]
+            assert low <= runs["above_baseline"] <= high and (name != "baseline" or low == high == 0)
+        written = (project.root / "metrics/results.md").read_text(encoding="utf-8")
+        assert written.startswith(table) and f"Accuracy with {repeats} seeds" in written
+    shown = project.dvc("metrics", "show", "--md").stdout
+    assert "abn.test.repeats.mean" in shown
 
 
 def plain_dvc(project: Project, *arguments: str) -> str:
@@ -168,7 +192,7 @@ def test_another_backbone_with_a_trained_tail(project: Project) -> None:
     changes = {"name": "mobilenetv3_small_050", "weights": "random", "layer": "level4", "tail": "trained"}
     done = project.dvc("exp", "run", *(f"-S=backbone.{key}={value}" for key, value in changes.items()))
     assert done.returncode == 0, done.stderr
-    trained = {"train-baseline", "train-abn", "train-ablation@alpha-0", "train-ablation@study"}
+    trained = {"train-baseline", "train-abn", "train-ablation@alpha-0", "train-ablation@study", "train-repeats"}
     assert set(stages_run(done)) == trained | {"fetch-backbone", "extract-features", "evaluate", "package", "plot"}
     features = np.load(project.root / "data/features/features.npy", mmap_mode="r")
     predictions = pd.read_parquet(project.root / "data/predictions.parquet")

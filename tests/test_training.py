@@ -17,7 +17,14 @@ from torch import Tensor
 
 CLASSES, PER_CLASS = 3, 4
 SETTINGS = Train(
-    epochs=2, batch_size=4, optimizer="adamw", learning_rate=0.01, weight_decay=0.01, hidden=64, dropout=0.0
+    repeats=1,
+    epochs=2,
+    batch_size=4,
+    optimizer="adamw",
+    learning_rate=0.01,
+    weight_decay=0.01,
+    hidden=64,
+    dropout=0.0,
 )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from landmarks.stage.errors import UserError, explain
-from landmarks.stage.outputs import atomic_output, check_targets, lock, remove, scratch
+from landmarks.stage.outputs import atomic_output, check_targets, fingerprint, lock, remove, scratch
 from landmarks.stage.pipeline import check_unchanged, current_inputs, repository, restore_outs
 from landmarks.stage.pool import run_in_processes
 from landmarks.stage.progress import count_reasons, progress
@@ -31,6 +31,7 @@ __all__ = [
     "atomic_output",
     "check_targets",
     "count_reasons",
+    "fingerprint",
     "lock",
     "progress",
     "remove",

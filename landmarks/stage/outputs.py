@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import methodcaller
 from pathlib import Path
 
 from landmarks import artifacts
@@ -57,19 +58,25 @@ def check_targets(targets: Iterable[Path], reads: Iterable[Path], force: bool = 
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
+def fingerprint(settings: dict, inputs: Iterable[Path]) -> str:
+    """A hash of `settings` (JSON values and blocks of params.yaml), the contents of `inputs` and `running_code`."""
+    key = hashlib.blake2b(
+        json.dumps(settings, sort_keys=True, default=methodcaller("model_dump")).encode(), digest_size=8
+    )
+    for path in [*inputs, *running_code()]:
+        with path.open("rb") as file:
+            key.update(hashlib.file_digest(file, "blake2b").digest())
+    return key.hexdigest()
+
+
 @contextmanager
 def scratch(name: str, settings: dict, inputs: Iterable[Path]) -> Iterator[Path]:
     """Yields a directory for work in progress of the stage `name`, with the files that an interrupted run left there.
 
-    Only runs with the same `settings` (JSON values), contents of `inputs` and code (`running_code`) share a directory.
-    They wait for each other. Other directories of the stage are removed unless they are in use, and this one is removed
-    when the block succeeds.
+    Only runs with the same `fingerprint` share a directory. They wait for each other. Other directories of the stage
+    are removed unless they are in use, and this one is removed when the block succeeds.
     """
-    key = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
-    for path in [*inputs, *running_code()]:
-        with path.open("rb") as file:
-            key.update(hashlib.file_digest(file, "blake2b").digest())
-    directory = repository() / ".scratch" / name / key.hexdigest()
+    directory = repository() / ".scratch" / name / fingerprint(settings, inputs)
     with lock(directory):
         for other in sorted({path.with_suffix("") for path in directory.parent.iterdir()} - {directory}):
             with lock(other, wait=False) as unused:
