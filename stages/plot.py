@@ -65,6 +65,7 @@ def main() -> str:
     drawn = {
         "class_histogram": figures.class_histogram(ranking),
         "training": figures.training_curves(curves),
+        "classes": figures.class_accuracy(artifacts.read_csv(artifacts.CLASSES)),
         "confusion": figures.confusion(abn, landmarks, "abn on test pictures"),
         "calibration": figures.reliability(calibration),
         "attention": figures.attention_gallery(rows, mapped),
