@@ -38,7 +38,9 @@ OUTS = (
 )
 
 DIGITS = 6  # decimals of metrics and confidences in files; more would only show the last bits of float32
-TEXT = dict.fromkeys(["id", "landmark_id", "name", "confused_with", "reason"], str)  # columns of CSV files that may look like numbers
+TEXT = dict.fromkeys(
+    ["id", "landmark_id", "name", "confused_with", "reason"], str
+)  # columns of CSV files that may look like numbers
 
 
 def overlapping_out(path: str, root: Path = Path()) -> Path | None:

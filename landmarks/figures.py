@@ -251,14 +251,19 @@ def embedding(points: np.ndarray, labels: np.ndarray, names: list[str]) -> Figur
     counts = np.bincount(labels, minlength=len(names))
     named = np.argsort(-counts, kind="stable")[:SHOWN_CLASSES]
     axes.scatter(*points[~np.isin(labels, named)].T, s=6, color=GREY, linewidths=0)
+    height, width = np.ptp(points, axis=0)[::-1] / (50, 10)  # of the box of a name
+    places: list[np.ndarray] = []
     for number, label in enumerate(sorted(named)):
         members = points[labels == label]
         if not len(members):
             continue
         colour = matplotlib.colormaps["tab20"](number % 20)
         marker = "os^D"[number // 20 % 4]
-        axes.scatter(*members.T, s=12, color=colour, marker=marker, linewidths=0)
+        axes.scatter(*members.T, s=16, color=colour, marker=marker, linewidths=0)
         centre = np.median(members, axis=0)
+        while any((abs(centre - place) < (width, height)).all() for place in places):
+            centre[1] += height / 4  # names do not overlap
+        places.append(centre)
         box = {"facecolor": "white", "alpha": 0.7, "edgecolor": colour, "pad": 1.2, "linewidth": 0.8}
         text = textwrap.shorten(names[label], 24, placeholder="...")
         axes.text(*centre, text, fontsize=6, ha="center", va="center", bbox=box)
@@ -277,13 +282,20 @@ def learning_curve(curve: pd.DataFrame) -> Figure:
     spread = [[expected["high"] - expected["trend"]], [expected["trend"] - expected["low"]]]
     axes.errorbar(expected["pictures"], 1 - expected["trend"], np.maximum(spread, 0), fmt="s", color=RED, capsize=3)
     text = f"twice as many:\naccuracy {expected['trend']:.1%}\n({expected['low']:.1%} to {expected['high']:.1%})"
-    axes.annotate(text, (expected["pictures"], 1 - expected["trend"]), (0, 34), textcoords="offset points", fontsize=8,
-                  ha="center", color=RED)
+    axes.annotate(
+        text,
+        (expected["pictures"], 1 - expected["trend"]),
+        (0, 34),
+        textcoords="offset points",
+        fontsize=8,
+        ha="center",
+        color=RED,
+    )
     axes.set(xscale="log", yscale="log", xlabel="training pictures", ylabel="error on validation and test pictures")
     axes.set_xticks(curve["pictures"], curve["pictures"])
     ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1) if axes.get_ylim()[0] <= tick]
     axes.set_yticks(ticks, [f"{tick:.0%}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_title("Would more pictures help? A linear classifier", loc="left")
+    axes.set_title("Would more pictures help? The error of a linear classifier", loc="left")
     axes.legend(loc="lower left")
     return figure

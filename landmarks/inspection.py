@@ -80,11 +80,12 @@ def suspects(chances: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"suggested": others.argmax(1), "score": chances[rows, labels].round(4)})
 
 
-def outlier_distances(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def outlier_distances(x: np.ndarray, labels: np.ndarray, trains: np.ndarray) -> np.ndarray:
     """The mean distance of each picture to the 5 nearest others of its class, divided by the class's median: [N].
 
-    So 1 is usual, in compact and in diverse classes. Neighbours suit classes of several kinds of pictures, such as
-    inside and outside, in which nothing is near the mean. A single picture has 1.
+    So 1 is usual, in compact and in diverse classes, and also among training pictures (`trains` [N], bool), whose
+    features are means of several views and therefore nearer to each other. Neighbours suit classes of several kinds of
+    pictures, such as inside and outside, in which nothing is near the mean. A single picture has 1.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -94,6 +95,8 @@ def outlier_distances(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
             nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(members) - 1)).fit(x[members])
             distances[members] = nearest.kneighbors()[0].mean(1)
             distances[members] /= np.median(distances[members]) or 1
+    for part in (trains, ~trains):
+        distances[part] /= np.median(distances[part]) or 1
     return distances
 
 

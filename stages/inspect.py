@@ -10,13 +10,14 @@ from landmarks.determinism import stream
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 SHOWN = 24  # rows on a contact sheet
 MAX_ROWS = 10_000  # of a table
 MAX_DOTS = 3000  # pictures on the map
 
 
-def sheet(rows: Iterable[tuple[tuple[str, str], tuple[str, str]]], title: str) -> figures.Figure:
+def sheet(rows: Iterable[tuple[tuple[str, str], tuple[str, str]]], title: str) -> Figure:
     """A contact sheet of pairs of pictures, each an id and a caption."""
     pairs = list(rows)
     names = {name for pair in pairs for name, _ in pair}
@@ -34,7 +35,7 @@ def main() -> str:
     x = inspection.pool(artifacts.read_features(), artifacts.read_views())
     chances = inspection.probabilities(x, labels, table["group"].to_numpy(), len(names), p.seed)
     found = inspection.suspects(chances, labels)
-    distances = inspection.outlier_distances(x, labels).round(4)
+    distances = inspection.outlier_distances(x, labels, splits == "train").round(4)
     usual = table.assign(distance=distances).sort_values(["distance", "id"]).groupby("label")["id"].first()
     typical = (
         table.assign(chance=chances[np.arange(len(table)), labels].round(4))

@@ -60,12 +60,14 @@ def main() -> str:
     }
     abn = by_model["abn"]
     named = abn[["label", "predicted"]].map(landmarks.__getitem__).set_axis(["actual", "predicted"], axis=1)
+    classes = artifacts.read_csv(artifacts.CLASSES)
+    classes["precision"] = pd.to_numeric(classes["precision"])  # empty for a class that is never predicted
     curves = training_curves(list(p.models))
     rows, mapped = gallery(test, landmarks, p.augment.crop)
     drawn = {
         "class_histogram": figures.class_histogram(ranking),
         "training": figures.training_curves(curves),
-        "classes": figures.class_accuracy(artifacts.read_csv(artifacts.CLASSES)),
+        "classes": figures.class_accuracy(classes),
         "confusion": figures.confusion(abn, landmarks, "abn on test pictures"),
         "calibration": figures.reliability(calibration),
         "attention": figures.attention_gallery(rows, mapped),
