@@ -212,7 +212,7 @@ def class_accuracy(classes: pd.DataFrame) -> Figure:
     axes.plot([], [], "o", color=RED, markersize=4, label="precision: share of answers with its name that are right")
     names = rows["name"].where(rows["name"] != "", rows["landmark_id"])
     axes.set_yticks(places, [textwrap.shorten(name, 40, placeholder="...") for name in names], fontsize=7)
-    for place, row in zip(places, rows.itertuples(), strict=True):
+    for place, row in enumerate(rows.itertuples()):
         confused = f", taken for {row.confused_with}" if row.confused_with else ""
         text = textwrap.shorten(f"{row.test} test, {row.train} training{confused}", 60, placeholder="...")
         axes.text(1.03, place, text, va="center", fontsize=7)
@@ -224,7 +224,7 @@ def class_accuracy(classes: pd.DataFrame) -> Figure:
     return figure
 
 
-def contact_sheet(pairs: list[tuple[tuple[Image.Image, str], tuple[Image.Image, str]]], title: str) -> Figure:
+def contact_sheet(pairs: list[list[tuple[Image.Image, str]]], title: str) -> Figure:
     """Pairs of pictures with captions of two lines, three pairs in a row."""
     columns, gap, line = 3, 18, 42  # line: pixels for a caption
     width, height = 2 * TILE + gap, TILE + line
@@ -250,7 +250,8 @@ def embedding(points: np.ndarray, labels: np.ndarray, names: list[str]) -> Figur
     figure, axes = plt.subplots(figsize=(9, 8))
     counts = np.bincount(labels, minlength=len(names))
     named = np.argsort(-counts, kind="stable")[:SHOWN_CLASSES]
-    axes.scatter(*points[~np.isin(labels, named)].T, s=6, color=GREY, linewidths=0)
+    rest = points[~np.isin(labels, named)]
+    axes.scatter(rest[:, 0], rest[:, 1], s=6, color=GREY, linewidths=0)
     height, width = np.ptp(points, axis=0)[::-1] / (50, 10)  # of the box of a name
     places: list[np.ndarray] = []
     for number, label in enumerate(sorted(named)):
@@ -259,14 +260,14 @@ def embedding(points: np.ndarray, labels: np.ndarray, names: list[str]) -> Figur
             continue
         colour = matplotlib.colormaps["tab20"](number % 20)
         marker = "os^D"[number // 20 % 4]
-        axes.scatter(*members.T, s=16, color=colour, marker=marker, linewidths=0)
+        axes.scatter(members[:, 0], members[:, 1], s=16, color=colour, marker=marker, linewidths=0)
         centre = np.median(members, axis=0)
         while any((abs(centre - place) < (width, height)).all() for place in places):
             centre[1] += height / 4  # names do not overlap
         places.append(centre)
         box = {"facecolor": "white", "alpha": 0.7, "edgecolor": colour, "pad": 1.2, "linewidth": 0.8}
         text = textwrap.shorten(names[label], 24, placeholder="...")
-        axes.text(*centre, text, fontsize=6, ha="center", va="center", bbox=box)
+        axes.text(centre[0], centre[1], text, fontsize=6, ha="center", va="center", bbox=box)
     left_out = f"; grey: {len(names) - len(named)} smaller classes" if len(names) > len(named) else ""
     axes.set(title=f"Similar pictures are neighbours (t-SNE of the pooled features{left_out})", xticks=[], yticks=[])
     return figure

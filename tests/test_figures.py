@@ -82,7 +82,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "collapse": collapse,
     "class_accuracy": lambda: figures.class_accuracy(class_rows(3)),
     "contact_sheet": lambda: figures.contact_sheet(
-        [((drawing(n), "a\nb"), (drawing(-n % 9), "c\nd")) for n in range(4)], "t"
+        [[(drawing(n), "a\nb"), (drawing(9 - n), "c\nd")] for n in range(4)], "t"
     ),
     "embedding": lambda: figures.embedding(np.random.default_rng(0).normal(size=(90, 2)), np.arange(90) % 60, NAMES),
     "learning_curve": lambda: figures.learning_curve(CURVE),

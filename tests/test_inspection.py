@@ -1,11 +1,15 @@
 """Suspect labels, outliers, the map and the learning curve, on drawn features and on the sample."""
 
-from landmarks import artifacts, inspection
+import shutil
+from pathlib import Path
+
+from landmarks import artifacts, images, inspection
+from stages import inspect
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, pictures
 
 CLASSES, EACH, CHANNELS = 4, 30, 12
 
@@ -116,3 +120,48 @@ def test_the_learning_curve_rises_and_predicts() -> None:
     assert curve["accuracy"][0] < curve["accuracy"][4] < curve["trend"][5] < 1
     slopes = np.diff(np.log(1 - curve["trend"])) / np.diff(np.log(curve["pictures"]))
     assert slopes == pytest.approx(np.full(5, slopes[0])), "a power law"
+
+
+def small_project(folder: Path) -> None:
+    """What the stage reads, for 15 pictures of three landmarks; 3 and 4 are copies with different labels."""
+    shown = [picture._replace(landmark_id=f"landmark-{n % 3}") for n, picture in enumerate(pictures(15))]
+    shown[4] = shown[4]._replace(picture=shown[3].picture)
+    images.write_shards(folder / artifacts.FILTERED, shown, len(shown))
+    hashes = [images.perceptual_hash(images.decode(picture.picture)) for picture in shown]
+    table = pd.DataFrame({"id": [picture.id for picture in shown]})
+    table["landmark_id"] = [picture.landmark_id for picture in shown]
+    (table.assign(hash=np.array(hashes, dtype=np.uint64))).to_parquet(folder / artifacts.FILTERED / "hashes.parquet")
+    split = ["train", "train", "train", "val", "test"] * 3
+    labels = np.arange(15) % 3
+    table.assign(label=labels, group=range(15), split=split).to_parquet(folder / artifacts.SPLIT)
+    table[["id"]].assign(view=0).to_parquet(folder / artifacts.VIEWS)
+    (folder / artifacts.FEATURES).parent.mkdir()
+    values = np.random.default_rng(0).normal(size=(15, 6, 2, 2)) + labels[:, None, None, None]
+    np.save(folder / artifacts.FEATURES, values.astype(np.float16))
+    (folder / artifacts.DOWNLOADED).mkdir()
+    rows = "".join(f"landmark-{k},{name}\n" for k, name in enumerate(["", "Tower $5", ""]))
+    (folder / artifacts.DOWNLOADED / "names.csv").write_text("landmark_id,name\n" + rows, encoding="utf-8")
+    rows = "".join(f"{k},landmark-{k},5\n" for k in range(3))
+    (folder / artifacts.FILTERED / "classes.csv").write_text("label,landmark_id,pictures\n" + rows, encoding="utf-8")
+    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+
+
+def test_the_stage_lists_every_picture_and_the_copy_across_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    summary = inspect.main()
+    made = {path.name: path.read_bytes() for path in artifacts.INSPECTION.iterdir()}
+    names = ("suspects", "outliers", "duplicates", "learning_curve")
+    assert set(made) == {"embedding.png", *(f"{name}.{ending}" for name in names for ending in ("csv", "png"))}
+    suspects = pd.read_csv(artifacts.INSPECTION / "suspects.csv")
+    assert len(suspects) == 15 and suspects["score"].is_monotonic_increasing
+    assert (suspects["given"] != suspects["suggested"]).all()
+    outliers = pd.read_csv(artifacts.INSPECTION / "outliers.csv")
+    assert len(outliers) == 15 and outliers["distance"].is_monotonic_decreasing
+    copies = pd.read_csv(artifacts.INSPECTION / "duplicates.csv")
+    assert copies.iloc[0].tolist() == ["id-0003", "id-0004", 0, "landmark-0", "landmark-1", "val", "test"]
+    assert "1 pairs of near-duplicates, 1 of them across classes" in summary
+    inspect.main()
+    assert made == {path.name: path.read_bytes() for path in artifacts.INSPECTION.iterdir()}
