@@ -25,6 +25,9 @@ REPEATS = Path("metrics/repeats")
 ANSWERS = "answers.parquet"  # in each LOGS/NAME and REPEATS/NAME/SEED
 PREDICTIONS = Path("data/predictions.parquet")
 RESULTS = Path("metrics/results.json")
+CLASSES = Path("metrics/classes.csv")
+WRONG = Path("metrics/wrong.csv")
+INSPECTION = Path("metrics/inspection")
 PLOTS = Path("plots")
 RELEASED = Path("models/released")
 DOWNLOADS = Path(".scratch/download")  # what the download stage has fetched; not an output
@@ -35,11 +38,13 @@ TRAINING = (FEATURES, VIEWS, SPLIT, FILTERED / "classes.csv", BACKBONE)
 # DVC deletes and writes these, or what is in them.
 OUTS = (
     *(DOWNLOADED, FILTERED, SPLIT, VIEWS, BACKBONE, FEATURES.parent, MODELS, LOGS),
-    *(REPEATS, PREDICTIONS, RESULTS, RESULTS.with_suffix(".md"), RELEASED, PLOTS),
+    *(REPEATS, PREDICTIONS, RESULTS, RESULTS.with_suffix(".md"), CLASSES, WRONG, INSPECTION, RELEASED, PLOTS),
 )
 
 DIGITS = 6  # decimals of metrics and confidences in files; more would only show the last bits of float32
-TEXT = dict.fromkeys(["id", "landmark_id", "name", "reason"], str)  # columns of CSV files that may look like numbers
+TEXT = dict.fromkeys(
+    ["id", "landmark_id", "name", "confused_with", "reason"], str
+)  # columns of CSV files that may look like numbers
 
 
 def overlapping_out(path: str, root: Path = Path()) -> Path | None:
@@ -72,6 +77,12 @@ def read_csv(path: Path) -> "pd.DataFrame":
 def read_classes() -> "pd.DataFrame":
     """The kept classes in the order of their labels: `label` (0, 1...), `landmark_id`, `pictures`."""
     return read_csv(FILTERED / "classes.csv")
+
+
+def read_named_classes() -> "pd.DataFrame":
+    """The kept classes in the order of their labels: `label`, `landmark_id`, `name` (empty if unknown)."""
+    names = read_csv(DOWNLOADED / "names.csv")
+    return read_classes()[["label", "landmark_id"]].merge(names, on="landmark_id", how="left", validate="one_to_one")
 
 
 def read_views(root: Path = Path()) -> "pd.DataFrame":

@@ -46,6 +46,27 @@ def near_duplicates(hashes: np.ndarray) -> np.ndarray:
     return pd.factorize(groups[inverse])[0].astype(np.int32)
 
 
+def worst_pairs(hashes: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> np.ndarray:
+    """The pairs of near-duplicates that matter most. Returns positions and distances in bits, [M, 3], worst first.
+
+    Each picture with near-duplicates is paired with one of them: of another class if there is one, then of another
+    split, then the nearest. So a group of copies has at most as many pairs as pictures. The order of the pairs is the
+    same: across classes, across splits, by distance. All arguments are [N].
+    """
+    pairs = set()
+    for members in pd.Series(hashes).groupby(near_duplicates(hashes)).indices.values():
+        for one in members if len(members) > 1 else []:
+            distances = np.bitwise_count(hashes[members] ^ hashes[one])
+            near = (distances <= MAX_DISTANCE) & (members != one)
+            others = members[near]
+            keys = distances[near], splits[others] == splits[one], labels[others] == labels[one]
+            best = np.lexsort((others, *keys))[0]
+            pairs.add((min(one, others[best]), max(one, others[best]), keys[0][best]))
+    found = np.array(sorted(pairs), dtype=int).reshape(-1, 3)
+    left, right, distance = found.T
+    return found[np.lexsort((distance, splits[left] == splits[right], labels[left] == labels[right]))]
+
+
 def placeholders(hashes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Finds pictures like "photo no longer available". Returns whether each is one, [N].
 

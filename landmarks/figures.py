@@ -1,5 +1,6 @@
 """The figures that explain the results. Each function takes tables and returns a matplotlib figure."""
 
+import io
 import math
 import textwrap
 import warnings
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 
 matplotlib.use("Agg")
 plt.rc("font", size=9)
@@ -25,14 +26,26 @@ plt.rc("legend", frameon=False)
 plt.rc("figure.constrained_layout", use=True)
 plt.rc("text", parse_math=False, usetex=False)  # the names of landmarks may contain $
 BLUE, RED, GREY = "#1f77b4", "#d62728", "#bbbbbb"
+DPI = 110
+SHOWN_CLASSES = 40  # the worst ones in `class_accuracy`, the largest ones in `embedding`
+TILE = 104  # pixels; side of a picture on a contact sheet
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG, without matplotlib's version in its metadata: the bytes depend only on what the figure shows."""
+def save(figure: Figure, path: Path, colours: int | None = None) -> None:
+    """Writes a PNG, without matplotlib's version in its metadata: the bytes depend only on what the figure shows.
+
+    With `colours`, photographs take a third of the space.
+    """
+    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a title in a script that the font does not have
-        figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     plt.close(figure)
+    if colours:
+        image = Image.open(buffer).convert("RGB").quantize(colours)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", optimize=True)
+    path.write_bytes(buffer.getvalue())
 
 
 def class_histogram(ranking: pd.DataFrame) -> Figure:
@@ -191,4 +204,104 @@ def attention_gallery(rows: list[dict], names: list[str]) -> Figure:
         axes.axis("off")
     if image is not None:
         figure.colorbar(image, ax=panels, shrink=0.4, label="value of the map")
+    return figure
+
+
+def class_accuracy(classes: pd.DataFrame) -> Figure:
+    """Recall (bar) and precision (dot) of each class of classes.csv, at most of the 40 with the lowest recall."""
+    rows = classes.sort_values(["recall", "landmark_id"]).head(SHOWN_CLASSES)[::-1]
+    figure, axes = plt.subplots(figsize=(9, 1.4 + 0.2 * len(rows)))
+    places = np.arange(len(rows))
+    axes.barh(places, rows["recall"], color=BLUE, alpha=0.5, label="recall: share of its pictures that are named right")
+    axes.plot(rows["precision"], places, "o", color=RED, markersize=4, clip_on=False)
+    axes.plot([], [], "o", color=RED, markersize=4, label="precision: share of answers with its name that are right")
+    names = rows["name"].where(rows["name"] != "", rows["landmark_id"])
+    axes.set_yticks(places, [textwrap.shorten(name, 40, placeholder="...") for name in names], fontsize=7)
+    for place, row in enumerate(rows.itertuples()):
+        confused = f", taken for {row.confused_with}" if row.confused_with else ""
+        text = textwrap.shorten(f"{row.test} test, {row.train} training{confused}", 60, placeholder="...")
+        axes.text(1.03, place, text, va="center", fontsize=7)
+    left_out = f" ({len(rows)} of {len(classes)} classes)" if len(rows) < len(classes) else ""
+    axes.set_title(f"The classes of abn on test pictures, worst first{left_out}", pad=28, loc="left")
+    axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4))
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=7, borderaxespad=0.2)
+    return figure
+
+
+def contact_sheet(pairs: list[list[tuple[Image.Image, str]]], title: str) -> Figure:
+    """Pairs of pictures with captions of two lines, three pairs in a row."""
+    columns, gap, line = 3, 18, 42  # line: pixels for a caption
+    width, height = 2 * TILE + gap, TILE + line
+    rows = max(1, -(-len(pairs) // columns))
+    sheet = Image.new("RGB", (columns * width + gap, rows * height + 40), "white")
+    figure = plt.figure(figsize=(sheet.width / DPI, sheet.height / DPI), dpi=DPI, layout="none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.text(gap, 14, title if pairs else f"{title}: none", va="center", fontsize=8, weight="bold")
+    for number, pair in enumerate(pairs):
+        for side, (image, caption) in enumerate(pair):
+            x = gap + number % columns * width + side * (TILE + 4)
+            y = 30 + number // columns * height
+            sheet.paste(ImageOps.pad(image, (TILE, TILE), color="white"), (x, y))
+            text = "\n".join(part if len(part) < 22 else f"{part[:19]}..." for part in caption.split("\n"))
+            axes.text(x, y + TILE + 3, text, va="top", fontsize=5.5, linespacing=1.1)
+    axes.imshow(sheet, interpolation="none", extent=(0, sheet.width, sheet.height, 0))
+    axes.axis("off")
+    return figure
+
+
+def embedding(points: np.ndarray, labels: np.ndarray, names: list[str]) -> Figure:
+    """A map: `points` [N, 2] in the colours of `labels` [N], with the names of at most the 40 largest classes."""
+    figure, axes = plt.subplots(figsize=(9, 8))
+    counts = np.bincount(labels, minlength=len(names))
+    named = np.argsort(-counts, kind="stable")[:SHOWN_CLASSES]
+    rest = points[~np.isin(labels, named)]
+    axes.scatter(rest[:, 0], rest[:, 1], s=6, color=GREY, linewidths=0)
+    height, width = np.ptp(points, axis=0)[::-1] / (50, 10)  # of the box of a name
+    places: list[np.ndarray] = []
+    for number, label in enumerate(sorted(named)):
+        members = points[labels == label]
+        if not len(members):
+            continue
+        colour = matplotlib.colormaps["tab20"](number % 20)
+        marker = "os^D"[number // 20 % 4]
+        axes.scatter(members[:, 0], members[:, 1], s=16, color=colour, marker=marker, linewidths=0)
+        centre = np.median(members, axis=0)
+        while any((abs(centre - place) < (width, height)).all() for place in places):
+            centre[1] += height / 4  # names do not overlap
+        places.append(centre)
+        box = {"facecolor": "white", "alpha": 0.7, "edgecolor": colour, "pad": 1.2, "linewidth": 0.8}
+        text = textwrap.shorten(names[label], 24, placeholder="...")
+        axes.text(centre[0], centre[1], text, fontsize=6, ha="center", va="center", bbox=box)
+    left_out = f"; grey: {len(names) - len(named)} smaller classes" if len(names) > len(named) else ""
+    axes.set(title=f"Similar pictures are neighbours (t-SNE of the pooled features{left_out})", xticks=[], yticks=[])
+    return figure
+
+
+def learning_curve(curve: pd.DataFrame) -> Figure:
+    """Error against the number of training pictures, with the trend: the table of `inspection.learning_curve`."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.2))
+    measured, expected = curve[:-1], curve.iloc[-1]
+    axes.plot(curve["pictures"], 1 - curve["trend"], "--", color=GREY, label="trend: error = a * pictures ** -b")
+    axes.fill_between(measured["pictures"], 1 - measured["high"], 1 - measured["low"], color=BLUE, alpha=0.2)
+    axes.plot(measured["pictures"], 1 - measured["accuracy"], "o-", color=BLUE, label="measured")
+    spread = [[expected["high"] - expected["trend"]], [expected["trend"] - expected["low"]]]
+    axes.errorbar(expected["pictures"], 1 - expected["trend"], np.maximum(spread, 0), fmt="s", color=RED, capsize=3)
+    text = f"twice as many:\naccuracy {expected['trend']:.1%}\n({expected['low']:.1%} to {expected['high']:.1%})"
+    axes.annotate(
+        text,
+        (expected["pictures"], 1 - expected["trend"]),
+        (0, 34),
+        textcoords="offset points",
+        fontsize=8,
+        ha="center",
+        color=RED,
+    )
+    axes.set(xscale="log", yscale="log", xlabel="training pictures", ylabel="error on validation and test pictures")
+    axes.set_xticks(curve["pictures"], curve["pictures"])
+    ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1) if axes.get_ylim()[0] <= tick]
+    axes.set_yticks(ticks, [f"{tick:.0%}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_title("Would more pictures help? The error of a linear classifier", loc="left")
+    axes.legend(loc="lower left")
     return figure

@@ -118,3 +118,17 @@ def confused(named: pd.DataFrame) -> pd.DataFrame:
     wrong = named[named["actual"] != named["predicted"]]
     pairs = wrong.groupby(["actual", "predicted"], as_index=False).size().rename(columns={"size": "pictures"})
     return pairs.sort_values("pictures", ascending=False, kind="stable", ignore_index=True)
+
+
+def per_class(labels: np.ndarray, predicted: np.ndarray, classes: int) -> pd.DataFrame:
+    """A row per class: `precision` (NaN if it is never predicted), `recall`, and `confused_with`, the class that its
+    pictures are most often mistaken for (-1: none; of equals, the lowest). `labels` and `predicted` are [N].
+    """
+    rows = []
+    for k in range(classes):
+        answers = predicted[labels == k]
+        wrong = np.bincount(answers[answers != k], minlength=classes)
+        named = labels[predicted == k]
+        precision = (named == k).mean() if len(named) else np.nan
+        rows.append((precision, (answers == k).mean(), wrong.argmax() if wrong.any() else -1))
+    return pd.DataFrame(rows, columns=["precision", "recall", "confused_with"])

@@ -28,6 +28,30 @@ def judge(answers: pd.DataFrame, masks: np.ndarray, bins: int, seed: int) -> tup
     return entry, table
 
 
+def class_table(views: pd.DataFrame, test: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
+    """classes.csv: the pictures of each class by split, and how well a model recognises it on the `test` pictures."""
+    pictures = views.drop_duplicates("id").groupby(["label", "split"]).size().unstack(fill_value=0)
+    table = metrics.per_class(test["label"].to_numpy(), test["predicted"].to_numpy(), len(classes))
+    ids = dict(classes["landmark_id"])
+    table["confused_with"] = table["confused_with"].map(lambda label: ids.get(label, ""))
+    return pd.concat([classes[["landmark_id", "name"]], pictures[["train", "val", "test"]], table], axis=1)
+
+
+def wrong_table(answers: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
+    """wrong.csv: the pictures that a model misclassifies, the most confident answers first, with the rank (2, 3...)
+    of the right answer."""
+    scores, labels = np.stack(answers["scores"].tolist()).astype(np.float64), answers["label"].to_numpy()
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ids = classes["landmark_id"].to_numpy()
+    table = answers[["id", "split"]].assign(
+        given=ids[labels],
+        predicted=ids[order[:, 0]],
+        confidence=scores.max(1).round(artifacts.DIGITS),
+        rank=(order == labels[:, None]).argmax(1) + 1,
+    )
+    return table[table["rank"] > 1].sort_values(["confidence", "id"], ascending=[False, True])
+
+
 def read_masks(rows: pd.DataFrame, grid: tuple[int, int]) -> np.ndarray:
     """The share of each cell of `grid` that the landmark covers, [N, H, W], in the order of `rows`; NaN: unknown."""
     views = {view.id: view for view in augment.views(rows)}
@@ -46,7 +70,7 @@ def main() -> str:
         folders = " and ".join(f"{folder}/{min(stale)}" for folder in (artifacts.LOGS, artifacts.MODELS))
         raise stage.UserError(f"{folders}: no such ablation in params.yaml; remove the folders")
 
-    views = artifacts.read_labelled_views()
+    views, classes = artifacts.read_labelled_views(), artifacts.read_named_classes()
     maps = pd.read_parquet(artifacts.LOGS / "abn" / artifacts.ANSWERS, columns=["map"])["map"]
     side = round(len(maps.iloc[0]) ** 0.5)
     masks = {split: read_masks(views[views["split"] == split], (side, side)) for split in ("val", "test")}
@@ -69,9 +93,20 @@ def main() -> str:
                 entry["repeats"] = metrics.repeats(*pair, stream(p.seed, "bootstrap"))
             results[name][split] = metrics.rounded(entry)
             tables.append(table.assign(model=name))
+        if name == "abn":
+            wrong = wrong_table(answers, classes)
 
+    predictions = pd.concat(tables, ignore_index=True)
+    abn = predictions[(predictions["model"] == "abn") & (predictions["split"] == "test")]
+    details = {
+        artifacts.CLASSES: class_table(views, abn, classes),
+        artifacts.WRONG: wrong,
+    }
+    for path, rows in details.items():
+        with stage.atomic_output(path) as out:
+            rows.round(artifacts.DIGITS).to_csv(out, index=False, lineterminator="\n")
     with stage.atomic_output(artifacts.PREDICTIONS) as out:
-        pd.concat(tables, ignore_index=True).to_parquet(out, index=False)
+        predictions.to_parquet(out, index=False)
     with stage.atomic_output(artifacts.RESULTS) as out:
         out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     with stage.atomic_output(artifacts.RESULTS.with_suffix(".md")) as out:

@@ -24,8 +24,7 @@ def examples(test: pd.DataFrame, landmarks: list[str]) -> dict[str, bytes]:
 
 def main() -> str:
     p = params.load()
-    classes, names = artifacts.read_classes(), artifacts.read_csv(artifacts.DOWNLOADED / "names.csv")
-    known = classes[["label", "landmark_id"]].merge(names, on="landmark_id", how="left", validate="one_to_one")
+    classes, known = artifacts.read_classes(), artifacts.read_named_classes()
     predictions = pd.read_parquet(artifacts.PREDICTIONS)
     results = json.loads(artifacts.RESULTS.read_text(encoding="utf-8"))
     blocks = {"filter": p.filter, "split": p.split, "augment": p.augment, "backbone": p.backbone.portable}

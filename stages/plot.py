@@ -69,11 +69,14 @@ def main() -> str:
     shown = metrics.often_confused(abn["label"].to_numpy(), abn["predicted"].to_numpy(), len(landmarks), MATRIX)
     in_matrix = abn[["label", "predicted"]].isin(shown).all(axis=1)
     title = "abn on test pictures" + f", the {MATRIX} classes in most mistakes" * (len(landmarks) > MATRIX)
+    classes = artifacts.read_csv(artifacts.CLASSES)
+    classes["precision"] = pd.to_numeric(classes["precision"])  # empty for a class that is never predicted
     curves = training_curves(list(p.models))
     rows, mapped = gallery(test, landmarks, p.augment.crop)
     drawn = {
         "class_histogram": figures.class_histogram(ranking),
         "training": figures.training_curves(curves),
+        "classes": figures.class_accuracy(classes),
         "confusion": figures.confusion(abn, landmarks, shown, title),
         "calibration": figures.reliability(calibration),
         "attention": figures.attention_gallery(rows, mapped),

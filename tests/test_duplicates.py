@@ -119,3 +119,15 @@ def test_placeholders_are_dropped_and_large_groups_are_reported(
     assert re.search(r"; 29 near-duplicates kept together, which makes .*train 7\d\.\d% instead of 70\.0%", summary), (
         summary
     )
+
+
+def test_each_picture_appears_in_its_worst_pair() -> None:
+    """Other classes come before other splits, and these before the nearest; pairs are listed in the same order."""
+    hashes = np.array([0, 0b1, 0b11, 0b111, 0xFFFF << 40, (0xFFFF << 40) + 3, 0xFFFF << 20], dtype=np.uint64)
+    labels = np.array([0, 0, 1, 0, 2, 2, 3])
+    splits = np.array(["train", "test", "train", "train", "train", "val", "train"])
+    pairs = duplicates.worst_pairs(hashes, labels, splits).tolist()
+    assert pairs == [[1, 2, 1], [2, 3, 1], [0, 2, 2], [4, 5, 2]]
+    assert duplicates.worst_pairs(hashes[-2:], labels[-2:], splits[-2:]).shape == (0, 3)
+    copies = duplicates.worst_pairs(np.zeros(50, dtype=np.uint64), np.zeros(50, dtype=int), np.zeros(50, dtype=str))
+    assert len(copies) == 49

@@ -59,6 +59,19 @@ def collapse(name: str = "study") -> Figure:
 
 STUDY = abn(attention="multiply", objective="summed_softmax")
 
+NAMES = [f"landmark {n}" for n in range(60)]
+CURVE = pd.DataFrame({"share": [0.1, 1, 2], "pictures": [10, 100, 200], "accuracy": [0.5, 0.8, np.nan]}).assign(
+    low=[0.4, 0.7, 0.8], high=[0.6, 0.9, 0.95], trend=[0.5, 0.8, 0.85]
+)
+
+
+def class_rows(count: int) -> pd.DataFrame:
+    """A table like classes.csv; the first class has the lowest recall and is never predicted."""
+    recall = np.linspace(0, 1, count)
+    table = pd.DataFrame({"landmark_id": NAMES[:count], "name": "", "train": 9, "test": 3, "recall": recall})
+    return table.assign(precision=[np.nan, *recall[1:]], confused_with=["other", *[""] * (count - 1)])
+
+
 DRAWN: dict[str, Callable[[], Figure]] = {
     "class_histogram": lambda: figures.class_histogram(RANKING),
     "training_curves": lambda: figures.training_curves(CURVES),
@@ -67,6 +80,12 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "one model": lambda: figures.reliability({"abn": BINS["abn"]}),
     "attention_gallery": lambda: gallery(["abn", "study"]),
     "collapse": collapse,
+    "class_accuracy": lambda: figures.class_accuracy(class_rows(3)),
+    "contact_sheet": lambda: figures.contact_sheet(
+        [[(drawing(n), "a\nb"), (drawing(9 - n), "c\nd")] for n in range(4)], "t"
+    ),
+    "embedding": lambda: figures.embedding(np.random.default_rng(0).normal(size=(90, 2)), np.arange(90) % 60, NAMES),
+    "learning_curve": lambda: figures.learning_curve(CURVE),
     "one map": lambda: gallery(["abn"]),
 }
 
@@ -175,3 +194,15 @@ def test_examples_are_right_and_wrong_of_different_landmarks(right: str, expecte
     table = pd.DataFrame({"id": list("hgfedcba"), "label": [0, 0, 1, 1, 2, 2, 3, 3], "right": answers})
     found = figures.examples(table.sort_values("id"), 6)
     assert list(zip(found["label"], found["right"], strict=True)) == expected
+
+
+def test_of_many_classes_the_worst_are_shown() -> None:
+    (axes,) = figures.class_accuracy(class_rows(60)).axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == NAMES[: figures.SHOWN_CLASSES][::-1] and "40 of 60" in axes.get_title("left")
+    (axes,) = figures.embedding(np.zeros((60, 2)), np.arange(60), NAMES).axes
+    assert len(axes.texts) == figures.SHOWN_CLASSES and "20 smaller" in axes.get_title()
+
+
+def test_a_contact_sheet_of_nothing_says_so() -> None:
+    assert figures.contact_sheet([], "Near-duplicates").axes[0].texts[0].get_text() == "Near-duplicates: none"

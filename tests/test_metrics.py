@@ -198,3 +198,12 @@ def test_the_most_frequent_confusions_come_first() -> None:
     named = pd.DataFrame({"actual": list("aabbbc"), "predicted": list("bbbcac")})
     assert metrics.confused(named).to_numpy().tolist() == [["a", "b", 2], ["b", "a", 1], ["b", "c", 1]]
     assert metrics.confused(named[named["actual"] == "c"]).empty
+
+
+def test_classes_are_counted_by_hand() -> None:
+    table = metrics.per_class(np.array([0, 0, 0, 0, 1, 2]), np.array([0, 1, 2, 2, 1, 0]), 3)
+    assert table["precision"].tolist() == [0.5, 0.5, 0]
+    assert table["recall"].tolist() == [0.25, 1, 0]
+    assert table["confused_with"].tolist() == [2, -1, 0]
+    never = metrics.per_class(np.array([0, 1]), np.array([0, 0]), 2)
+    assert np.isnan(never["precision"][1]) and never["confused_with"].tolist() == [-1, 0]

@@ -24,7 +24,7 @@ from conftest import Project, drawing, stages_run
 pytestmark = pytest.mark.slow
 
 MODELS = ("baseline", "abn", "alpha-0", "study")
-PLOTS = ("attention.png", "calibration.png", "collapse.png", "class_histogram.png", "confusion.png", "training.png")
+PLOTS = ("attention", "calibration", "classes", "collapse", "class_histogram", "confusion", "training")
 TABLES = ("attention.csv", "class_histogram.csv", "confused.csv", "confusion.csv", "training.csv")
 RELEASED = ("README.md", "backbone.safetensors", "classes.csv", "design.json", "model.safetensors", "release.json")
 OUTS = [
@@ -40,7 +40,13 @@ OUTS = [
     ),
     *("metrics/results.json", "metrics/results.md", "data/predictions.parquet"),
     *(f"models/released/{name}/{file}" for name in MODELS for file in RELEASED),
-    *(f"plots/{name}" for name in (*PLOTS, *TABLES)),
+    *(f"plots/{name}" for name in (*(f"{plot}.png" for plot in PLOTS), *TABLES)),
+    *("metrics/classes.csv", "metrics/wrong.csv", "metrics/inspection/embedding.png"),
+    *(
+        f"metrics/inspection/{name}.{ending}"
+        for name in ("suspects", "outliers", "duplicates", "learning_curve")
+        for ending in ("csv", "png")
+    ),
 ]
 
 
@@ -90,6 +96,19 @@ def test_predictions_cover_every_picture_outside_the_training_split(project: Pro
         test = rows[rows["split"] == "test"]
         accuracy = (test["label"] == test["predicted"]).mean()
         assert project.results()[name]["test"]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_classes_and_wrong_pictures_are_those_of_the_results(project: Project) -> None:
+    classes = pd.read_csv(project.root / "metrics/classes.csv")
+    split = pd.read_parquet(project.root / "data/split.parquet")
+    assert classes[["train", "val", "test"]].to_numpy().sum() == len(split)
+    results = project.results()["abn"]
+    assert classes["recall"].mean() == pytest.approx(results["test"]["macro_recall"], abs=1e-5)
+    wrong = pd.read_csv(project.root / "metrics/wrong.csv")
+    assert (wrong["given"] != wrong["predicted"]).all() and (wrong["rank"] > 1).all()
+    for name, rows in split[split["split"] != "train"].groupby("split"):
+        share = (wrong["split"] == name).sum() / len(rows)
+        assert share == pytest.approx(1 - results[name]["accuracy"], abs=1e-5)
 
 
 def test_a_released_model_predicts_the_same_in_another_folder(project: Project, tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""What a linear classifier sees in pictures and labels: suspect labels, outliers, a map, a learning curve.
+
+`x` are standardised pooled features [N, C] and `labels` the classes [N], 0 to `classes` - 1. Everything is float64 and
+without iteration where possible, so that rounded results do not depend on the last bits of matrix products.
+"""
+
+from landmarks import split
+from landmarks.determinism import stream
+
+import numpy as np
+import pandas as pd
+
+FOLDS = 5
+NEIGHBOURS = 5
+COMPONENTS, ITERATIONS, PERPLEXITY = 32, 500, 30  # of the map
+FRACTIONS = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the training pictures
+REPEATS = 5  # random subsets for each fraction
+DRAWS = 1000  # of the bootstrap
+
+
+def pool(features: np.ndarray, views: pd.DataFrame) -> np.ndarray:
+    """The mean features of each picture over positions and over its `views` (`id`, `row`), in id order, [N, C].
+
+    Each channel is standardised over the pictures. Sums of float16 are exact in float64, in any order.
+    """
+    sums = np.stack([features[row].sum((1, 2), dtype=np.float64) for row in views["row"]])
+    x = pd.DataFrame(sums).groupby(views["id"].to_numpy()).mean().to_numpy() / np.prod(features.shape[2:])
+    spread = x.std(0)
+    return (x - x.mean(0)) / np.where(spread > 0, spread, 1)
+
+
+def classify(x: np.ndarray, labels: np.ndarray, classes: int, queries: np.ndarray) -> np.ndarray:
+    """Trains linear discriminant analysis on `x` and returns the log-probabilities of `queries` [M, C], but for a
+    constant per row: [M, classes].
+
+    It has a closed form: classes are Gaussian with one covariance, which is shrunk by the formula of Ledoit and Wolf
+    (Journal of Multivariate Analysis 88, 2004). scikit-learn's shrinks one matrix per class, which takes ten times as
+    long. A class without pictures is improbable.
+    """
+    from sklearn.covariance import ledoit_wolf  # imported here because it takes a second
+
+    counts = np.bincount(labels, minlength=classes)
+    means = np.zeros((classes, x.shape[1]))
+    np.add.at(means, labels, x)
+    means /= np.maximum(counts, 1)[:, None]
+    covariance, _ = ledoit_wolf(x - means[labels], assume_centered=True)
+    covariance[np.diag_indices(len(covariance))] += 1e-6  # with one picture per class, it is 0
+    weights = np.linalg.solve(covariance, means.T)
+    return queries @ weights - (means * weights.T).sum(1) / 2 + np.log(np.maximum(counts, 1e-9) / counts.sum())
+
+
+def probabilities(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, seed: int) -> np.ndarray:
+    """The probability of each class for each picture, from a classifier that has not seen the picture: [N, classes].
+
+    Five folds; near-duplicates (`groups` [N]) share one. One temperature for all makes the probabilities as likely as
+    possible (Guo et al., arXiv 1706.04599, section 4.2); otherwise most would be 0 or 1.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax, softmax
+
+    folds = split.assign(labels, groups, {str(fold): 1 / FOLDS for fold in range(FOLDS)}, seed)
+    scores = np.empty((len(x), classes))
+    for fold in np.unique(folds):
+        held = folds == fold
+        scores[held] = classify(x[~held], labels[~held], classes, x[held])
+
+    def loss(temperature: float) -> float:
+        return -log_softmax(scores / temperature, axis=1)[np.arange(len(x)), labels].mean()
+
+    return softmax(scores / round(minimize_scalar(loss, bounds=(0.5, 100), method="bounded").x, 1), axis=1)
+
+
+def suspects(chances: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """For each picture, `score`, the probability of the given label, and `suggested`, the most probable other class.
+
+    `chances` are the result of `probabilities`. The score is the "self-confidence" of Northcutt et al. (arXiv
+    1911.00068), the default of the package cleanlab.
+    """
+    rows, others = np.arange(len(labels)), chances.round(6)
+    others[rows, labels] = -1
+    return pd.DataFrame({"suggested": others.argmax(1), "score": chances[rows, labels].round(4)})
+
+
+def outlier_distances(x: np.ndarray, labels: np.ndarray, trains: np.ndarray) -> np.ndarray:
+    """The mean distance of each picture to the 5 nearest others of its class, divided by the class's median: [N].
+
+    So 1 is usual, in compact and in diverse classes, and also among training pictures (`trains` [N], bool), whose
+    features are means of several views and therefore nearer to each other. Neighbours suit classes of several kinds of
+    pictures, such as inside and outside, in which nothing is near the mean. A single picture has 1.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    distances = np.ones(len(labels))
+    for members in pd.Series(labels).groupby(labels).indices.values():
+        if len(members) > 1:
+            nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(members) - 1)).fit(x[members])
+            distances[members] = nearest.kneighbors()[0].mean(1)
+            distances[members] /= np.median(distances[members]) or 1
+    for part in (trains, ~trains):
+        distances[part] /= np.median(distances[part]) or 1
+    return distances
+
+
+def embed(x: np.ndarray) -> np.ndarray:
+    """A map of the pictures on which similar ones are neighbours: t-SNE of the first principal components, [N, 2].
+
+    t-SNE amplifies every difference. Its input is rounded and it runs in one thread, so that its bits are the same for
+    any number of cores.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    components = PCA(min(COMPONENTS, *x.shape), svd_solver="covariance_eigh").fit_transform(x).round(6)
+    start = (components[:, :2] / (components[:, 0].std() or 1) * 1e-4).astype(np.float32)
+    with threadpool_limits(1):
+        tsne = TSNE(perplexity=min(PERPLEXITY, (len(x) - 1) / 3), init=start, max_iter=ITERATIONS, n_jobs=1)
+        return tsne.fit_transform(components)
+
+
+def learning_curve(x: np.ndarray, labels: np.ndarray, trains: np.ndarray, classes: int, seed: int) -> pd.DataFrame:
+    """Accuracy on the other pictures for growing parts of the training pictures (`trains` [N], bool).
+
+    Columns: `share`, `pictures`, `accuracy` (mean over random subsets, each with the same share of every class), `low`
+    and `high` (95 % bootstrap interval over the pictures), `trend`. The last row, share 2, is a prediction: `trend` and
+    its interval. The trend is error = a * pictures ** -b (Hestness et al., arXiv 1712.00409), a straight line of
+    logarithms by least squares.
+    """
+    training, judged = np.flatnonzero(trains), np.flatnonzero(~trains)
+    right, sizes = np.zeros((len(judged), len(FRACTIONS))), np.zeros(len(FRACTIONS))
+    for repeat in range(REPEATS):
+        order = pd.Series(stream(seed, "learning-curve", repeat).permutation(training))
+        classmates = order.groupby(labels[order])
+        rank, size = classmates.cumcount(), classmates.transform("size")
+        for column, fraction in enumerate(FRACTIONS):
+            chosen = np.sort(order[rank < np.ceil(fraction * size)])
+            answers = classify(x[chosen], labels[chosen], classes, x[judged]).argmax(1)
+            right[:, column] += (answers == labels[judged]) / REPEATS
+            sizes[column] = len(chosen)
+    sizes = np.append(sizes, 2 * sizes[-1])
+
+    def trend(accuracy: np.ndarray) -> np.ndarray:
+        error = np.log(np.maximum(1 - accuracy, 1 / len(judged)))
+        slope, start = np.polyfit(np.log(sizes[:-1]), error.T, 1)
+        return 1 - np.exp(start + slope * np.log(sizes[:, None]))
+
+    distinct, counts = np.unique(right.round(6), axis=0, return_counts=True)  # as in metrics.interval
+    rng = stream(seed, "bootstrap")
+    means = rng.multinomial(len(judged), counts / len(judged), DRAWS) @ distinct / len(judged)
+    draws = np.column_stack([means, trend(means)[-1]])
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    accuracy = right.mean(0)
+    return pd.DataFrame(
+        {
+            "share": [*FRACTIONS, 2.0],
+            "pictures": sizes.astype(int),
+            "accuracy": [*accuracy, np.nan],
+            "low": low,
+            "high": high,
+            "trend": trend(accuracy[None])[:, 0],
+        }
+    )

@@ -1,0 +1,117 @@
+"""inspect: what may be wrong with the pictures and their labels, from the cached features.
+
+Writes tables, and figures that show their first rows. Trains nothing but linear classifiers, in seconds.
+"""
+
+from landmarks import artifacts, duplicates, figures, images, inspection, params, stage
+from landmarks.determinism import stream
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+SHOWN = 24  # rows on a contact sheet
+MAX_ROWS = 10_000  # of a table
+MAX_DOTS = 3000  # pictures on the map
+
+
+def sheet(title: str, pairs: list[tuple[str, str, str, str]]) -> Figure:
+    """A contact sheet of pairs of pictures: the ids of both, then their captions."""
+    names = {name for pair in pairs for name in pair[:2]}
+    pictures = {row.id: images.decode(row.picture) for row in images.read_pictures(artifacts.FILTERED, names)}
+    tiles = [[(pictures[one], text), (pictures[other], caption)] for one, other, text, caption in pairs]
+    return figures.contact_sheet(tiles, title)
+
+
+def examples(table: pd.DataFrame, values: np.ndarray) -> pd.Series:
+    """By label, the id of the picture with the lowest value; of equals, the first. `values` are [N]."""
+    return table.assign(value=values).sort_values(["value", "id"]).groupby("label")["id"].first()
+
+
+def suspect_labels(table: pd.DataFrame, chances: np.ndarray, names: np.ndarray) -> tuple[pd.DataFrame, Figure]:
+    """suspects.csv and its contact sheet. `chances` are the probabilities of the classes, [N, K]."""
+    labels = table["label"].to_numpy()
+    found = inspection.suspects(chances, labels)
+    rows = pd.concat([table, found], axis=1).sort_values(["score", "id"])
+    clear = examples(table, -chances[np.arange(len(table)), labels].round(4))
+    pairs = [
+        (
+            row.id,
+            clear[row.suggested],
+            f"{row.id}\ngiven: {names[row.label]}",
+            f"score {row.score:.4f}\nlike: {names[row.suggested]}",
+        )
+        for row in rows.head(SHOWN).itertuples()
+    ]
+    ids = table.drop_duplicates("label").set_index("label")["landmark_id"]
+    rows = rows.assign(given=rows["landmark_id"], suggested=ids[rows["suggested"]].to_numpy())
+    title = "The most suspect labels (left) and a picture of the suggested class (right)"
+    return rows[["id", "split", "given", "suggested", "score"]], sheet(title, pairs)
+
+
+def outliers(table: pd.DataFrame, x: np.ndarray, names: np.ndarray) -> tuple[pd.DataFrame, Figure]:
+    """outliers.csv and its contact sheet. `x` are the pooled features."""
+    trains = (table["split"] == "train").to_numpy()
+    distances = inspection.outlier_distances(x, table["label"].to_numpy(), trains).round(4)
+    rows = table.assign(distance=distances).sort_values(["distance", "id"], ascending=[False, True])
+    usual = examples(table, distances)
+    pairs = [
+        (row.id, usual[row.label], f"{row.id}\n{names[row.label]}", f"distance {row.distance:.2f}\nusual picture")
+        for row in rows.head(SHOWN).itertuples()
+    ]
+    title = "Pictures unlike the rest of their class (left) and a usual picture of the class (right)"
+    return rows[["id", "split", "landmark_id", "distance"]], sheet(title, pairs)
+
+
+def near_duplicates(table: pd.DataFrame, hashes: np.ndarray, names: np.ndarray) -> tuple[pd.DataFrame, Figure]:
+    """duplicates.csv and its contact sheet. `hashes` are the perceptual hashes, [N]."""
+    left, right, bits = duplicates.worst_pairs(hashes, table["label"].to_numpy(), table["split"].to_numpy()).T
+    columns = ["id", "landmark_id", "label", "split"]
+    one, other = (table[columns].iloc[rows].reset_index(drop=True) for rows in (left, right))
+    rows = one.join(other.add_prefix("other_")).assign(bits=bits)
+    pairs = [
+        (
+            *(row.id, row.other_id),
+            f"{row.id}\n{names[row.label]}, {row.split}",
+            f"{row.other_id}\n{names[row.other_label]}, {row.other_split}",
+        )
+        for row in rows.head(SHOWN).itertuples()
+    ]
+    title = "Near-duplicates, those across classes first, then those across splits"
+    return rows[["id", "other_id", "bits", "landmark_id", "other_landmark_id", "split", "other_split"]], sheet(
+        title, pairs
+    )
+
+
+def main() -> str:
+    p = params.load()
+    table, classes = pd.read_parquet(artifacts.SPLIT), artifacts.read_named_classes()
+    names = classes["name"].where(classes["name"] != "", classes["landmark_id"]).to_numpy()
+    labels, trains = table["label"].to_numpy(), (table["split"] == "train").to_numpy()
+    hashes = pd.read_parquet(artifacts.FILTERED / "hashes.parquet", columns=["hash"])["hash"].to_numpy()
+    x = inspection.pool(artifacts.read_features(), artifacts.read_views())
+    chances = inspection.probabilities(x, labels, table["group"].to_numpy(), len(classes), p.seed)
+    curve = inspection.learning_curve(x, labels, trains, len(classes), p.seed)
+    dots = np.sort(stream(p.seed, "map").permutation(len(x))[:MAX_DOTS])
+    made = {
+        "suspects": suspect_labels(table, chances, names),
+        "outliers": outliers(table, x, names),
+        "duplicates": near_duplicates(table, hashes, names),
+        "learning_curve": (curve.round(4), figures.learning_curve(curve)),
+    }
+    with stage.atomic_output(artifacts.INSPECTION) as out:
+        out.mkdir()
+        for name, (rows, figure) in made.items():
+            rows.head(MAX_ROWS).to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
+            figures.save(figure, out / f"{name}.png", colours=256)
+        figure = figures.embedding(inspection.embed(x[dots]), labels[dots], list(names))
+        figures.save(figure, out / "embedding.png", colours=256)
+    suspects, pairs = made["suspects"][0], made["duplicates"][0]
+    return (
+        f"{(suspects['score'] < 0.01).sum()} suspect labels (score below 0.01), {len(pairs)} pairs of near-duplicates, "
+        f"{(pairs['landmark_id'] != pairs['other_landmark_id']).sum()} of them across classes"
+    )
+
+
+if __name__ == "__main__":
+    stage.run(main)

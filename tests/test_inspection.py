@@ -1,0 +1,167 @@
+"""Suspect labels, outliers, the map and the learning curve, on drawn features and on the sample."""
+
+import shutil
+from pathlib import Path
+
+from landmarks import artifacts, images, inspection
+from stages import inspect
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, pictures
+
+CLASSES, EACH, CHANNELS = 4, 30, 12
+
+
+def blobs(spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Features of classes that are Gaussian, with their labels."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(CLASSES), EACH)
+    return rng.normal(size=(CLASSES, CHANNELS))[labels] * 2 + rng.normal(size=(len(labels), CHANNELS)) * spread, labels
+
+
+def swap(labels: np.ndarray, candidates: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gives a share of the candidates another label at random. Returns all labels and the positions."""
+    rng, classes = np.random.default_rng(seed), labels.max() + 1
+    chosen = rng.choice(candidates, round(share * len(candidates)), replace=False)
+    swapped = labels.copy()
+    swapped[chosen] = (labels[chosen] + rng.integers(1, classes, len(chosen))) % classes
+    return swapped, chosen
+
+
+def found(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, chosen: np.ndarray, share: float) -> float:
+    """The share of `chosen` that is in this share of the list of suspects."""
+    chances = inspection.probabilities(x, labels, groups, labels.max() + 1, 0)
+    order = np.argsort(inspection.suspects(chances, labels)["score"], kind="stable")
+    return float(np.isin(chosen, order[: int(share * len(order))]).mean())
+
+
+def test_pooled_features_are_means_over_views_and_positions() -> None:
+    features = np.random.default_rng(0).normal(size=(5, 3, 2, 2)).astype(np.float16)
+    features[:, 2] = 1
+    views = pd.DataFrame({"id": list("aabcc"), "row": range(5)})
+    means = features.astype(float).mean((2, 3))
+    means = np.stack([means[:2].mean(0), means[2], means[3:].mean(0)])[:, :2]
+    x = inspection.pool(features, views)
+    assert x[:, :2] == pytest.approx((means - means.mean(0)) / means.std(0))
+    assert (x[:, 2] == 0).all(), "a constant channel"
+
+
+def test_classes_are_told_apart_as_by_scikit_learn() -> None:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    x, labels = blobs(1.5)
+    ours = inspection.classify(x[::2], labels[::2], CLASSES, x[1::2])
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.0).fit(x[::2], labels[::2])
+    theirs = model.predict(x[1::2])
+    assert (ours.argmax(1) == theirs).mean() > 0.9
+    missing = inspection.classify(x[labels > 0], labels[labels > 0], CLASSES, x)
+    assert np.isfinite(missing).all() and (missing.argmax(1) > 0).all(), "a class without pictures is improbable"
+
+
+def test_swapped_labels_come_first_and_are_corrected() -> None:
+    x, labels = blobs()
+    swapped, chosen = swap(labels, np.arange(len(labels)), 0.05, 1)
+    assert found(x, swapped, np.arange(len(x)), chosen, 0.07) == 1
+    chances = inspection.probabilities(x, swapped, np.arange(len(x)), CLASSES, 0)
+    assert chances.sum(1) == pytest.approx(np.ones(len(x)))
+    table = inspection.suspects(chances, swapped)
+    assert (table["suggested"] != swapped).all()
+    assert (table["suggested"][chosen] == labels[chosen]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / artifacts.FEATURES).exists(), reason="needs the outs of make reproduce")
+def test_swapped_labels_of_the_sample_come_first() -> None:
+    """Of 5 % of the training labels that are swapped, at least 80 % are in the first 7 % of the list."""
+    table = pd.read_parquet(ROOT / artifacts.SPLIT)
+    x = inspection.pool(artifacts.read_features(ROOT), artifacts.read_views(ROOT))
+    training, labels = np.flatnonzero(table["split"] == "train"), table["label"].to_numpy()
+    shares = []
+    for seed in range(5):
+        swapped, chosen = swap(labels, training, 0.05, seed)
+        shares.append(found(x, swapped, table["group"].to_numpy(), chosen, 0.07))
+    print("found:", shares)
+    assert min(shares) >= 0.8
+
+
+def test_an_outlier_is_far_and_one_is_usual() -> None:
+    x, labels = blobs()
+    x[3] += 30
+    trains = np.arange(len(x)) % 3 > 0
+    x[trains] *= 0.9
+    distances = inspection.outlier_distances(x, labels, trains)
+    assert distances.argmax() == 3 and distances[3] > 5
+    assert np.median(distances[trains]) == pytest.approx(1) and np.median(distances[~trains]) == pytest.approx(1)
+    alone = inspection.outlier_distances(x[:3], np.array([0, 0, 1]), np.array([True, True, False]))
+    assert alone.tolist() == [1, 1, 1]
+
+
+def test_the_map_keeps_classes_together_and_repeats() -> None:
+    x, labels = blobs(0.3)
+    points = inspection.embed(x)
+    nearest = np.argsort(((points[:, None] - points) ** 2).sum(2), axis=1)[:, 1]
+    assert (labels[nearest] == labels).mean() > 0.95
+    assert (inspection.embed(x + 1e-12) == points).all()
+    assert inspection.embed(x[:4]).shape == (4, 2)
+
+
+def test_the_learning_curve_rises_and_predicts() -> None:
+    x, labels = blobs(3.0)
+    trains = np.arange(len(x)) % 2 == 0
+    curve = inspection.learning_curve(x, labels, trains, CLASSES, 0)
+    assert curve["share"].tolist() == [0.1, 0.2, 0.4, 0.7, 1, 2]
+    assert curve["pictures"].tolist() == [8, 12, 24, 44, 60, 120]
+    answers = inspection.classify(x[trains], labels[trains], CLASSES, x[~trains]).argmax(1)
+    assert curve["accuracy"][4] == pytest.approx((answers == labels[~trains]).mean(), abs=1e-6)
+    measured = curve[:-1]
+    assert (measured["low"] <= measured["accuracy"]).all() and (measured["accuracy"] <= measured["high"]).all()
+    assert curve["accuracy"][0] < curve["accuracy"][4] < curve["trend"][5] < 1
+    slopes = np.diff(np.log(1 - curve["trend"])) / np.diff(np.log(curve["pictures"]))
+    assert slopes == pytest.approx(np.full(5, slopes[0])), "a power law"
+
+
+def small_project(folder: Path) -> None:
+    """What the stage reads, for 15 pictures of three landmarks; 3 and 4 are copies with different labels."""
+    shown = [picture._replace(landmark_id=f"landmark-{n % 3}") for n, picture in enumerate(pictures(15))]
+    shown[4] = shown[4]._replace(picture=shown[3].picture)
+    images.write_shards(folder / artifacts.FILTERED, shown, len(shown))
+    hashes = [images.perceptual_hash(images.decode(picture.picture)) for picture in shown]
+    table = pd.DataFrame({"id": [picture.id for picture in shown]})
+    table["landmark_id"] = [picture.landmark_id for picture in shown]
+    (table.assign(hash=np.array(hashes, dtype=np.uint64))).to_parquet(folder / artifacts.FILTERED / "hashes.parquet")
+    split = ["train", "train", "train", "val", "test"] * 3
+    labels = np.arange(15) % 3
+    table.assign(label=labels, group=range(15), split=split).to_parquet(folder / artifacts.SPLIT)
+    table[["id"]].assign(view=0).to_parquet(folder / artifacts.VIEWS)
+    (folder / artifacts.FEATURES).parent.mkdir()
+    values = np.random.default_rng(0).normal(size=(15, 6, 2, 2)) + labels[:, None, None, None]
+    np.save(folder / artifacts.FEATURES, values.astype(np.float16))
+    (folder / artifacts.DOWNLOADED).mkdir()
+    rows = "".join(f"landmark-{k},{name}\n" for k, name in enumerate(["", "Tower $5", ""]))
+    (folder / artifacts.DOWNLOADED / "names.csv").write_text("landmark_id,name\n" + rows, encoding="utf-8")
+    rows = "".join(f"{k},landmark-{k},5\n" for k in range(3))
+    (folder / artifacts.FILTERED / "classes.csv").write_text("label,landmark_id,pictures\n" + rows, encoding="utf-8")
+    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+
+
+def test_the_stage_lists_every_picture_and_the_copy_across_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    summary = inspect.main()
+    made = {path.name: path.read_bytes() for path in artifacts.INSPECTION.iterdir()}
+    names = ("suspects", "outliers", "duplicates", "learning_curve")
+    assert set(made) == {"embedding.png", *(f"{name}.{ending}" for name in names for ending in ("csv", "png"))}
+    suspects = pd.read_csv(artifacts.INSPECTION / "suspects.csv")
+    assert len(suspects) == 15 and suspects["score"].is_monotonic_increasing
+    assert (suspects["given"] != suspects["suggested"]).all()
+    outliers = pd.read_csv(artifacts.INSPECTION / "outliers.csv")
+    assert len(outliers) == 15 and outliers["distance"].is_monotonic_decreasing
+    copies = pd.read_csv(artifacts.INSPECTION / "duplicates.csv")
+    assert copies.iloc[0].tolist() == ["id-0003", "id-0004", 0, "landmark-0", "landmark-1", "val", "test"]
+    assert "1 pairs of near-duplicates, 1 of them across classes" in summary
+    inspect.main()
+    assert made == {path.name: path.read_bytes() for path in artifacts.INSPECTION.iterdir()}
