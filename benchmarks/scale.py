@@ -74,6 +74,7 @@ def class_sizes(classes: int | None, share: float) -> tuple[dict[str, int], int]
         sizes[largest:] *= (INDEX_ROWS - sum(GOOGLE_COUNTS[:largest])) / sizes[largest:].sum()
         sizes[:largest] = GOOGLE_COUNTS[:largest]
     rows = np.diff(np.round(np.cumsum(sizes * share)), prepend=0).astype(int)
+    rows = -np.sort(-rows)  # rounding may give a smaller class one more row
     rows[:largest] = np.maximum(rows[:largest], 10)
     return {str(INDEX_CLASSES + rank): int(count) for rank, count in enumerate(rows) if count}, skipped
 

@@ -60,6 +60,8 @@ def test_the_full_scale_has_the_study_s_sizes() -> None:
     assert max(counts[skipped + 27 :]) < min(counts[: skipped + 27])
     sizes, skipped = scale.class_sizes(1000, 1)
     assert skipped == 0 and sum(list(sizes.values())[:1000]) == 300_000
+    counts = list(scale.class_sizes(1000, 0.2)[0].values())
+    assert counts == sorted(counts, reverse=True), "the filter keeps the first classes"
 
 
 @pytest.mark.slow
