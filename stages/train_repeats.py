@@ -5,6 +5,7 @@ until its settings, inputs or code change, so a higher number trains only the ne
 continues from its last checkpoint. Trainings that are no longer wanted are removed.
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,9 +74,12 @@ def main() -> str:
     missing = [training for training in trainings if not training.finished]
     if missing:
         run(missing, p)
-    for path in [*artifacts.REPEATS.glob("*/*"), *artifacts.REPEATS.iterdir()]:
-        if not any(training.folder.is_relative_to(path) for training in trainings):
+    wanted = {training.folder for training in trainings}
+    for path in sorted(artifacts.REPEATS.glob("*/*")):
+        if path not in wanted and re.fullmatch(r"\d+|\.\d+\.part", path.name):  # other files are the user's
             stage.remove(path)
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
     with stage.atomic_output(artifacts.REPEATS / "trainings.csv") as out:  # DVC warns about folders without a file
         rows = [{"model": training.folder.parent.name, "seed": training.seed} for training in trainings]
         pd.DataFrame(rows, columns=["model", "seed"]).to_csv(out, index=False, lineterminator="\n")

@@ -75,8 +75,11 @@ def test_one_more_repeat_trains_one_more_seed_of_every_model(workspace: Workspac
         assert table[["id", "label", "split"]].equals(judged) and table["predicted"].isin(range(CLASSES)).all()
     assert len({table["predicted"].to_numpy().tobytes() for table in tables}) > 2, "the seeds of a model differ"
 
+    (artifacts.REPEATS / "abn/notes.txt").touch()  # of the user
     workspace.run(1)
-    assert outs() == {"trainings.csv": b"model,seed\n"} and len(list(artifacts.REPEATS.iterdir())) == 1
+    assert outs() == {"trainings.csv": b"model,seed\n", "abn/notes.txt": b""}
+    assert {path.name for path in artifacts.REPEATS.iterdir()} == {"trainings.csv", "abn"}
+    (artifacts.REPEATS / "abn/notes.txt").unlink()
     workspace.run(4)
     assert outs() == four
 
