@@ -99,13 +99,14 @@ def main() -> str:
         "duplicates": near_duplicates(table, hashes, names),
         "learning_curve": (curve.round(4), figures.learning_curve(curve)),
     }
-    with stage.atomic_output(artifacts.INSPECTION) as out:
-        out.mkdir()
-        for name, (rows, figure) in made.items():
-            rows.head(MAX_ROWS).to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
-            figures.save(figure, out / f"{name}.png", colours=256)
-        figure = figures.embedding(inspection.embed(x[dots]), labels[dots], list(names))
-        figures.save(figure, out / "embedding.png", colours=256)
+    drawn = {name: figure for name, (_, figure) in made.items()}
+    drawn["embedding"] = figures.embedding(inspection.embed(x[dots]), labels[dots], list(names))
+    for name, (rows, _) in made.items():  # one by one, so that other files in the folder stay
+        with stage.atomic_output(artifacts.INSPECTION / f"{name}.csv") as out:
+            rows.head(MAX_ROWS).to_csv(out, index=False, lineterminator="\n")
+    for name, figure in drawn.items():
+        with stage.atomic_output(artifacts.INSPECTION / f"{name}.png") as out:
+            figures.save(figure, out, colours=256)
     suspects, pairs = made["suspects"][0], made["duplicates"][0]
     return (
         f"{(suspects['score'] < 0.01).sum()} suspect labels (score below 0.01), {len(pairs)} pairs of near-duplicates, "

@@ -151,7 +151,11 @@ def test_the_stage_lists_every_picture_and_the_copy_across_classes(
 ) -> None:
     small_project(tmp_path)
     monkeypatch.chdir(tmp_path)
+    artifacts.INSPECTION.mkdir(parents=True)
+    notes = artifacts.INSPECTION / "notes.txt"  # of the user
+    notes.touch()
     summary = inspect.main()
+    notes.unlink()  # it was kept
     made = {path.name: path.read_bytes() for path in artifacts.INSPECTION.iterdir()}
     names = ("suspects", "outliers", "duplicates", "learning_curve")
     assert set(made) == {"embedding.png", *(f"{name}.{ending}" for name in names for ending in ("csv", "png"))}
