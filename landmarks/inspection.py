@@ -23,10 +23,16 @@ def pool(features: np.ndarray, views: pd.DataFrame) -> np.ndarray:
 
     Each channel is standardised over the pictures. Sums of float16 are exact in float64, in any order.
     """
-    sums = np.stack([features[row].sum((1, 2), dtype=np.float64) for row in views["row"]])
-    x = pd.DataFrame(sums).groupby(views["id"].to_numpy()).mean().to_numpy() / np.prod(features.shape[2:])
+    pictures, ids = pd.factorize(views["id"], sort=True)
+    x = np.zeros((len(ids), features.shape[1]))
+    for picture, row in zip(pictures, views["row"], strict=True):
+        x[picture] += features[row].sum((1, 2), dtype=np.float64)
+    x /= np.bincount(pictures)[:, None]
+    x /= np.prod(features.shape[2:])
     spread = x.std(0)
-    return (x - x.mean(0)) / np.where(spread > 0, spread, 1)
+    x -= x.mean(0)
+    x /= np.where(spread > 0, spread, 1)
+    return x
 
 
 def classify(x: np.ndarray, labels: np.ndarray, classes: int, queries: np.ndarray) -> np.ndarray:
