@@ -48,6 +48,12 @@ def save(figure: Figure, path: Path, colours: int | None = None) -> None:
     path.write_bytes(buffer.getvalue())
 
 
+def shorten(text: str, most: int) -> str:
+    """The text in one line of at most `most` characters. textwrap's function drops a long word as a whole."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 def class_histogram(ranking: pd.DataFrame) -> Figure:
     """The number of pictures of each class of `ranking` (rank, landmark_id, images, kept)."""
     figure, axes = plt.subplots(figsize=(11, 4))
@@ -162,7 +168,7 @@ def reliability(bins: dict[str, tuple[float, np.ndarray]]) -> Figure:
 
 def attribution(picture: Picture) -> str:
     """Title, author and licence of a picture, where known, shortened: "A tower" by Jane Doe, CC BY 2.0."""
-    title, author = (textwrap.shorten(text or "", 60, placeholder="...") for text in (picture.title, picture.author))
+    title, author = (shorten(text or "", 60) for text in (picture.title, picture.author))
     work = " ".join(filter(None, [title and f'"{title}"', author and f"by {author}"]))
     return ", ".join(filter(None, [work, picture.license]))
 
@@ -216,10 +222,10 @@ def class_accuracy(classes: pd.DataFrame) -> Figure:
     axes.plot(rows["precision"], places, "o", color=RED, markersize=4, clip_on=False)
     axes.plot([], [], "o", color=RED, markersize=4, label="precision: share of answers with its name that are right")
     names = rows["name"].where(rows["name"] != "", rows["landmark_id"])
-    axes.set_yticks(places, [textwrap.shorten(name, 40, placeholder="...") for name in names], fontsize=7)
+    axes.set_yticks(places, [shorten(name, 40) for name in names], fontsize=7)
     for place, row in enumerate(rows.itertuples()):
         confused = f", taken for {row.confused_with}" if row.confused_with else ""
-        text = textwrap.shorten(f"{row.test} test, {row.train} training{confused}", 60, placeholder="...")
+        text = shorten(f"{row.test} test, {row.train} training{confused}", 60)
         axes.text(1.03, place, text, va="center", fontsize=7)
     left_out = f" ({len(rows)} of {len(classes)} classes)" if len(rows) < len(classes) else ""
     axes.set_title(f"The classes of abn on test pictures, worst first{left_out}", pad=28, loc="left")
@@ -243,7 +249,7 @@ def contact_sheet(pairs: list[list[tuple[Image.Image, str]]], title: str) -> Fig
             x = gap + number % columns * width + side * (TILE + 4)
             y = 30 + number // columns * height
             sheet.paste(ImageOps.pad(image, (TILE, TILE), color="white"), (x, y))
-            text = "\n".join(part if len(part) < 22 else f"{part[:19]}..." for part in caption.split("\n"))
+            text = "\n".join(shorten(part, 22) for part in caption.split("\n"))
             axes.text(x, y + TILE + 3, text, va="top", fontsize=5.5, linespacing=1.1)
     axes.imshow(sheet, interpolation="none", extent=(0, sheet.width, sheet.height, 0))
     axes.axis("off")
@@ -271,7 +277,7 @@ def embedding(points: np.ndarray, labels: np.ndarray, names: list[str]) -> Figur
             centre[1] += height / 4  # names do not overlap
         places.append(centre)
         box = {"facecolor": "white", "alpha": 0.7, "edgecolor": colour, "pad": 1.2, "linewidth": 0.8}
-        text = textwrap.shorten(names[label], 24, placeholder="...")
+        text = shorten(names[label], 24)
         axes.text(centre[0], centre[1], text, fontsize=6, ha="center", va="center", bbox=box)
     left_out = f"; grey: {len(names) - len(named)} smaller classes" if len(names) > len(named) else ""
     axes.set(title=f"Similar pictures are neighbours (t-SNE of the pooled features{left_out})", xticks=[], yticks=[])
