@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from PIL import Image, ImageOps
 
 matplotlib.use("Agg")
@@ -230,6 +231,7 @@ def class_accuracy(classes: pd.DataFrame) -> Figure:
     left_out = f" ({len(rows)} of {len(classes)} classes)" if len(rows) < len(classes) else ""
     axes.set_title(f"The classes of abn on test pictures, worst first{left_out}", pad=28, loc="left")
     axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=7, borderaxespad=0.2)
     return figure
