@@ -36,7 +36,7 @@ def pool(features: np.ndarray, views: pd.DataFrame) -> np.ndarray:
 
 
 def classify(x: np.ndarray, labels: np.ndarray, classes: int, queries: np.ndarray) -> np.ndarray:
-    """Trains linear discriminant analysis on `x` and returns the log-probabilities of `queries` [M, C], but for a
+    """Trains linear discriminant analysis on `x` and returns the log-probabilities of `queries` [M, C], up to a
     constant per row: [M, classes].
 
     It has a closed form: classes are Gaussian with one covariance, which is shrunk by the formula of Ledoit and Wolf
