@@ -43,16 +43,32 @@ def classify(x: np.ndarray, labels: np.ndarray, classes: int, queries: np.ndarra
     (Journal of Multivariate Analysis 88, 2004). scikit-learn's shrinks one matrix per class, which takes ten times as
     long. A class without pictures is improbable.
     """
-    from sklearn.covariance import ledoit_wolf  # imported here because it takes a second
-
     counts = np.bincount(labels, minlength=classes)
     means = np.zeros((classes, x.shape[1]))
     np.add.at(means, labels, x)
     means /= np.maximum(counts, 1)[:, None]
-    covariance, _ = ledoit_wolf(x - means[labels], assume_centered=True)
+    covariance = shrunk_covariance(x, labels, means)
     covariance[np.diag_indices(len(covariance))] += 1e-6  # with one picture per class, it is 0
     weights = np.linalg.solve(covariance, means.T)
     return queries @ weights - (means * weights.T).sum(1) / 2 + np.log(np.maximum(counts, 1e-9) / counts.sum())
+
+
+def shrunk_covariance(x: np.ndarray, labels: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """The covariance [C, C] of `x` around the `means` of the classes [K, C], shrunk towards a multiple of the identity.
+
+    scikit-learn's `ledoit_wolf` gives the same, but holds four copies of `x`.
+    """
+    (count, size), fourth = x.shape, 0.0
+    scatter = np.zeros((size, size))
+    for label, mean in enumerate(means):
+        rows = x[labels == label] - mean
+        scatter += rows.T @ rows
+        fourth += np.square(np.square(rows).sum(1)).sum()
+    covariance = scatter / count
+    variance, squares = np.trace(covariance) / size, np.square(covariance).sum()
+    distance, noise = squares / size - variance**2, (fourth / count - squares) / (count * size)
+    shrinkage = min(noise / distance, 1) if distance > 0 else 0
+    return (1 - shrinkage) * covariance + shrinkage * variance * np.identity(size)
 
 
 def probabilities(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, seed: int) -> np.ndarray:
@@ -148,7 +164,7 @@ def learning_curve(x: np.ndarray, labels: np.ndarray, trains: np.ndarray, classe
     def trend(accuracy: np.ndarray) -> np.ndarray:
         error = np.log(np.maximum(1 - accuracy, 1 / len(judged)))
         slope, start = np.polyfit(np.log(sizes[:-1]), error.T, 1)
-        return 1 - np.exp(start + slope * np.log(sizes[:, None]))
+        return 1 - np.minimum(np.exp(start + slope * np.log(sizes[:, None])), 1)
 
     distinct, counts = np.unique(right.round(6), axis=0, return_counts=True)  # as in metrics.interval
     rng = stream(seed, "bootstrap")

@@ -49,6 +49,7 @@ def test_pooled_features_are_means_over_views_and_positions() -> None:
 
 
 def test_classes_are_told_apart_as_by_scikit_learn() -> None:
+    from sklearn.covariance import ledoit_wolf
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     x, labels = blobs(1.5)
@@ -56,6 +57,9 @@ def test_classes_are_told_apart_as_by_scikit_learn() -> None:
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.0).fit(x[::2], labels[::2])
     theirs = model.predict(x[1::2])
     assert (ours.argmax(1) == theirs).mean() > 0.9
+    means = np.stack([x[labels == label].mean(0) for label in range(CLASSES)])
+    covariance, _ = ledoit_wolf(x - means[labels], assume_centered=True)
+    assert inspection.shrunk_covariance(x, labels, means) == pytest.approx(covariance)
     missing = inspection.classify(x[labels > 0], labels[labels > 0], CLASSES, x)
     assert np.isfinite(missing).all() and (missing.argmax(1) > 0).all(), "a class without pictures is improbable"
 
