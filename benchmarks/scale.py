@@ -263,6 +263,8 @@ def main() -> str:
     given = parser.parse_args()
     if given.out != OUT and given.out.exists():
         parser.error(f"--out: {given.out} exists; name another file")
+    if given.percent[0] <= 0 or given.percent != sorted(set(given.percent)):
+        parser.error(f"--percent: {given.percent} are not ascending numbers above 0")
     determinism.prepare_inference()
     results = {}
     for percent in given.percent:
