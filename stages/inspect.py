@@ -23,6 +23,11 @@ def sheet(title: str, pairs: list[tuple[str, str, str, str]]) -> Figure:
     return figures.contact_sheet(tiles, title)
 
 
+def file_name(picture_id: str) -> str:
+    """The id without the folder, which the caption names anyway."""
+    return picture_id.rpartition("/")[2]
+
+
 def examples(table: pd.DataFrame, values: np.ndarray) -> pd.Series:
     """By label, the id of the picture with the lowest value; of equals, the first. `values` are [N]."""
     return table.assign(value=values).sort_values(["value", "id"]).groupby("label")["id"].first()
@@ -38,7 +43,7 @@ def suspect_labels(table: pd.DataFrame, chances: np.ndarray, names: np.ndarray) 
         (
             row.id,
             clear[row.suggested],
-            f"{row.id}\ngiven: {names[row.label]}",
+            f"{file_name(row.id)}\ngiven: {names[row.label]}",
             f"score {row.score:.4f}\nlike: {names[row.suggested]}",
         )
         for row in rows.head(SHOWN).itertuples()
@@ -56,7 +61,12 @@ def outliers(table: pd.DataFrame, x: np.ndarray, names: np.ndarray) -> tuple[pd.
     rows = table.assign(distance=distances).sort_values(["distance", "id"], ascending=[False, True])
     usual = examples(table, distances)
     pairs = [
-        (row.id, usual[row.label], f"{row.id}\n{names[row.label]}", f"distance {row.distance:.2f}\nusual picture")
+        (
+            row.id,
+            usual[row.label],
+            f"{file_name(row.id)}\n{names[row.label]}",
+            f"distance {row.distance:.2f}\nusual picture",
+        )
         for row in rows.head(SHOWN).itertuples()
     ]
     title = "Pictures unlike the rest of their class (left) and a usual picture of the class (right)"
@@ -72,8 +82,8 @@ def near_duplicates(table: pd.DataFrame, hashes: np.ndarray, names: np.ndarray) 
     pairs = [
         (
             *(row.id, row.other_id),
-            f"{row.id}\n{names[row.label]}, {row.split}",
-            f"{row.other_id}\n{names[row.other_label]}, {row.other_split}",
+            f"{file_name(row.id)}\n{names[row.label]}, {row.split}",
+            f"{file_name(row.other_id)}\n{names[row.other_label]}, {row.other_split}",
         )
         for row in rows.head(SHOWN).itertuples()
     ]
