@@ -212,7 +212,8 @@ def test_another_backbone_with_a_trained_tail(project: Project) -> None:
     done = project.dvc("exp", "run", *(f"-S=backbone.{key}={value}" for key, value in changes.items()))
     assert done.returncode == 0, done.stderr
     trained = {"train-baseline", "train-abn", "train-ablation@alpha-0", "train-ablation@study", "train-repeats"}
-    assert set(stages_run(done)) == trained | {"fetch-backbone", "extract-features", "evaluate", "package", "plot"}
+    others = {"fetch-backbone", "extract-features", "inspect", "evaluate", "package", "plot"}
+    assert set(stages_run(done)) == trained | others
     features = np.load(project.root / "data/features/features.npy", mmap_mode="r")
     predictions = pd.read_parquet(project.root / "data/predictions.parquet")
     assert (
@@ -330,7 +331,9 @@ def test_a_truncated_dvc_lock_is_completed(project: Project, share: float) -> No
     file = project.root / "dvc.lock"
     lines = file.read_bytes().splitlines(keepends=True)
     stages = [number for number, line in enumerate(lines) if re.match(rb"  [a-z].*:$", line)]
-    file.write_bytes(b"".join(lines[: stages[int(share * len(stages))] + 4]))
+    start = stages[int(share * len(stages))]
+    end = next(number for number in range(start, len(lines)) if lines[number].startswith(b"    - path:"))
+    file.write_bytes(b"".join(lines[: end + 1]))
     done = project.dvc("repro")
     assert done.returncode == 0, done.stdout + done.stderr
     assert project.lock() == yaml.safe_load(project.git("show", "HEAD:dvc.lock"))
