@@ -6,6 +6,7 @@ without iteration where possible, so that rounded results do not depend on the l
 
 from landmarks import split
 from landmarks.determinism import stream
+from landmarks.metrics import resample
 
 import numpy as np
 import pandas as pd
@@ -166,9 +167,7 @@ def learning_curve(x: np.ndarray, labels: np.ndarray, trains: np.ndarray, classe
         slope, start = np.polyfit(np.log(sizes[:-1]), error.T, 1)
         return 1 - np.minimum(np.exp(start + slope * np.log(sizes[:, None])), 1)
 
-    distinct, counts = np.unique(right.round(6), axis=0, return_counts=True)  # as in metrics.interval
-    rng = stream(seed, "bootstrap")
-    means = rng.multinomial(len(judged), counts / len(judged), DRAWS) @ distinct / len(judged)
+    means = resample(right.round(6).T, DRAWS, stream(seed, "bootstrap")) / len(judged)
     draws = np.column_stack([means, trend(means)[-1]])
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     accuracy = right.mean(0)

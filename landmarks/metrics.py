@@ -22,17 +22,30 @@ def summary(
 
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     correct = predicted == labels
-    true = np.take_along_axis(probabilities, labels[:, None], 1)
-    equals_before = (probabilities == true) & (np.arange(probabilities.shape[1]) < labels[:, None])
-    rank = (probabilities > true).sum(1) + equals_before.sum(1)  # of the true class, from 0; needs no sorting
     return {
         "accuracy": correct.mean(),
         "accuracy_ci95": interval(correct, rng),
-        "top5": (rank < 5).mean(),
+        "top5": (true_rank(probabilities, labels) <= 5).mean(),
         "macro_recall": recall_score(labels, predicted, average="macro", zero_division=0),
         "gap": gap(ids, labels, predicted, confidence),
         "ece": calibration(confidence, correct, calibration_bins)[0],
     }
+
+
+def true_rank(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The rank of the true class among the answers, from 1; of equals, the lower label comes first: [N]."""
+    true = np.take_along_axis(probabilities, labels[:, None], 1)
+    equals_before = (probabilities == true) & (np.arange(probabilities.shape[1]) < labels[:, None])
+    return 1 + (probabilities > true).sum(1) + equals_before.sum(1)  # needs no sorting
+
+
+def resample(values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Bootstrap over pictures: the sums of `values` [S, N] over N pictures drawn with replacement, [draws, S].
+
+    Only a few columns are distinct, so a resample is a multinomial draw of how often each occurs.
+    """
+    distinct, counts = np.unique(values, axis=1, return_counts=True)
+    return rng.multinomial(counts.sum(), counts / counts.sum(), draws) @ distinct.T
 
 
 def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
@@ -41,13 +54,11 @@ def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:
 
     The values are 1 (right) and 0 (wrong) for an accuracy, or 1, 0 and -1 for the paired difference of two models.
     Seeds and pictures are resampled independently of each other (the pigeonhole bootstrap: Owen, doi
-    10.1214/07-AOAS122). Only a few columns are distinct, so a resample of N pictures is a multinomial draw of how often
-    each occurs.
+    10.1214/07-AOAS122).
     """
     matrix = np.atleast_2d(values)
-    seeds, pictures = matrix.shape
-    distinct, counts = np.unique(matrix, axis=1, return_counts=True)
-    sums = rng.multinomial(pictures, counts / pictures, DRAWS) @ distinct.T  # of each seed, [DRAWS, S]
+    seeds = len(matrix)
+    sums = resample(matrix, DRAWS, rng)
     drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS)
     means = (drawn * sums).sum(1) / matrix.size
     return np.quantile(means, [0.025, 0.975]).tolist()

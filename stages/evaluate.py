@@ -40,14 +40,13 @@ def class_table(views: pd.DataFrame, test: pd.DataFrame, classes: pd.DataFrame) 
 def wrong_table(answers: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
     """wrong.csv: the pictures that a model misclassifies, the most confident answers first, with the rank (2, 3...)
     of the right answer."""
-    scores, labels = np.stack(answers["scores"].tolist()).astype(np.float64), answers["label"].to_numpy()
-    order = np.argsort(-scores, axis=1, kind="stable")
+    scores, labels = np.stack(answers["scores"].tolist(), dtype=np.float64), answers["label"].to_numpy()
     ids = classes["landmark_id"].to_numpy()
     table = answers[["id", "split"]].assign(
         given=ids[labels],
-        predicted=ids[order[:, 0]],
+        predicted=ids[scores.argmax(1)],
         confidence=scores.max(1).round(artifacts.DIGITS),
-        rank=(order == labels[:, None]).argmax(1) + 1,
+        rank=metrics.true_rank(scores, labels),
     )
     return table[table["rank"] > 1].sort_values(["confidence", "id"], ascending=[False, True])
 
@@ -98,11 +97,7 @@ def main() -> str:
 
     predictions = pd.concat(tables, ignore_index=True)
     abn = predictions[(predictions["model"] == "abn") & (predictions["split"] == "test")]
-    details = {
-        artifacts.CLASSES: class_table(views, abn, classes),
-        artifacts.WRONG: wrong,
-    }
-    for path, rows in details.items():
+    for path, rows in ((artifacts.CLASSES, class_table(views, abn, classes)), (artifacts.WRONG, wrong)):
         with stage.atomic_output(path) as out:
             rows.round(artifacts.DIGITS).to_csv(out, index=False, lineterminator="\n")
     with stage.atomic_output(artifacts.PREDICTIONS) as out:

@@ -4,8 +4,9 @@ import itertools
 from pathlib import Path
 
 from landmarks import stage
+from landmarks.report import percent
 from studies import experiments
-from studies.experiments import Name, Study, percent
+from studies.experiments import Name, Study
 from tools.clone import Clone, Repro
 
 TABLES = {

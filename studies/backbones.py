@@ -7,8 +7,9 @@ from pathlib import Path
 
 from landmarks import artifacts, metrics, stage
 from landmarks.determinism import stream
+from landmarks.report import percent, span
 from studies import experiments
-from studies.experiments import Name, Study, percent
+from studies.experiments import Name, Study
 from tools.clone import Clone, Repro
 
 import numpy as np
@@ -52,14 +53,14 @@ def gain(trained: dict[str, np.ndarray], frozen: dict[str, np.ndarray] | None) -
     if frozen is None:
         return [""] * 4
     gains = [metrics.difference(trained[name], frozen[name], stream(0, "bootstrap")) for name in ("baseline", "abn")]
-    return [percent(*value) for g in gains for value in ([g["above_baseline"]], g["above_baseline_ci95"])]
+    return [span(value) for g in gains for value in ([g["above_baseline"]], g["above_baseline_ci95"])]
 
 
 def measure(row: Name, results: dict, clone: Clone, repro: Repro) -> list[str]:
     """The cells of a row: accuracy, what the tail adds, the attention map, and the costs."""
     baseline, abn = (results[model]["test"] for model in ("baseline", "abn"))
-    accuracy = [percent(*value) for m in (baseline, abn) for value in ([m["accuracy"]], m["accuracy_ci95"])]
-    above = [percent(abn["above_baseline"]), percent(*abn["above_baseline_ci95"])]
+    accuracy = [span(value) for m in (baseline, abn) for value in ([m["accuracy"]], m["accuracy_ci95"])]
+    above = [percent(abn["above_baseline"]), span(abn["above_baseline_ci95"])]
     correct[row[0]] = correct_pictures(pd.read_parquet(clone.root / artifacts.PREDICTIONS))
     frozen = correct.get(row[0].removesuffix(TRAINED)) if TRAINED in row[0] else None
     attention, seconds = experiments.attention(abn), repro.seconds()

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from benchmarks.speed import machine, table
 from landmarks import artifacts, stage
+from landmarks.report import percent
 from tools.clone import Clone, Repro, pair, temporary_folder
 
 import torch
@@ -49,10 +50,6 @@ def origin(command: str, start: float, rows: int) -> str:
     minutes = (time.monotonic() - start) / 60
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"- Command: `{command}`\n- Hardware: {machine(gpu)}\n- Duration: {minutes:.0f} minutes for {rows} rows\n"
-
-
-def percent(*values: float | None) -> str:
-    return " to ".join("" if value is None else f"{100 * value:.2f}" for value in values)
 
 
 def attention(abn: dict) -> list[str]:

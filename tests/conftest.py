@@ -14,7 +14,7 @@ from pathlib import Path
 from landmarks import models, networks, release, weight_files
 from landmarks.images import Picture, encode
 from landmarks.models import Design
-from landmarks.params import Abn, Backbone
+from landmarks.params import Abn, Backbone, Train
 from landmarks.stage import UserError
 from tools.clone import Clone
 
@@ -60,6 +60,20 @@ def pictures(count: int) -> list[Picture]:
         else Picture(f"id-{n:04d}", f"landmark-{n % 4}", jpeg(drawing(n)))
         for n in range(count)
     ]
+
+
+def train(dropout: float) -> Train:
+    """The block `train` for a short training of a small model."""
+    return Train(
+        repeats=1,
+        epochs=2,
+        batch_size=4,
+        optimizer="adamw",
+        learning_rate=0.01,
+        weight_decay=0.01,
+        hidden=64,
+        dropout=dropout,
+    )
 
 
 def abn(**changes: float | str) -> Abn:

@@ -5,28 +5,19 @@ from pathlib import Path
 from landmarks import augment, determinism, features, images, models, weight_files
 from landmarks.answers import answers
 from landmarks.networks import Trunk
-from landmarks.params import Abn, Backbone, Train
+from landmarks.params import Abn, Backbone
 from landmarks.training import Epoch, Features, fit, prepare_training
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import BACKBONES, VGG, abn, design, pictures, tailed
+from conftest import BACKBONES, VGG, abn, design, pictures, tailed, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, which is not here")
 
 COUNT = 300  # pictures: more than a batch of the GPU, in several row groups
-SETTINGS = Train(
-    repeats=1,
-    epochs=2,
-    batch_size=4,
-    optimizer="adamw",
-    learning_rate=0.01,
-    weight_decay=0.01,
-    hidden=64,
-    dropout=0.5,
-)
+SETTINGS = train(dropout=0.5)
 
 
 @pytest.fixture(autouse=True)

@@ -5,27 +5,18 @@ from pathlib import Path
 
 from landmarks import models, weight_files
 from landmarks.models import Baseline
-from landmarks.params import Abn, Backbone, Train
+from landmarks.params import Abn, Backbone
 from landmarks.training import Epoch, Features, fit, predict, prepare_training, take, train_model, validate
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LITE, VGG, abn, design, tailed
+from conftest import LITE, VGG, abn, design, tailed, train
 from torch import Tensor
 
 CLASSES, PER_CLASS = 3, 4
-SETTINGS = Train(
-    repeats=1,
-    epochs=2,
-    batch_size=4,
-    optimizer="adamw",
-    learning_rate=0.01,
-    weight_decay=0.01,
-    hidden=64,
-    dropout=0.0,
-)
+SETTINGS = train(dropout=0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
