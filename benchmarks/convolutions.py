@@ -22,7 +22,7 @@ def step(memory_format: str) -> None:
     if memory_format == "ours":
         training.prepare_training()
     determinism.keep_memory()
-    abn = Abn(alpha=1.0, beta=1.0, attention="residual", objective="branches")
+    abn = Abn(alpha=1.0, beta=1.0, branch="study", attention="residual", objective="branches")
     names = [str(number) for number in range(CLASSES)]
     model = models.build(models.Design(landmarks=names, shape=SHAPE, hidden=HIDDEN, dropout=0.1, abn=abn, seed=0))
     features, labels = torch.rand(BATCH, *SHAPE), torch.arange(BATCH) % CLASSES

@@ -5,6 +5,7 @@ order of the attention map; landmarks/attention.py has the other measures of map
 """
 
 import math
+from typing import cast
 
 from landmarks import saliency
 from landmarks.attention import centre_prior
@@ -95,11 +96,15 @@ Pairs = dict[str, tuple[Tensor, ...]]  # logits [N, steps + 1, K] of deletion an
 def curves_linear(
     model: Baseline, features: Tensor, attention_map: Tensor | None, orders: dict[str, np.ndarray]
 ) -> Pairs:
-    """`curves` with a step per cell: the classifier's first layer is linear, so one pass gives all sums."""
-    first, *rest = model.classifier[1:]  # the layers after flattening
-    assert isinstance(first, nn.Linear)
+    """`curves` with a step per cell: the classifier's first weights are linear, so one pass gives all sums."""
+    layers = list(model.classifier)
+    start = next(number for number, layer in enumerate(layers) if isinstance(layer, nn.Linear))
+    first, rest = cast(nn.Linear, layers[start]), layers[start + 1 :]
     seen = model.weighted_input(features, attention_map).flatten(2)  # [N, C, P]; the mean is 0 after standardisation
-    shares = torch.einsum("ncp,hcp->nph", seen, first.weight.view(first.out_features, *seen.shape[1:]))
+    weight = first.weight.view(first.out_features, seen.shape[1], -1)  # [H, C, P], or [H, C, 1] after an average
+    shares = torch.einsum(
+        "ncp,hcp->nph", seen, weight.expand(-1, -1, seen.shape[2]) * (weight.shape[2] / seen.shape[2])
+    )
     found = {}
     for name, order in orders.items():
         ordered = shares.gather(1, torch.from_numpy(order).to(shares.device)[..., None].expand_as(shares))

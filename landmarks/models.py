@@ -10,6 +10,7 @@ from typing import NamedTuple
 from landmarks import networks, objectives
 from landmarks.determinism import seed_torch
 from landmarks.params import Abn, Backbone, Block
+from landmarks.stage import UserError
 
 import torch
 from safetensors.torch import load_model, save_model
@@ -24,7 +25,7 @@ class Design(Block):
 
     landmarks: list[str]  # the classes: label k is landmarks[k]
     shape: tuple[int, int, int]  # of one picture's features: channels, height, width
-    hidden: int  # units of each hidden layer of the classifier
+    hidden: int  # units of each hidden layer of the classifier; 0: it has no hidden layers
     dropout: float
     abn: Abn | None  # None: no attention
     seed: int  # of the initial weights
@@ -39,11 +40,19 @@ class Output(NamedTuple):
     map: Tensor | None = None
 
 
-def classifier(inputs: int, hidden: int, classes: int, dropout: float) -> nn.Sequential:
-    """VGG-16's classifier: features, flattened to `inputs` -> two layers of `hidden` units -> logits [N, `classes`]."""
+def classifier(shape: tuple[int, int, int], hidden: int, classes: int, dropout: float) -> nn.Sequential:
+    """Features [N, *shape] -> logits [N, `classes`].
+
+    With two layers of `hidden` units, as in VGG-16; or, if `hidden` is 0, as in later networks (Lin et al., arXiv
+    1312.4400): one linear layer on the average over all positions.
+    """
+    channels, height, width = shape
+    if not hidden:
+        average = nn.AvgPool2d((height, width))  # global average pooling, deterministic on every device
+        return nn.Sequential(average, nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, classes))
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(inputs, hidden),
+        nn.Linear(prod(shape), hidden),
         nn.ReLU(inplace=True),
         nn.Dropout(dropout),
         nn.Linear(hidden, hidden),
@@ -74,11 +83,18 @@ class Baseline(nn.Module):
         if design.tail:
             _, rest = networks.split(design.tail)
             shape = output_shape(rest, shape)
-            self.tail = nn.Sequential(rest, nn.BatchNorm2d(shape[0], affine=False))  # standardises what changes
+            # Hidden layers need standardised values, and those of the tail change while it is trained.
+            last = nn.BatchNorm2d(shape[0], affine=False) if design.hidden else nn.Identity()
+            self.tail = nn.Sequential(rest, last)
         seed_torch(design.seed, "classifier")  # the same initial weights with and without attention
-        self.classifier = classifier(prod(shape), design.hidden, len(design.landmarks), design.dropout)
+        self.classifier = classifier(shape, design.hidden, len(design.landmarks), design.dropout)
         self.register_buffer("mean", torch.zeros(design.shape[0], 1, 1))
         self.register_buffer("std", torch.ones(design.shape[0], 1, 1))
+
+    def load_backbone(self, state: dict[str, Tensor]) -> None:
+        """Gives a tail the weights of the backbone, as `weight_files.fetch` returns them."""
+        if self.tail is not None:
+            networks.load(self.tail[0], state)
 
     def standardise(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.std
@@ -113,6 +129,9 @@ class AttentionBranchNetwork(Baseline):
     `abn.attention` residual: the classifier reads (1 + M) * f (the paper's eq. 2); multiply: M * f (the study's).
     `abn.objective` summed_softmax also selects the study's head. The paper averages each class's evidence over all
     cells. The study averages it over the 7x7 cells around each cell; a linear layer reads all of these averages.
+
+    `abn.branch` study: two new convolutions find the evidence; paper: a copy of the tail, which starts with the same
+    weights of the backbone and is trained separately.
     """
 
     def __init__(self, design: Design) -> None:
@@ -121,16 +140,12 @@ class AttentionBranchNetwork(Baseline):
         self.abn = design.abn
         seed_torch(design.seed, "attention")
         classes, (channels, height, width) = len(design.landmarks), design.shape
-        self.evidence = nn.Sequential(
-            nn.Conv2d(channels, ATTENTION_CHANNELS, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(ATTENTION_CHANNELS, ATTENTION_CHANNELS, 3, padding=1),
-            nn.BatchNorm2d(ATTENTION_CHANNELS),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(ATTENTION_CHANNELS, classes, 1),
-            nn.ReLU(),
-        )
-        average = [nn.AvgPool2d((height, width)), nn.Flatten()]  # global average pooling, deterministic on every device
+        if self.abn.branch == "paper":
+            assert design.tail
+            self.evidence = paper_branch(design.tail, design.shape, classes)
+        else:
+            self.evidence = study_branch(channels, classes)
+        average = [nn.AvgPool2d((height, width)), nn.Flatten()]  # global average pooling
         if self.abn.objective == "summed_softmax":
             average = [nn.AvgPool2d(7, 1, 3), nn.Flatten(), nn.Linear(classes * height * width, classes)]
         self.scores = nn.Sequential(nn.Conv2d(classes, classes, 1), *average)
@@ -138,13 +153,23 @@ class AttentionBranchNetwork(Baseline):
         # The branch starts as a class activation mapping: a class's score is its evidence, on the scale of the
         # features. From torch's initial weights, with scores near 0, it learns late: 71 % of rotated photographs
         # instead of 82 %.
-        nn.init.kaiming_normal_(self.evidence[5].weight, nonlinearity="relu")  # type: ignore[arg-type]
+        last = [layer for layer in self.evidence if isinstance(layer, nn.Conv2d)][-1]
+        nn.init.kaiming_normal_(last.weight, nonlinearity="relu")
         nn.init.dirac_(self.scores[0].weight)  # type: ignore[arg-type]
         # The map starts as the sum of all evidence. With weights of both signs it would hide some landmarks.
         nn.init.constant_(self.map[0].weight, classes**-0.5)  # type: ignore[arg-type]
 
+    def load_backbone(self, state: dict[str, Tensor]) -> None:
+        super().load_backbone(state)
+        if self.abn.branch == "paper":
+            networks.load(self.evidence[0], state)
+
+    def class_evidence(self, features: Tensor) -> Tensor:
+        """The evidence for each class in each cell of `features` [N, C, H, W]: [N, K, H, W]."""
+        return self.evidence(features if self.abn.branch == "paper" else self.standardise(features))
+
     def forward(self, features: Tensor) -> Output:
-        evidence = self.evidence(self.standardise(features))
+        evidence = self.class_evidence(features)
         attention_map = self.map(evidence)
         perception = self.classify(self.weighted_input(features, attention_map))
         return Output(perception, self.scores(evidence), attention_map)
@@ -164,6 +189,37 @@ class AttentionBranchNetwork(Baseline):
     def probabilities(self, output: Output) -> Tensor:
         assert output.attention is not None
         return objectives.probabilities(output.perception, output.attention, self.abn)
+
+
+def study_branch(channels: int, classes: int) -> nn.Sequential:
+    """Features [N, C, H, W] -> the evidence for each class in each cell, [N, K, H, W] >= 0, by new convolutions."""
+    return nn.Sequential(
+        nn.Conv2d(channels, ATTENTION_CHANNELS, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(ATTENTION_CHANNELS, ATTENTION_CHANNELS, 3, padding=1),
+        nn.BatchNorm2d(ATTENTION_CHANNELS),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(ATTENTION_CHANNELS, classes, 1),
+        nn.ReLU(),
+    )
+
+
+def paper_branch(backbone: Backbone, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    """The same by a copy of the backbone's tail at stride 1, as in the paper's official code for ResNet.
+
+    Raises `UserError` if the copy changes the size of the features.
+    """
+    copy = networks.keep_size(networks.split(backbone)[1])
+    channels, *size = output_shape(copy, shape)
+    if size != list(shape[1:]):
+        raise UserError(f"abn.branch: at stride 1, the tail of {backbone.name} changes the size of maps; set study")
+    return nn.Sequential(
+        copy,
+        nn.BatchNorm2d(channels),
+        nn.Conv2d(channels, classes, 1, bias=False),
+        nn.BatchNorm2d(classes),
+        nn.ReLU(),
+    )
 
 
 @torch.no_grad()

@@ -122,6 +122,17 @@ def split(backbone: Backbone) -> tuple[nn.Sequential, nn.Sequential]:
     return net.layers[:length], rest
 
 
+def keep_size(layers: Part) -> Part:
+    """Changes `layers` so that maps keep their size: convolutions have stride 1, and pooling is left out."""
+    for module in list(layers.modules()):
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+        for name, child in module.named_children():
+            if isinstance(child, nn.MaxPool2d | nn.AvgPool2d):
+                setattr(module, name, nn.Identity())
+    return layers
+
+
 def load(part: Part, state: dict[str, Tensor]) -> Part:
     """The part of a chain, with its weights from what `weight_files.fetch` returns."""
     part.load_state_dict({name: state[f"features.{name}"] for name in part.state_dict()})

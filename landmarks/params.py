@@ -109,13 +109,14 @@ class Train(Block):
     optimizer: Literal["adamw", "sgd"]
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Weight
-    hidden: Count
+    hidden: Annotated[int, Field(ge=0)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Abn(Block):
     alpha: Weight
     beta: Weight
+    branch: Literal["study", "paper"]
     attention: Literal["residual", "multiply"]
     objective: Literal["branches", "summed_softmax"]
 
@@ -165,6 +166,16 @@ class Params(Block):
         taken = {"baseline", "abn"} & set(self.ablations)
         if taken:
             raise ValueError(f"ablations.{min(taken)}: the name is taken by a model; choose another")
+        return self
+
+    @model_validator(mode="after")
+    def branches_fit(self) -> "Params":
+        for name, block in self.models.items():
+            if block and block.branch == "paper" and self.backbone.tail == "none":
+                key = name if name == "abn" else f"ablations.{name}"
+                raise ValueError(
+                    f"{key}.branch: paper is a copy of a trained tail; set backbone.tail: trained, or study"
+                )
         return self
 
 

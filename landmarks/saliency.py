@@ -30,7 +30,7 @@ def maps(model: Baseline, features: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
         found = {"grad_cam": grad_cam(activations, gradient), "grad_cam_pp": grad_cam_pp(activations, gradient)}
         if isinstance(model, AttentionBranchNetwork) and model.abn.objective == "branches":
-            evidence = model.scores[0](model.evidence(model.standardise(features)))
+            evidence = model.scores[0](model.class_evidence(features))
             found["cam"] = evidence[torch.arange(len(evidence)), answers[:, 0]].relu()
         return {name: enlarge(values, features.shape[2:]) for name, values in found.items()}
 

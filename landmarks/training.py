@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from landmarks import artifacts, convolutions, networks, stage
+from landmarks import artifacts, convolutions, stage
 from landmarks.artifacts import DIGITS
 from landmarks.determinism import keep_memory, seed_torch, send, stream
 from landmarks.models import Baseline, Design, Output, build
@@ -165,8 +165,8 @@ def train_model(
         tail=tail[0] if tail else None,
     )
     model = build(design)
-    if tail and model.tail is not None:
-        networks.load(model.tail[0], tail[1])
+    if tail:
+        model.load_backbone(tail[1])
     model.mean, model.std = views[0].statistics()
     model.to(device)
     steps = train.epochs * views[0].steps(train.batch_size)

@@ -78,7 +78,9 @@ def train(dropout: float) -> Train:
 
 def abn(**changes: float | str) -> Abn:
     """The default attention block of params.yaml with `changes`."""
-    return Abn(**{"alpha": 0.25, "beta": 1.0, "attention": "residual", "objective": "branches"} | changes)
+    return Abn(
+        **{"alpha": 0.25, "beta": 1.0, "branch": "study", "attention": "residual", "objective": "branches"} | changes
+    )
 
 
 def design(

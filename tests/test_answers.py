@@ -22,9 +22,9 @@ def test_the_centre_comes_first_and_the_corners_last() -> None:
     assert order[0] == 24 and set(order[1:5]) == {17, 23, 25, 31} and set(order[-4:]) == {0, 6, 42, 48}
 
 
-def network(attention: str = "residual") -> AttentionBranchNetwork:
+def network(attention: str = "residual", hidden: int = 64) -> AttentionBranchNetwork:
     """A model of 8 x 2 x 2 features whose mean is not 0 and whose standard deviation is not 1."""
-    model = models.build(design(abn(attention=attention))).eval()
+    model = models.build(design(abn(attention=attention), hidden=hidden)).eval()
     model.mean, model.std = torch.rand(8, 1, 1), torch.rand(8, 1, 1) + 0.5
     return model
 
@@ -33,9 +33,9 @@ def some_features(count: int) -> Tensor:
     return torch.rand(count, 8, 2, 2, generator=torch.Generator().manual_seed(3)) * 4
 
 
-@pytest.mark.parametrize("kind", ["residual", "multiply"])
-def test_curves_equal_the_classifier_on_the_remaining_cells(kind: str) -> None:
-    model, features, labels = network(kind), some_features(5), torch.tensor([0, 1, 2, 1, 0])
+@pytest.mark.parametrize(("kind", "hidden"), [("residual", 64), ("multiply", 64), ("residual", 0)])
+def test_curves_equal_the_classifier_on_the_remaining_cells(kind: str, hidden: int) -> None:
+    model, features, labels = network(kind, hidden), some_features(5), torch.tensor([0, 1, 2, 1, 0])
     order = np.random.default_rng(4).permuted(np.tile(np.arange(4), (5, 1)), axis=1)
     with torch.inference_mode():
         attention_map = model(features).map

@@ -104,7 +104,7 @@ shape = int(channels), int(side), int(side)
 array = np.random.default_rng(0).random((13, *shape)).astype(np.float16)
 pictures = Features(array, pd.DataFrame({"row": np.arange(13), "label": np.arange(13) % 3}))
 tail = Backbone(name=name, weights="random", layer=layer, tail="trained") if layer else None
-abn = Abn(alpha=1, beta=1, attention="residual", objective="branches")
+abn = Abn(alpha=1, beta=1, branch="study", attention="residual", objective="branches")
 design = models.Design(landmarks=list("abc"), shape=shape, hidden=64, dropout=0.1, abn=abn, seed=0, tail=tail)
 settings = {"repeats": 1, "epochs": 1, "batch_size": 8, "optimizer": "adamw", "learning_rate": 1e-3}
 train = Train(**settings, weight_decay=0, hidden=64, dropout=0.1)

@@ -6,6 +6,7 @@ from pathlib import Path
 from landmarks import models
 from landmarks.models import Baseline
 from landmarks.params import Abn, Backbone
+from landmarks.stage import UserError
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from conftest import LITE, VGG, abn, design, tailed
 from torch import Tensor
 
 BLOCKS = [None, abn(), abn(attention="multiply"), abn(alpha=0.0), abn(objective="summed_softmax")]
+
+
+TAILS = [pytest.param(tailed(base), shape, id=base.name) for base, shape in ((VGG, (256, 8, 8)), (LITE, (112, 4, 4)))]
 
 
 def features(count: int = 4) -> Tensor:
@@ -115,6 +119,38 @@ def test_the_initial_loss_is_that_of_guessing(block: Abn | None) -> None:
     assert model.loss(model(features), labels).item() == pytest.approx(math.log(27), rel=0.02)
 
 
+@pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
+def test_without_hidden_layers_the_classifier_is_linear_in_the_average(block: Abn | None) -> None:
+    model = models.build(design(block, shape=(256, 8, 8), hidden=0, tail=tailed(VGG))).eval()
+    maps = torch.rand(4, 256, 8, 8, generator=torch.Generator().manual_seed(2))
+    output, layer = model(maps), model.classifier[-1]
+    mean = model.tail(model.weighted_input(maps, output.map)).mean((2, 3))
+    assert torch.allclose(output.perception, mean @ layer.weight.T + layer.bias, atol=1e-6)
+    assert sum(p.numel() for p in model.classifier.parameters()) == 3 * (512 + 1)
+
+
+@pytest.mark.parametrize(("base", "shape"), TAILS)
+def test_the_papers_branch_is_a_copy_of_the_tail_at_stride_1(base: Backbone, shape: tuple[int, int, int]) -> None:
+    """It has the same layers and weights, and its map has the size of the features."""
+    model = models.build(design(abn(branch="paper"), shape=shape, hidden=16, tail=base)).train()
+    state = {f"features.{name}": tensor + 1 for name, tensor in model.tail[0].state_dict().items()}
+    model.load_backbone(state)
+    copied = model.evidence[0].state_dict()
+    assert copied.keys() == model.tail[0].state_dict().keys()
+    assert all(torch.equal(tensor, state[f"features.{name}"]) for name, tensor in copied.items())
+    maps = torch.rand(6, *shape, generator=torch.Generator().manual_seed(2))
+    output = model(maps)
+    assert output.map.shape == (6, 1, *shape[1:]) and output.attention.shape == (6, 3)
+    model.loss(output, torch.arange(6) % 3).backward()
+    assert all(p.grad is not None for p in model.evidence.parameters())
+
+
+def test_a_tail_that_cannot_keep_its_size_has_no_copy_at_stride_1() -> None:
+    base = Backbone(name="convnext_atto", weights="random", layer="level3", tail="trained")
+    with pytest.raises(UserError, match=r"abn\.branch: at stride 1, the tail of convnext_atto changes the size"):
+        models.build(design(abn(branch="paper"), shape=(160, 4, 4), hidden=16, tail=base))
+
+
 def test_features_are_standardised_first() -> None:
     plain, other = (models.build(design(abn())).eval() for _ in range(2))
     other.mean, other.std = torch.full((8, 1, 1), 3.0), torch.full((8, 1, 1), 4.0)
@@ -134,9 +170,6 @@ def test_the_seed_determines_the_initial_weights() -> None:
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
-
-
-TAILS = [pytest.param(tailed(base), shape, id=base.name) for base, shape in ((VGG, (256, 8, 8)), (LITE, (112, 4, 4)))]
 
 
 def with_tail(base: Backbone, shape: tuple[int, int, int], block: Abn | None) -> Baseline:
