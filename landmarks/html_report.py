@@ -86,8 +86,8 @@ def comparison(test: dict) -> str:
     gain, (low, high) = 100 * entry["above_baseline"], (100 * end for end in entry["above_baseline_ci95"])
     verdict = "may be chance" if low <= 0 <= high else "is more than chance"
     return (
-        f"abn is {abs(gain):.1f} points {'below' if gain < 0 else 'above'} the baseline, which has no attention; this "
-        f"{verdict} (95 % interval of the difference: {low:+.1f} to {high:+.1f})."
+        f"abn is {abs(gain):.1f} points {'below' if gain < 0 else 'above'} the baseline, and this {verdict} "
+        f"(95 % interval of the difference: {low:.1f} to {high:.1f})."
     )
 
 
@@ -96,7 +96,7 @@ def count(number: int, noun: str) -> str:
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def advice(suspects: int, contradictions: int, curve: pd.DataFrame, wrong: int) -> Advice:

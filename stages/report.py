@@ -7,7 +7,7 @@ from landmarks import artifacts, html_report, inspection, params, report, stage
 
 import pandas as pd
 
-SHOWN = 24  # pairs of pictures in a section
+SHOWN, FIRST = 24, 6  # pairs of pictures in a section; those that are visible without a click
 WORST = 10  # classes; a second table has all
 COLUMNS = 8  # of the results
 DRAWINGS = (
@@ -66,6 +66,7 @@ def main() -> str:
         worst=WORST,
         totals={name: len(rows) for name, rows in tables.items()},
         shown={name: html_report.illustrated(rows, pictures) for name, rows in shown.items()},
+        first=FIRST,
         contradictions=contradictions,
         suspect=inspection.SUSPECT,
         advice=html_report.advice(len(suspects), contradictions, curve, len(wrong)),

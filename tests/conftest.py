@@ -168,6 +168,25 @@ def sum_up(root: Path, name: str) -> None:
     (root / f"md5sum/train/md5.{name}.txt").write_text(f"{digest}  {name}.tar\n", encoding="ascii")
 
 
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[sync_api.Browser]":  # noqa: F821
+    """Debian's Chromium, driven by Playwright. Skips the test if one of them is missing."""
+    reason = "needs Playwright: pip install --no-deps -r requirements-demo.txt"
+    sync_api = pytest.importorskip("playwright.sync_api", reason=reason)
+    if not (chromium := shutil.which("chromium")):
+        pytest.skip("needs Debian's chromium: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
 # --- The whole pipeline with tiny settings, run once for all tests
 
 PROFILE = {
@@ -183,6 +202,7 @@ PROFILE = {
 def out_hashes(root: Path) -> dict[str, str]:
     """The hash of each output file of a clone."""
     files = [path for out in ("data", "models", "metrics", "plots") for path in (root / out).rglob("*")]
+    files.append(root / "report.html")
     digests = {}
     for path in sorted(filter(Path.is_file, files)):
         with path.open("rb") as file:
