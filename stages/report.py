@@ -8,7 +8,7 @@ from landmarks import artifacts, html_report, inspection, params, report, stage
 import pandas as pd
 
 SHOWN, FIRST = 24, 6  # pairs of pictures in a section; those that are visible without a click
-WORST = 10  # classes; a second table has all
+WORST = 10  # classes that are visible without a click
 COLUMNS = 8  # of the results
 DRAWINGS = (
     *(artifacts.PLOTS / f"{name}.png" for name in ("class_histogram", "confusion", "training")),
@@ -50,7 +50,9 @@ def main() -> str:
     synthetic = p.data.source == "sample"
     page = html_report.render(
         title="synthetic landmarks" if synthetic else p.data.portable.root,
-        source="Synthetic pictures: the results say nothing about photographs." if synthetic else p.data.source,
+        source="Synthetic pictures: the results say nothing about photographs."
+        if synthetic
+        else f"Source of the pictures: {p.data.source}.",
         best=html_report.best(results),
         test=results[html_report.best(results)]["test"],
         sizes={split: int(classes[split].sum()) for split in ("train", "val", "test")},
