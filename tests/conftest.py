@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from landmarks import models, networks, release, weight_files
 from landmarks.images import Picture, encode
@@ -24,6 +25,9 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -175,7 +179,7 @@ FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def browser() -> "Iterator[sync_api.Browser]":  # noqa: F821
+def browser() -> "Iterator[Browser]":
     """Debian's Chromium, driven by Playwright. Skips the test if one of them is missing."""
     reason = "needs Playwright: pip install --no-deps -r requirements-demo.txt"
     sync_api = pytest.importorskip("playwright.sync_api", reason=reason)

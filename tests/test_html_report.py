@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from landmarks import artifacts, html_report, images, params
 from stages import report
@@ -12,6 +13,9 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT, drawing, pictures
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 NAME = '<script>alert("&")</script>' + "x" * 60
 RUNS = {"seeds": 3.0, "each": [0.5, 0.6, 0.7], "mean": 0.6, "std": 0.1}
@@ -30,7 +34,7 @@ def write(path: Path, text: str) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the stage reads, for 40 pictures of four landmarks with mistakes of every kind; the working directory."""
     monkeypatch.chdir(tmp_path)
     shown = pictures(40)
@@ -103,12 +107,12 @@ class Reader(HTMLParser):
         self.words.append(data)
 
 
-def test_the_page_has_every_section(project: Path) -> None:
+def test_the_page_has_every_section(folder: Path) -> None:
     read = Reader(page())
     for text in (
         "Report: My pictures",
         "75.0 % of the test pictures are named right by the best model, abn (95 % interval: 10.0 % to 90.0 %)",
-        "40 pictures 4 classes 1 labels that may be wrong",
+        "40 pictures 4 classes 1 may be labelled wrong",
         "Next: Check 1 label that may be wrong.",
         "training 24 pictures",
         "not usable: broken 2 pictures",
@@ -120,7 +124,7 @@ def test_the_page_has_every_section(project: Path) -> None:
         f"is {NAME} id-0000 (test)",
         "by A. <b>Author</b>, CC BY 2.0",
         "score of the label: 0.0010",
-        "1 pair of pictures that are nearly the same. In none of them the labels differ.",
+        "1 pair of pictures that are nearly the same. The labels agree in all of them.",
         "data.root My pictures",
         "backbone.weights mine.safetensors",
         "train.repeats 1",
@@ -131,17 +135,16 @@ def test_the_page_has_every_section(project: Path) -> None:
     assert all(image["src"].startswith("data:image/") and image["alt"] for image in read.images)
 
 
-def test_nothing_of_the_user_leaks_or_runs_and_the_bytes_repeat(project: Path) -> None:
+def test_nothing_of_the_user_leaks_or_runs_and_the_bytes_repeat(folder: Path) -> None:
     html = page()
     assert not {"script", "iframe", "object"} & Reader(html).elements
-    for text in ("/home", "ann", str(project), "http:", "https:", "pytest"):
-        assert text not in html.replace("data:image", "").split("base64,")[0], text
-        assert text not in Reader(html).text
+    plain = re.sub('base64,[^"]+', "", html)
+    assert [text for text in ("/home", "ann", str(folder), "http:", "https:", "pytest") if text in plain] == []
     assert artifacts.REPORT.stat().st_size < 1e6
     assert page() == html
 
 
-def test_data_without_mistakes_and_with_repeats(project: Path) -> None:
+def test_data_without_mistakes_and_with_repeats(folder: Path) -> None:
     for path in (artifacts.WRONG, artifacts.INSPECTION / "duplicates.csv", artifacts.FILTERED / "dropped.csv"):
         write(path, path.read_text(encoding="utf-8").splitlines()[0] + "\n")
     suspects = artifacts.INSPECTION / "suspects.csv"
@@ -193,7 +196,7 @@ def test_only_the_last_part_of_a_path_is_shown(root: str | None, shown: str | No
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [375, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_in_a_browser(project: Path, browser: "sync_api.Browser", width: int, scheme: str) -> None:  # noqa: F821
+def test_in_a_browser(folder: Path, browser: "Browser", width: int, scheme: str) -> None:
     """Everything is visible without another request, a message in the console or scrolling sideways."""
     page()
     tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
