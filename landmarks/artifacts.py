@@ -29,6 +29,7 @@ CLASSES = Path("metrics/classes.csv")
 WRONG = Path("metrics/wrong.csv")
 INSPECTION = Path("metrics/inspection")
 PLOTS = Path("plots")
+REPORT = Path("report.html")
 RELEASED = Path("models/released")
 DOWNLOADS = Path(".scratch/download")  # what the download stage has fetched; not an output
 
@@ -39,12 +40,18 @@ TRAINING = (FEATURES, VIEWS, SPLIT, FILTERED / "classes.csv", BACKBONE)
 OUTS = (
     *(DOWNLOADED, FILTERED, SPLIT, VIEWS, BACKBONE, FEATURES.parent, MODELS, LOGS),
     *(REPEATS, PREDICTIONS, RESULTS, RESULTS.with_suffix(".md"), CLASSES, WRONG, INSPECTION, RELEASED, PLOTS),
+    REPORT,
 )
 
 DIGITS = 6  # decimals of metrics and confidences in files; more would only show the last bits of float32
+# Columns of CSV files that may look like numbers.
 TEXT = dict.fromkeys(
-    ["id", "landmark_id", "name", "confused_with", "reason"], str
-)  # columns of CSV files that may look like numbers
+    [
+        *("id", "landmark_id", "name", "confused_with", "reason", "given", "predicted", "suggested"),
+        *("other_id", "other_landmark_id"),
+    ],
+    str,
+)
 
 
 def overlapping_out(path: str, root: Path = Path()) -> Path | None:

@@ -17,6 +17,7 @@ COMPONENTS, ITERATIONS, PERPLEXITY = 32, 500, 30  # of the map
 FRACTIONS = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the training pictures
 REPEATS = 5  # random subsets for each fraction
 DRAWS = 1000  # of the bootstrap
+SUSPECT = 0.01  # a label with a lower score is counted as suspect
 
 
 def pool(features: np.ndarray, views: pd.DataFrame) -> np.ndarray:

@@ -1,5 +1,6 @@
 """params.yaml, typed. The file itself explains each key, its unit and its value."""
 
+import re
 import reprlib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,6 +29,12 @@ class Block(BaseModel):
 class Data(Block):
     source: Literal["sample", "folder", "gldv1", "gldv2"]
     root: str | None
+
+    @property
+    def portable(self) -> "Data":
+        """The same block with only the last part of `root`, which tells nothing about the user's machine or server."""
+        last = re.split("[?#]", self.root or "")[0].rstrip("/").rpartition("/")[2].rpartition("@")[2]
+        return self.model_copy(update={"root": last or None})
 
 
 class Download(Block):

@@ -119,7 +119,8 @@ def main() -> str:
             figures.save(figure, out, colours=256)
     suspects, pairs = made["suspects"][0], made["duplicates"][0]
     return (
-        f"{(suspects['score'] < 0.01).sum()} suspect labels (score below 0.01), {len(pairs)} pairs of near-duplicates, "
+        f"{(suspects['score'] < inspection.SUSPECT).sum()} suspect labels (score below {inspection.SUSPECT}), "
+        f"{len(pairs)} pairs of near-duplicates, "
         f"{(pairs['landmark_id'] != pairs['other_landmark_id']).sum()} of them across classes"
     )
 

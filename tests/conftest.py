@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from landmarks import models, networks, release, weight_files
 from landmarks.images import Picture, encode
@@ -24,6 +25,9 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -170,6 +174,25 @@ def sum_up(root: Path, name: str) -> None:
     (root / f"md5sum/train/md5.{name}.txt").write_text(f"{digest}  {name}.tar\n", encoding="ascii")
 
 
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Debian's Chromium, driven by Playwright. Skips the test if one of them is missing."""
+    reason = "needs Playwright: pip install --no-deps -r requirements-demo.txt"
+    sync_api = pytest.importorskip("playwright.sync_api", reason=reason)
+    if not (chromium := shutil.which("chromium")):
+        pytest.skip("needs Debian's chromium: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
 # --- The whole pipeline with tiny settings, run once for all tests
 
 PROFILE = {
@@ -185,6 +208,7 @@ PROFILE = {
 def out_hashes(root: Path) -> dict[str, str]:
     """The hash of each output file of a clone."""
     files = [path for out in ("data", "models", "metrics", "plots") for path in (root / out).rglob("*")]
+    files.append(root / "report.html")
     digests = {}
     for path in sorted(filter(Path.is_file, files)):
         with path.open("rb") as file:

@@ -4,7 +4,6 @@ With SCREENSHOT=docs/demo.png in the environment, the models in models/released/
 """
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,19 +20,12 @@ from PIL import Image
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 pytest.importorskip(
     "gradio", reason="needs Gradio: pip install --no-deps -r requirements-demo.txt", exc_type=ImportError
 )
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="needs Playwright: pip install --no-deps -r requirements-demo.txt"
 )
-if CHROMIUM is None:
-    pytest.skip("needs Debian's chromium: apt-get install chromium", allow_module_level=True)
 
 
 def free_port() -> int:
@@ -76,14 +68,6 @@ def address(folder: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     server.terminate()
     server.wait(10)
-
-
-@pytest.fixture(scope="module")
-def browser() -> "Iterator[sync_api.Browser]":
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ OUTS = [
         for name in ("suspects", "outliers", "duplicates", "learning_curve")
         for ending in ("csv", "png")
     ),
+    "report.html",
 ]
 
 
@@ -145,7 +146,7 @@ def test_a_second_run_does_nothing(project: Project) -> None:
 def test_an_experiment_runs_only_what_depends_on_it(project: Project) -> None:
     done = project.dvc("exp", "run", "-S", "abn.alpha=0")
     assert done.returncode == 0, done.stderr
-    assert sorted(stages_run(done)) == ["evaluate", "package", "plot", "train-abn", "train-repeats"]
+    assert sorted(stages_run(done)) == ["evaluate", "package", "plot", "report", "train-abn", "train-repeats"]
     results = project.results()
     assert results["abn"] == results["alpha-0"]
     before = json.loads(project.git("show", "HEAD:metrics/results.json"))
@@ -159,7 +160,7 @@ def test_repeats_add_to_the_results_and_change_nothing_else(project: Project) ->
     for repeats, trained, kept in ((2, 4, 0), (3, 4, 4)):
         done = project.dvc("exp", "run", "-S", f"train.repeats={repeats}")
         assert done.returncode == 0, done.stderr
-        assert sorted(stages_run(done)) == ["evaluate", "package", "train-repeats"]
+        assert sorted(stages_run(done)) == ["evaluate", "package", "report", "train-repeats"]
         assert f"\ntrain-repeats: {trained} trained, {kept} kept\n" in done.stdout
         results = project.results()
         added = [(name, split, results[name][split].pop("repeats")) for name in MODELS for split in ("val", "test")]
@@ -212,7 +213,7 @@ def test_another_backbone_with_a_trained_tail(project: Project) -> None:
     done = project.dvc("exp", "run", *(f"-S=backbone.{key}={value}" for key, value in changes.items()))
     assert done.returncode == 0, done.stderr
     trained = {"train-baseline", "train-abn", "train-ablation@alpha-0", "train-ablation@study", "train-repeats"}
-    others = {"fetch-backbone", "extract-features", "inspect", "evaluate", "package", "plot"}
+    others = {"fetch-backbone", "extract-features", "inspect", "evaluate", "package", "plot", "report"}
     assert set(stages_run(done)) == trained | others
     features = np.load(project.root / "data/features/features.npy", mmap_mode="r")
     predictions = pd.read_parquet(project.root / "data/predictions.parquet")

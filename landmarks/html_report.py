@@ -1,0 +1,148 @@
+"""report.html: one page that has all of its figures and pictures inside. landmarks/html_report.html is its template."""
+
+import base64
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from landmarks import figures, images, report
+
+import jinja2
+import pandas as pd
+from PIL import Image
+
+SIDE = 192  # pixels; the longer side of a picture
+GAIN = 0.01  # of the accuracy; for less, more pictures are not worth the work
+
+
+class Thumbnail(NamedTuple):
+    """A small picture: the data URI of a JPEG, and who made the original (empty if unknown)."""
+
+    source: str
+    credit: str
+
+
+class Advice(NamedTuple):
+    """What to do next, and the section of the page that shows why."""
+
+    text: str
+    section: str
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def drawing(path: Path) -> str:
+    """A PNG file as a data URI."""
+    return data_uri(path.read_bytes(), "png")
+
+
+def photographs(path: Path) -> str:
+    """A PNG file of photographs as the data URI of a JPEG, which takes a quarter of the space."""
+    with Image.open(path) as image:
+        return data_uri(images.encode(image.convert("RGB"), "JPEG", quality=85), "jpeg")
+
+
+def thumbnails(folder: Path, ids: Iterable[str]) -> dict[str, Thumbnail]:
+    """The pictures with these ids in a folder of shards, by id."""
+    found = {}
+    for picture in images.read_pictures(folder, ids):
+        image = images.decode(picture.picture)
+        image.thumbnail((SIDE, SIDE))
+        source = data_uri(images.encode(image, "JPEG", quality=75), "jpeg")
+        found[picture.id] = Thumbnail(source, figures.attribution(picture))
+    return found
+
+
+def typical(predictions: pd.DataFrame, landmarks: list[str]) -> dict[str, str]:
+    """By landmark, the picture that abn names right with most confidence, if there is one.
+
+    `predictions` is predictions.parquet, and `landmarks` has the landmark of each label.
+    """
+    right = predictions[(predictions["model"] == "abn") & (predictions["predicted"] == predictions["label"])]
+    first = right.sort_values(["confidence", "id"], ascending=[False, True]).drop_duplicates("label")
+    return {landmarks[row.label]: row.id for row in first.itertuples()}
+
+
+def illustrated(rows: pd.DataFrame, pictures: dict[str, Thumbnail]) -> list[dict]:
+    """The rows (`id`, `other`...) with a `picture` each and, if there is one, an `other_picture` to compare."""
+    return [
+        row | {"picture": pictures[row["id"]], "other_picture": pictures.get(row["other"])}
+        for row in rows.to_dict("records")
+    ]
+
+
+def best(results: dict) -> str:
+    """The model with the highest accuracy on validation pictures; of equals, the first."""
+    entries = report.models(results)
+    return max(entries, key=lambda name: entries[name]["val"]["accuracy"])
+
+
+def comparison(test: dict) -> str:
+    """A sentence about abn's difference from the baseline. `test` is abn's entry for test pictures in results.json."""
+    entry = test.get("repeats", test)
+    gain, (low, high) = 100 * entry["above_baseline"], (100 * end for end in entry["above_baseline_ci95"])
+    verdict = "may be chance" if low <= 0 <= high else "is more than chance"
+    return (
+        f"abn is {abs(gain):.1f} points {'below' if gain < 0 else 'above'} the baseline, and this {verdict} "
+        f"(95 % interval of the difference: {low:.1f} to {high:.1f})."
+    )
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+
+
+def advice(suspects: int, contradictions: int, curve: pd.DataFrame, wrong: int) -> Advice:
+    """The one thing that helps most. Wrong labels come first, because they spoil training and test alike.
+
+    The arguments are the numbers of suspect labels and of near-duplicates with different labels, learning_curve.csv,
+    and the number of misnamed pictures.
+    """
+    now, twice = curve["trend"].iloc[-2:]
+    if contradictions:
+        text = f"Correct the labels of {count(contradictions, 'pair')} of near-duplicates: same picture, other label."
+        return Advice(text, "duplicates")
+    if suspects:
+        return Advice(f"Check {count(suspects, 'label')} that may be wrong.", "suspects")
+    if twice - now >= GAIN:
+        text = f"Add pictures. With twice as many, expect {100 * (twice - now):.1f} points more accuracy."
+        return Advice(text, "learning-curve")
+    if wrong:
+        return Advice(f"Look at the {count(wrong, 'misnamed picture')}: what do they have in common?", "wrong")
+    return Advice("Nothing. All labels look right, and so are all answers.", "results")
+
+
+def flat(settings: dict, prefix: str = "") -> dict[str, str]:
+    """Nested settings by their dotted names, as `dvc exp run -S` takes them."""
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+    return found
+
+
+def versions(requirements: str) -> list[str]:
+    """The packages in the first block of requirements.txt, without comments."""
+    return [line.partition("#")[0].strip() for line in requirements.split("\n\n")[1].splitlines()]
+
+
+def render(**content: object) -> str:
+    """The page. Every text is escaped: the name of a landmark or file may contain `<`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": count, "percent": percent}
+    return environment.get_template(Path(__file__).with_suffix(".html").name).render(content)

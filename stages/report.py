@@ -1,0 +1,86 @@
+"""report: one page about data, results, mistakes and settings, to read and to pass on."""
+
+import json
+from pathlib import Path
+
+from landmarks import artifacts, html_report, inspection, params, report, stage
+
+import pandas as pd
+
+SHOWN, FIRST = 24, 6  # pairs of pictures in a section; those that are visible without a click
+WORST = 10  # classes that are visible without a click
+COLUMNS = 8  # of the results
+DRAWINGS = (
+    *(artifacts.PLOTS / f"{name}.png" for name in ("class_histogram", "confusion", "training")),
+    *(artifacts.INSPECTION / f"{name}.png" for name in ("embedding", "learning_curve")),
+)
+
+
+def settings(p: params.Params) -> dict[str, str]:
+    """What decides the results: params.yaml without download, package and the rest of compute."""
+    blocks = {"data": p.data.portable, "filter": p.filter, "split": p.split, "augment": p.augment}
+    blocks |= {"backbone": p.backbone.portable, "train": p.train, "abn": p.abn, "evaluate": p.evaluate}
+    values = {name: block.model_dump(mode="json") for name, block in blocks.items()}
+    values["train"] = {"repeats": p.train.repeats} | values["train"]
+    values["ablations"] = {name: block.model_dump(mode="json") for name, block in sorted(p.ablations.items())}
+    return html_report.flat({"seed": p.seed, **values, "compute": {"precision": p.compute.precision}})
+
+
+def main() -> str:
+    p = params.load()
+    results = json.loads(artifacts.RESULTS.read_text(encoding="utf-8"))
+    known, classes = artifacts.read_named_classes(), artifacts.read_csv(artifacts.CLASSES)
+    classes["precision"] = pd.to_numeric(classes["precision"])  # empty for a class that is never predicted
+    names = known["name"].where(known["name"] != "", known["landmark_id"])
+    wrong, dropped = artifacts.read_csv(artifacts.WRONG), artifacts.read_csv(artifacts.FILTERED / "dropped.csv")
+    scores, pairs = (artifacts.read_csv(artifacts.INSPECTION / f"{name}.csv") for name in ("suspects", "duplicates"))
+    curve = pd.read_csv(artifacts.INSPECTION / "learning_curve.csv")
+
+    suspects = scores[scores["score"] < inspection.SUSPECT]
+    typical = html_report.typical(pd.read_parquet(artifacts.PREDICTIONS), known["landmark_id"].tolist())
+    tables = {
+        "wrong": wrong.assign(other=wrong["predicted"].map(typical).fillna("")),
+        "suspects": suspects.assign(other=suspects["suggested"].map(typical).fillna("")),
+        "duplicates": pairs.assign(other=pairs["other_id"]),
+    }
+    shown = {name: rows.head(SHOWN) for name, rows in tables.items()}
+    ids = {picture for rows in shown.values() for picture in (*rows["id"], *rows["other"])}
+    pictures = html_report.thumbnails(artifacts.FILTERED, ids)
+    contradictions = int((pairs["landmark_id"] != pairs["other_landmark_id"]).sum())
+    synthetic = p.data.source == "sample"
+    page = html_report.render(
+        title="synthetic landmarks" if synthetic else p.data.portable.root,
+        source="Synthetic pictures: the results say nothing about photographs."
+        if synthetic
+        else f"Source of the pictures: {p.data.source}.",
+        best=html_report.best(results),
+        test=results[html_report.best(results)]["test"],
+        sizes={split: int(classes[split].sum()) for split in ("train", "val", "test")},
+        dropped=dict(sorted(dropped["reason"].value_counts().items())),
+        majority=results["majority_class"],
+        comparison=html_report.comparison(results["abn"]["test"]),
+        columns=report.COLUMNS[:COLUMNS],
+        rows=[cells[:COLUMNS] for cells in report.recognition(results)],
+        repeat_columns=report.REPEAT_COLUMNS,
+        repeated=report.repeats(results),
+        classes=classes.sort_values(["recall", "landmark_id"]).to_dict("records"),
+        names=dict(zip(known["landmark_id"], names, strict=True)),
+        worst=WORST,
+        totals={name: len(rows) for name, rows in tables.items()},
+        shown={name: html_report.illustrated(rows, pictures) for name, rows in shown.items()},
+        first=FIRST,
+        contradictions=contradictions,
+        suspect=inspection.SUSPECT,
+        advice=html_report.advice(len(suspects), contradictions, curve, len(wrong)),
+        figures={path.stem: html_report.drawing(path) for path in DRAWINGS}
+        | {"attention": html_report.photographs(artifacts.PLOTS / "attention.png")},
+        settings=settings(p),
+        versions=html_report.versions(Path("requirements.txt").read_text(encoding="utf-8")),
+    )
+    with stage.atomic_output(artifacts.REPORT) as out:
+        out.write_text(page, encoding="utf-8")
+    return f"{artifacts.REPORT}, {len(page.encode()) / 1e6:.1f} MB"
+
+
+if __name__ == "__main__":
+    stage.run(main)
