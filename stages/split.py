@@ -33,7 +33,9 @@ def main() -> str:
         astride = table["split"].groupby(near).transform("nunique").gt(1).sum()
         text = f", as given{drawn and f' ({drawn} drawn from train)'}"
         if astride:
-            text += f"; {astride} near-duplicates are in several splits, set split.given: redraw to keep them together"
+            text += (
+                f"; {astride} near-duplicates are in different splits, set split.given: redraw to keep them together"
+            )
     else:
         assigned, ungrouped = (split.assign(labels, g, fractions, p.seed) for g in (groups, alone))
         table["split"] = assigned

@@ -26,8 +26,8 @@ def read_index(
 ) -> pd.DataFrame:
     """Reads `columns` of a CSV file with a row per picture, as text, sorted by `id`. Messages call it `name`.
 
-    The column `optional` may be missing. Raises `UserError` naming the file if it is missing (`path` None), empty or not
-    CSV, if a column or a value of the columns `required` (default: all) is missing, or if an id is repeated.
+    The column `optional` may be missing. Raises `UserError` naming the file if it is missing (`path` None), empty or
+    not CSV, if a column or a value of the columns `required` (default: all) is missing, or if an id is repeated.
     """
     name = name or str(path)
     if path is None:
