@@ -62,7 +62,8 @@ class Split(Block):
     val: PositiveFraction
     test: PositiveFraction
     group_near_duplicates: bool
-    given: Literal["keep", "redraw"]
+    # The default is not in dumps: most data have no given splits.
+    given: Annotated[Literal["keep", "redraw"], Field(exclude_if=lambda value: value == "keep")]
 
     @model_validator(mode="after")
     def adds_up(self) -> "Split":

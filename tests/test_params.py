@@ -37,8 +37,9 @@ def write(file: Path, key: str, value: object) -> Path:
 def test_the_repositorys_file_is_read() -> None:
     read = params.load(ROOT / "params.yaml")
     assert read.seed == VALUES["seed"]
-    without_repeats = {key: value for key, value in VALUES["train"].items() if key != "repeats"}
-    assert read.model_dump(mode="json") == VALUES | {"train": without_repeats}
+    hidden = {"train": "repeats", "split": "given"}
+    shown = {name: {key: VALUES[name][key] for key in VALUES[name] if key != hidden[name]} for name in hidden}
+    assert read.model_dump(mode="json") == VALUES | shown
     assert isinstance(read.augment.scale, tuple)
 
 
