@@ -44,7 +44,7 @@ class Download(Block):
 
 
 def number_or_all(value: object) -> object:
-    # A union type would report one error for each of its types.
+    """Checks filter.top_k. A union of types would report an error for each of them."""
     if value == "all" or (type(value) is int and value >= 2):
         return value
     raise ValueError(f"{value!r} is wrong: give a number of classes, at least 2, or all")

@@ -248,7 +248,7 @@ def test_the_split_column_of_images_csv(folder: Path) -> None:
     with opened("folder", folder) as source:
         assert source.index()[["id", "split"]].to_dict("list") == {"id": ["a", "b"], "split": ["train", "val"]}
     (folder / "images.csv").write_text("\n".join([*rows, "c,7,tower/1.JPEG,"]), encoding="utf-8")
-    with user_error(r"images\.csv: split '' is none of train, val, test; correct it"), opened("folder", folder):
+    with user_error(r"images\.csv: split '' is none of train, val, test; correct it or rename"), opened("folder", folder):
         pass
 
 
@@ -357,7 +357,7 @@ def test_only_the_ids_of_a_list_are_used(tmp_path: Path, text: str, ids: list[st
         (None, "no such file or directory; it needs an id per line"),
         (b"\xff\xfe", "can't decode"),
         (b"landmark_id,images\n1,a,b\n", "expected 2 columns"),
-        (b"x\ny\n", "none of the 2 ids in .* is in the data, which has a"),
+        (b"x\ny\n", "none of the 2 ids in .* is in the data, whose first id is a"),
         (b"", "none of the 0 ids"),
     ],
     ids=["missing", "binary", "columns", "others", "empty"],

@@ -80,7 +80,9 @@ def open_folder(root: Path) -> Folder:
         if "split" in files:
             given = files["split"].map(split_name)
             if len(wrong := files["split"][given == ""]):
-                raise UserError(f"{listed}: split {wrong.iloc[0]!r} is none of {', '.join(SPLITS)}; correct it")
+                raise UserError(
+                    f"{listed}: split {wrong.iloc[0]!r} is none of {', '.join(SPLITS)}; correct it or rename the column"
+                )
             files["split"] = given
         return Folder(root, files, {name: why for name, why in skipped.items() if name not in used}, splits=False)
     skipped |= {name: why for name in pictures if (why := unstorable(name))}
