@@ -10,7 +10,7 @@ from landmarks.stage import UserError
 from landmarks.weights import WEIGHT_SETS
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
@@ -29,6 +29,7 @@ class Block(BaseModel):
 class Data(Block):
     source: Literal["sample", "folder", "gldv1", "gldv2"]
     root: str | None
+    only: str | None
 
     @property
     def portable(self) -> "Data":
@@ -49,8 +50,15 @@ class Download(Block):
         return self.max_megabytes * 1e6
 
 
+def number_or_all(value: object) -> object:
+    """Checks filter.top_k. A union of types would report an error for each of them."""
+    if value == "all" or (type(value) is int and value >= 2):
+        return value
+    raise ValueError(f"{value!r} is wrong: give a number of classes, at least 2, or all")
+
+
 class Filter(Block):
-    top_k: Annotated[int, Field(ge=2)]
+    top_k: Annotated[int | Literal["all"], PlainValidator(number_or_all)]
     skip_top: Annotated[int, Field(ge=0)]
     min_images: Annotated[int, Field(ge=3)]
     short_side: Annotated[int, Field(ge=64)]  # images.MIN_SIDE
@@ -61,6 +69,8 @@ class Split(Block):
     val: PositiveFraction
     test: PositiveFraction
     group_near_duplicates: bool
+    # The default is not in dumps: most data have no given splits.
+    given: Annotated[Literal["keep", "redraw"], Field(exclude_if=lambda value: value == "keep")]
 
     @model_validator(mode="after")
     def adds_up(self) -> "Split":
@@ -189,7 +199,7 @@ class Params(Block):
 def load(path: Path = Path("params.yaml")) -> Params:
     """Reads and checks the whole file. Raises `UserError` that names the file, the first wrong key and the fix.
 
-    Refuses pictures and weights of the user in an out, where DVC would delete them, and in a folder that contains one.
+    Refuses files of the user in an out, where DVC would delete them, and in a folder that contains one.
     """
     try:
         values = yaml.safe_load(path.read_bytes())
@@ -203,7 +213,8 @@ def load(path: Path = Path("params.yaml")) -> Params:
         p = Params.model_validate({} if values is None else values)
     except ValidationError as error:
         raise UserError(f"{path}: {describe(error)}") from None
-    for key, given in (("data.root", p.data.root), ("backbone.weights", p.backbone.weights)):
+    files = {"data.root": p.data.root, "data.only": p.data.only, "backbone.weights": p.backbone.weights}
+    for key, given in files.items():
         if given and (out := artifacts.overlapping_out(given.removeprefix("file://"), stage.repository())):
             raise UserError(
                 f"{path}: {key}: {given} overlaps {out}, which DVC deletes and rewrites; move your files elsewhere"

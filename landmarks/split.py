@@ -31,12 +31,32 @@ def assign(labels: np.ndarray, groups: np.ndarray, fractions: dict[str, float], 
     return np.array(names)[chosen[group]]
 
 
-def check(labels: pd.Series, splits: np.ndarray, names: Iterable[str]) -> None:
+def complete(
+    labels: np.ndarray, groups: np.ndarray, given: np.ndarray, fractions: dict[str, float], seed: int
+) -> np.ndarray:
+    """Keeps the splits `given` [N], but moves train pictures of classes without val or test pictures into these.
+
+    `assign` draws them, with the fractions of train and of what the class lacks. Groups that also have other pictures
+    stay. Returns split names [N].
+    """
+    counts = pd.crosstab(labels, given).reindex(columns=list(fractions), fill_value=0)
+    splits = given.copy()
+    for lacking in ({"val"}, {"test"}, {"val", "test"}):
+        shares = {name: share for name, share in fractions.items() if name == "train" or name in lacking}
+        shares = {name: share / sum(shares.values()) for name, share in shares.items()}
+        classes = counts.index[[set(counts.columns[row == 0]) - {"train"} == lacking for row in counts.to_numpy()]]
+        fixed = (given != "train") | ~np.isin(labels, classes)
+        free = ~np.isin(groups, groups[fixed])
+        if free.any():
+            splits[free] = assign(labels[free], groups[free], shares, seed)
+    return splits
+
+
+def check(labels: pd.Series, splits: np.ndarray, names: Iterable[str], given: bool = False) -> None:
     """Raises `UserError` if a class is missing from one of the splits `names`. `labels` and `splits` are [N]."""
     counts = pd.crosstab(labels, splits).reindex(columns=list(names), fill_value=0)
     for name in counts:
         empty = counts.index[counts[name] == 0]
         if len(empty):
-            raise UserError(
-                f"split.{name}: class {empty[0]} has no picture left for it; raise split.{name} or filter.min_images"
-            )
+            advice = "add some, or set split.given: redraw" if given else f"raise split.{name} or filter.min_images"
+            raise UserError(f"split.{name}: class {empty[0]} has no picture left for it; {advice}")

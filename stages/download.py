@@ -15,7 +15,7 @@ def main() -> str:
     p = params.load()
     scratch = stage.repository() / artifacts.DOWNLOADS
     with sources.open_source(p.data, p.download, seed=p.seed, workers=p.compute.workers, scratch=scratch) as source:
-        index = source.index()
+        index, absent = sources.restrict(source.index(), p.data.only)
         ranking = classes.rank(index, skip_top=p.filter.skip_top, top_k=p.filter.top_k, min_images=p.filter.min_images)
         kept = sorted(ranking.loc[ranking["kept"], "landmark_id"])
         wanted = index[index["landmark_id"].isin(kept)]
@@ -31,7 +31,8 @@ def main() -> str:
                 f"download.min_success: only {len(found)} of {len(wanted)} pictures were fetched, less than "
                 f"{p.download.min_success:.0%} ({reasons}); run it again to retry temporary failures, or lower it"
             )
-        classes.check_sizes(found["landmark_id"].value_counts().reindex(kept, fill_value=0), p.filter.min_images)
+        if p.filter.top_k != "all":  # the filter leaves out classes that are too small
+            classes.check_sizes(found["landmark_id"].value_counts().reindex(kept, fill_value=0), p.filter.min_images)
 
         def pictures() -> Iterator[images.Picture]:
             with stage.progress(len(found), "pictures") as bar:
@@ -41,13 +42,15 @@ def main() -> str:
 
         with stage.atomic_output(artifacts.DOWNLOADED) as out:
             images.write_shards(out, pictures(), len(found))
-            index[["id", "landmark_id"]].to_parquet(out / "index.parquet", index=False)
+            columns = [column for column in ("id", "landmark_id", "split") if column in index]
+            index[columns].to_parquet(out / "index.parquet", index=False)
             names.to_csv(out / "names.csv", header=["landmark_id", "name"], index=False, lineterminator="\n")
             unused = pd.concat([failures[skipped.columns], skipped]).sort_values("id", kind="stable")
             unused.to_csv(out / "failures.csv", index=False, lineterminator="\n")
     return (
         f"{len(found)} pictures of {len(kept)} classes, {len(failures)} failed{reasons and f' ({reasons})'}, "
         f"{others and f'{len(skipped)} skipped ({others}), '}from an index of {len(index)} in {len(ranking)} classes"
+        f"{f'; {absent} ids of data.only are not in it' if absent else ''}"
     )
 
 

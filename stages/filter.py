@@ -47,26 +47,39 @@ def main() -> str:
     with stage.atomic_output(artifacts.FILTERED) as out:
         images.write_shards(out, fit_pictures(), total)
         table = pd.DataFrame(kept, columns=["id", "landmark_id", "width", "height", "hash"]).astype({"hash": "uint64"})
+        if "split" in index:
+            table = table.merge(index[["id", "split"]], on="id", how="left", validate="one_to_one")
         copies = duplicates.placeholders(table["hash"].to_numpy(), table["landmark_id"].to_numpy())
-        if copies.any():
-            dropped += table[copies].assign(reason="placeholder").to_dict("records")
-            table = table[~copies].reset_index(drop=True)
+        reasons = pd.Series("", table.index).mask(copies, "placeholder")
+        wanted = ranking.loc[ranking["kept"], "landmark_id"]
+        usable = table["landmark_id"][~copies].value_counts().reindex(sorted(wanted), fill_value=0)
+        pictures = usable
+        if p.filter.top_k == "all":
+            pictures = usable[usable >= p.filter.min_images]
+            classes.check_number(len(pictures), p.filter.min_images)
+            reasons = reasons.mask(~copies & ~table["landmark_id"].isin(pictures.index), "class too small")
+            ranking["kept"] &= ranking["landmark_id"].isin(pictures.index)
+        classes.check_sizes(pictures, p.filter.min_images)
+        if (unused := reasons != "").any():
+            dropped += table[unused].assign(reason=reasons).to_dict("records")
+            table = table[~unused].reset_index(drop=True)
             with stage.atomic_output(out) as rewritten:
                 images.write_shards(rewritten, images.read_pictures(out, table["id"]), total)
         failures = artifacts.read_csv(artifacts.DOWNLOADED / "failures.csv")
         dropped = pd.concat([pd.DataFrame(dropped, columns=failures.columns), failures]).sort_values("id")
-        wanted = ranking.loc[ranking["kept"], "landmark_id"]
-        pictures = table["landmark_id"].value_counts().reindex(sorted(wanted), fill_value=0)
-        classes.check_sizes(pictures, p.filter.min_images)
         table.to_parquet(out / "hashes.parquet", index=False)
         labels = pictures.rename_axis("landmark_id").reset_index(name="pictures").rename_axis("label").reset_index()
         for name, rows in {"classes": labels, "ranking": ranking, "dropped": dropped}.items():
             rows.to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
 
-    reasons = stage.count_reasons(dropped["reason"])
+    why = stage.count_reasons(dropped["reason"])
+    small = ""
+    if p.filter.top_k == "all":
+        sizes = ranking.set_index("landmark_id")["images"][p.filter.skip_top :]
+        small = classes.too_small(usable.reindex(sizes.index).fillna(sizes).astype(int), p.filter.min_images)
     return (
-        f"kept {len(table)} pictures of {len(labels)} classes, dropped {len(dropped)}{reasons and f' ({reasons})'}, "
-        f"left out {(~index['landmark_id'].isin(wanted)).sum()} of {len(ranking) - len(labels)} other classes"
+        f"kept {len(table)} pictures of {len(labels)} classes, dropped {len(dropped)}{why and f' ({why})'}, "
+        f"left out {(~index['landmark_id'].isin(wanted)).sum()} of {len(ranking) - len(wanted)} other classes{small}"
     )
 
 

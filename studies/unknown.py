@@ -43,7 +43,7 @@ def main() -> str:
     with sources.open_source(
         p.data, p.download, seed=p.seed, workers=p.compute.workers, scratch=artifacts.DOWNLOADS
     ) as source:
-        index = source.index()
+        index, _ = sources.restrict(source.index(), p.data.only)
         ranking = classes.rank(index, skip_top=p.filter.skip_top, top_k=p.filter.top_k, min_images=p.filter.min_images)
         wanted = left_out(index, ranking.loc[ranking["kept"], "landmark_id"])
         failures = source.fetch(wanted)

@@ -1,5 +1,7 @@
 """The ranking of landmarks."""
 
+from typing import Literal
+
 from landmarks import classes
 
 import pandas as pd
@@ -10,7 +12,7 @@ SIZES = {"b": 5, "a": 5, "c": 9, "d": 2, "e": 3}
 INDEX = pd.DataFrame({"landmark_id": [name for name, size in SIZES.items() for _ in range(size)]})
 
 
-def ranked(skip_top: int = 0, top_k: int = 2, min_images: int = 2) -> pd.DataFrame:
+def ranked(skip_top: int = 0, top_k: int | Literal["all"] = 2, min_images: int = 2) -> pd.DataFrame:
     return classes.rank(INDEX, skip_top=skip_top, top_k=top_k, min_images=min_images)
 
 
@@ -45,6 +47,26 @@ def test_a_kept_class_that_is_too_small_is_an_error() -> None:
     with user_error(r"filter\.min_images: class d has 2 pictures, fewer than 3"):
         ranked(skip_top=3, min_images=3)
     assert not ranked(skip_top=2, min_images=3)["kept"].iloc[-1], "other classes may be smaller"
+
+
+@pytest.mark.parametrize(("skip_top", "min_images", "kept"), [(0, 4, ["c", "a", "b"]), (1, 3, ["a", "b", "e"])])
+def test_all_classes_that_are_large_enough(skip_top: int, min_images: int, kept: list[str]) -> None:
+    ranking = ranked(skip_top, "all", min_images)
+    assert ranking.loc[ranking["kept"], "landmark_id"].tolist() == kept
+
+
+def test_one_class_is_not_enough() -> None:
+    with user_error(r"filter\.min_images: 1 classes after filter\.skip_top have at least 9 pictures, 2 are needed"):
+        ranked(0, "all", min_images=9)
+
+
+def test_small_classes_are_named() -> None:
+    sizes = ranked().set_index("landmark_id")["images"]
+    assert classes.too_small(sizes, 4) == "; 2 with fewer than 4 pictures: e (3), d (2)"
+    assert classes.too_small(sizes, 2) == ""
+    assert classes.too_small(pd.Series(1, range(12)), 2).endswith(
+        ": " + ", ".join(f"{n} (1)" for n in range(10)) + " and 2 more"
+    )
 
 
 @shared("gldv1/class_counts.csv")

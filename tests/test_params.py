@@ -37,9 +37,14 @@ def write(file: Path, key: str, value: object) -> Path:
 def test_the_repositorys_file_is_read() -> None:
     read = params.load(ROOT / "params.yaml")
     assert read.seed == VALUES["seed"]
-    without_repeats = {key: value for key, value in VALUES["train"].items() if key != "repeats"}
-    assert read.model_dump(mode="json") == VALUES | {"train": without_repeats}
+    hidden = {"train": "repeats", "split": "given"}
+    shown = {name: {key: VALUES[name][key] for key in VALUES[name] if key != hidden[name]} for name in hidden}
+    assert read.model_dump(mode="json") == VALUES | shown
     assert isinstance(read.augment.scale, tuple)
+
+
+def test_top_k_may_be_all(file: Path) -> None:
+    assert params.load(write(file, "filter.top_k", "all")).filter.top_k == "all"
 
 
 def test_models_are_in_the_order_of_the_results_table() -> None:
@@ -55,6 +60,7 @@ def test_models_are_in_the_order_of_the_results_table() -> None:
         ("data.root", "data/downloaded"),
         ("data.root", "."),
         ("data.root", "file://data/filtered"),
+        ("data.only", "data/downloaded/ids.txt"),
         ("backbone.weights", "models/backbone.safetensors"),
     ],
 )
@@ -83,7 +89,10 @@ def test_missing_key(file: Path, key: str) -> None:
         ("seed", True),
         ("data", "sample"),
         ("data.root", 3),
+        ("data.only", 3),
         ("filter.top_k", 27.5),
+        ("filter.top_k", True),
+        ("filter.top_k", None),
         ("filter.skip_top", None),
         ("split.train", "0.7"),
         ("split.group_near_duplicates", "yes"),
@@ -111,10 +120,12 @@ def test_wrong_type(file: Path, key: str, value: object) -> None:
         ("seed", -1),
         ("data.source", "gldv3"),
         ("filter.top_k", 1),
+        ("filter.top_k", "most"),
         ("filter.skip_top", -1),
         ("filter.min_images", 2),
         ("filter.short_side", 8),
         ("split.test", 1.15),
+        ("split.given", "draw"),
         ("augment.views", 0),
         ("augment.rotation", 181),
         ("augment.crop", 31),

@@ -1,18 +1,20 @@
 """Sources: `open_source`, indexes, folders and Google Landmarks v2 in a directory."""
 
 import os
+import shutil
 import tarfile
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 
-from landmarks import params, stage
+from landmarks import artifacts, images, params, stage
 from landmarks.images import Picture, Unfit
 from landmarks.serving import recognizer
-from landmarks.sources import Source, open_source
+from landmarks.sources import Source, open_source, restrict
 from landmarks.sources.index import read_index
 from landmarks.sources.sample import Sample
 from stages import download
 from stages import filter as filter_stage
+from stages import split as split_stage
 
 import pandas as pd
 import pytest
@@ -25,7 +27,7 @@ DOWNLOAD = params.load(ROOT / "params.yaml").download
 
 
 def opened(name: str, root: Path | str | None, scratch: Path = SCRATCH) -> AbstractContextManager[Source]:
-    data = params.Data(source=name, root=None if root is None else str(root))
+    data = params.Data(source=name, root=None if root is None else str(root), only=None)
     return open_source(data, DOWNLOAD, seed=3, workers=1, scratch=scratch)
 
 
@@ -204,14 +206,181 @@ def test_a_folder_without_classes_is_an_error(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("names", [("train", "valid", "test"), ("Training", "val"), ("test", "val_2"), ("train",)])
-def test_an_exported_split_is_reported(tmp_path: Path, names: tuple[str, ...]) -> None:
-    for number, split in enumerate(names):
-        (tmp_path / split / "tower").mkdir(parents=True)
-        drawing(number).save(tmp_path / split / "tower/1.jpg")
-    message = rf"folders {', '.join(sorted(names))} of an exported split.* set data\.root to {tmp_path}/[Tt]"
-    with user_error(message), opened("folder", tmp_path):
+def save(root: Path, *names: str) -> None:
+    """Saves a different picture under each name."""
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        drawing(number).save(root / name)
+
+
+@pytest.mark.parametrize("names", [("train", "valid", "test"), ("Training", "dev", "Testing"), ("train2017", "val_2")])
+def test_folders_of_a_split_are_given_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
+    save(tmp_path, *(f"{name}/{landmark}/1.jpg" for name in names for landmark in ("arch", "tower")), "test/loose.jpg")
+    (tmp_path / names[0] / "arch/notes.txt").touch()
+    with opened("folder", tmp_path) as source:
+        index = source.index()
+        expected = {"train": "train", "dev": "val", "val": "val", "valid": "val", "test": "test"}
+        for row in index.itertuples():
+            folder, landmark, _ = row.id.split("/")
+            plain = folder.lower().rstrip("_0127").removesuffix("ing")
+            assert (row.landmark_id, row.split) == (landmark, expected[plain])
+        assert len(index) == 2 * len(names) and len(fetch(source)) == len(index)
+        skipped = source.skipped().set_index("id")
+        assert skipped["reason"].to_dict() == {
+            f"{names[0]}/arch/notes.txt": "unsupported .txt",
+            "test/loose.jpg": "not in a class folder",
+        }
+        assert skipped["landmark_id"].tolist() in (["arch", ""], ["", "arch"])
+
+
+def test_folders_of_a_split_beside_others_are_an_error(folder: Path) -> None:
+    save(folder, "train/arch/1.jpg", "test/arch/1.jpg")
+    with (
+        user_error(r"data\.root: .* has folders of a split, test, train, and others, such as arch; move one"),
+        opened("folder", folder),
+    ):
         pass
+
+
+def test_the_split_column_of_images_csv(folder: Path) -> None:
+    rows = ["id,landmark_id,file,split", "b,7,loose.jpg,VALIDATION", "a,7,tower/2.jpg,train"]
+    (folder / "images.csv").write_text("\n".join(rows), encoding="utf-8")
+    with opened("folder", folder) as source:
+        assert source.index()[["id", "split"]].to_dict("list") == {"id": ["a", "b"], "split": ["train", "val"]}
+    (folder / "images.csv").write_text("\n".join([*rows, "c,7,tower/1.JPEG,"]), encoding="utf-8")
+    with user_error(r"images\.csv: split '' is none of train, val, test; correct it"), opened("folder", folder):
+        pass
+
+
+def test_cvat_export(tmp_path: Path) -> None:
+    """The ImageNet format: class folders, one for pictures without a label, and lists of classes and pictures."""
+    save(tmp_path, *(f"{name}/{name}_{n}.jpg" for name in ("arch", "tower") for n in range(2)), "no_label/1.jpg")
+    (tmp_path / "synsets.txt").write_text("arch\ntower\n", encoding="utf-8")
+    (tmp_path / "train.txt").write_text("arch/0.jpg 0\ntower/0.jpg 1\n", encoding="utf-8")
+    with opened("folder", tmp_path) as source:
+        assert source.index()["landmark_id"].tolist() == ["arch", "arch", "tower", "tower"]
+        assert list(source.index().columns) == ["id", "landmark_id", "file"]
+        skipped = source.skipped().set_index("id")["reason"].to_dict()
+    texts = dict.fromkeys(["synsets.txt", "train.txt"], "unsupported .txt")
+    assert skipped == {"no_label/1.jpg": "not in a class folder", **texts}
+
+
+def run_stages(here: Path, root: Path, **changes: dict) -> list[str]:
+    """The summaries of download, filter and split for a folder of pictures, in the current directory `here`."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values["filter"] |= {"skip_top": 0, "top_k": "all", "min_images": 4}
+    for block, keys in ({"data": {"source": "folder", "root": str(root)}} | changes).items():
+        values[block] |= keys
+    (here / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return [download.main(), filter_stage.main(), split_stage.main()]
+
+
+def test_a_roboflow_export_keeps_its_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`gate` has no test pictures, `lone` too few of all, and a test picture of `arch` is a copy."""
+    numbers = {"train": range(6), "valid": range(6, 8), "test": range(8, 10)}
+    names = [
+        f"{split}/{landmark}/IMG_{n}_jpg.rf.{n:032x}.jpg"
+        for landmark in ("arch", "gate", "tower")
+        for split, them in numbers.items()
+        for n in them
+    ]
+    save(tmp_path / "export", *(name for name in names if "test/gate" not in name), "train/lone/1_jpg.rf.0.jpg")
+    shutil.copy(tmp_path / "export" / names[0], tmp_path / "export/test/arch/copy_jpg.rf.0.jpg")
+    for name in ("README.dataset.txt", "README.roboflow.txt"):
+        (tmp_path / "export" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    downloaded, filtered, text = run_stages(tmp_path, tmp_path / "export")
+    assert downloaded.startswith(
+        "29 pictures of 3 classes, 0 failed, 2 skipped (2 unsupported .txt), from an index of 30"
+    )
+    assert filtered.endswith(", left out 1 of 1 other classes; 1 with fewer than 4 pictures: lone (1)")
+    assert text == (
+        "17 train, 6 val, 6 test, as given (1 test drawn from train); "
+        "2 near-duplicates are in different splits, set split.given: redraw to keep them together"
+    )
+    table = pd.read_parquet(artifacts.SPLIT)
+    given = table["id"].str.partition("/")[0].replace("valid", "val")
+    moved = table[table["split"] != given]
+    assert moved["landmark_id"].tolist() == ["gate"] and moved["split"].tolist() == ["test"]
+    assert run_stages(tmp_path, tmp_path / "export", split={"given": "redraw"})[2].endswith(
+        "; 1 near-duplicates kept together"
+    )
+    assert list(pd.read_parquet(artifacts.SPLIT).columns) == list(table.columns)
+
+
+def test_a_class_that_its_unusable_pictures_make_too_small_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "root", *(f"{name}/{n}.jpg" for name in ("arch", "gate", "tower") for n in range(15)))
+    for n in range(12):
+        (tmp_path / f"root/gate/{n}.jpg").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    downloaded, filtered, text = run_stages(tmp_path, tmp_path / "root")
+    assert downloaded.startswith("45 pictures of 3 classes")
+    assert filtered == (
+        "kept 30 pictures of 2 classes, dropped 15 (12 broken, 3 class too small), left out 0 of 0 other classes; "
+        "1 with fewer than 4 pictures: gate (3)"
+    )
+    assert text.startswith("22 train, 4 val, 4 test; ")
+    assert artifacts.read_classes()["landmark_id"].tolist() == ["arch", "tower"]
+    assert len(list(images.read_columns(artifacts.FILTERED, "id"))) == 30
+    with user_error(r"filter\.min_images: 0 classes .* at least 16 pictures"):
+        run_stages(tmp_path, tmp_path / "root", filter={"min_images": 16})
+
+
+# --- data.only -----------------------------------------------------------------------------------------------------
+
+INDEX = pd.DataFrame({"id": ["a", "b c", "d", "e"], "landmark_id": ["1", "1", "2", "2"]})
+
+
+@pytest.mark.parametrize(
+    ("text", "ids", "absent"),
+    [
+        ("e\r\na\r\n\r\ne\r\n", ["a", "e"], 0),
+        ("\ufeffb c\nz\nd", ["b c", "d"], 1),
+        ("landmark_id,images\n2,e d\n1,a\n9,x y z\n", ["a", "d", "e"], 3),
+        ("\ufefflandmark_id,images\r\n1,a\r\n", ["a"], 0),
+    ],
+    ids=["lines", "bom", "train_clean.csv", "windows"],
+)
+def test_only_the_ids_of_a_list_are_used(tmp_path: Path, text: str, ids: list[str], absent: int) -> None:
+    (tmp_path / "list").write_bytes(text.encode())
+    rows, missing = restrict(INDEX, str(tmp_path / "list"))
+    assert rows["id"].tolist() == ids and rows["landmark_id"].tolist() == [*INDEX.set_index("id")["landmark_id"][ids]]
+    assert missing == absent and rows.index.tolist() == list(range(len(ids)))
+    assert restrict(INDEX, None)[0] is INDEX
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file or directory; it needs an id per line"),
+        (b"\xff\xfe", "can't decode"),
+        (b"landmark_id,images\n1,a,b\n", "expected 2 columns"),
+        (b"x\ny\n", "none of the 2 ids in .* is in the data, whose first id is a"),
+        (b"", "none of the 0 ids"),
+    ],
+    ids=["missing", "binary", "columns", "others", "empty"],
+)
+def test_a_wrong_list_of_ids_is_an_error(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "list").write_bytes(content)
+    with user_error(rf"^data\.only: .*{message}"):
+        restrict(INDEX, str(tmp_path / "list"))
+
+
+def test_the_stage_uses_the_list_and_counts_absent_ids(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(folder, *(f"{name}/n{n}.jpg" for name in ("arch", "tower") for n in range(8)))
+    ids = [f"{name}/n{n}.jpg" for name in ("arch", "tower") for n in range(8)]
+    (tmp_path / "list").write_text("\n".join([*ids, "tower/gone.jpg"]), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    data = {"source": "folder", "root": str(folder), "only": "list"}
+    assert run_stages(tmp_path, folder, data=data)[0].endswith(
+        ", from an index of 16 in 2 classes; 1 ids of data.only are not in it"
+    )
+    assert pd.read_parquet(artifacts.DOWNLOADED / "index.parquet")["id"].tolist() == ids
 
 
 def test_classes_may_have_the_names_of_splits(folder: Path) -> None:

@@ -75,6 +75,39 @@ def test_group_numbers_need_not_be_consecutive() -> None:
     assert (split.assign(labels, groups, FRACTIONS, 1) == split.assign(labels, groups * 7 + 3, FRACTIONS, 1)).all()
 
 
+def given_splits() -> tuple[np.ndarray, np.ndarray]:
+    """Labels and splits of 100 pictures: class 0 has all splits, 1 no val, 2 no test, 3 only train, 4 no train."""
+    sizes = {0: (14, 3, 3), 1: (17, 0, 3), 2: (17, 3, 0), 3: (20, 0, 0), 4: (0, 10, 10)}
+    labels = np.repeat(list(sizes), 20)
+    return labels, np.concatenate([np.repeat(NAMES, numbers) for numbers in sizes.values()])
+
+
+def test_a_class_without_val_or_test_pictures_gets_some_of_its_train_pictures() -> None:
+    labels, given = given_splits()
+    splits = split.complete(labels, np.arange(100), given, FRACTIONS, 0)
+    assert (given[splits != given] == "train").all()
+    counts = pd.crosstab(labels, splits)[list(NAMES)].to_numpy().tolist()
+    assert counts == [[14, 3, 3], [14, 3, 3], [14, 3, 3], [14, 3, 3], [0, 10, 10]]
+    whole = split.complete(labels[60:80], np.arange(20), given[60:80], FRACTIONS, 0)
+    assert whole.tolist() == split.assign(labels[60:80], np.arange(20), FRACTIONS, 0).tolist(), "all is train"
+
+
+def test_near_duplicates_of_pictures_that_stay_are_not_moved() -> None:
+    labels, given = given_splits()
+    groups = np.arange(100)
+    groups[60:78] = groups[:18]  # of class 3, like pictures of class 0 in train and val
+    splits = split.complete(labels, groups, given, FRACTIONS, 0)
+    assert (splits[60:78] == "train").all()
+    groups[60:80] = 60
+    assert (split.complete(labels, groups, given, FRACTIONS, 0)[60:80] == "train").all()
+
+
+def test_a_class_missing_from_a_given_split_is_an_error() -> None:
+    labels, given = given_splits()
+    with user_error(r"split\.train: class 4 has no picture left for it; add some, or set split\.given: redraw"):
+        split.check(pd.Series(labels), split.complete(labels, np.arange(100), given, FRACTIONS, 0), NAMES, given=True)
+
+
 def test_a_class_missing_from_a_split_is_an_error() -> None:
     labels = pd.Series(["a", "a", "a", "b", "b"])
     splits = np.array(["train", "val", "test", "train", "val"])

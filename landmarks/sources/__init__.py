@@ -12,14 +12,20 @@ from typing import Protocol
 
 from landmarks.images import Picture
 from landmarks.params import Data, Download
+from landmarks.sources.index import read_ids
 from landmarks.stage import UserError, repository
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import compute
 
 
 class Source(Protocol):
     def index(self) -> pd.DataFrame:
-        """A row per picture, sorted by `id`: unique `id`, `landmark_id` (both text) and further columns for `fetch`."""
+        """A row per picture, sorted by `id`: unique `id`, `landmark_id` (both text) and further columns for `fetch`.
+
+        `split` (train, val, test), if the data have given splits.
+        """
 
     def fetch(self, wanted: pd.DataFrame) -> dict[str, str]:
         """Fetches rows of the index that no earlier run has fetched. Returns the failures: reason by id."""
@@ -68,6 +74,21 @@ def open_source(data: Data, download: Download, *, seed: int, workers: int, scra
     key = hashlib.sha256(root.fs.unstrip_protocol(root.path).encode()).hexdigest()[:12]
     with Store(scratch / f"{data.source}-{key}") as store:
         yield (Gldv1 if data.source == "gldv1" else Gldv2)(root, store, download)
+
+
+def restrict(index: pd.DataFrame, only: str | None) -> tuple[pd.DataFrame, int]:
+    """The rows of a source's index whose id is in the file `only`, or all. Also returns how many ids are not in it.
+
+    Raises `UserError` that names data.only if the file cannot be used, or if no id is in the index.
+    """
+    if only is None:
+        return index, 0
+    ids = read_ids(repository() / only, only)
+    found = compute.is_in(pa.array(index["id"], pa.string()), ids).to_numpy(zero_copy_only=False)
+    if not found.any():
+        first = index["id"].iloc[0]
+        raise UserError(f"data.only: none of the {len(ids)} ids in {only} is in the data, whose first id is {first}")
+    return index[found].reset_index(drop=True), len(ids) - int(found.sum())
 
 
 NEEDS = {

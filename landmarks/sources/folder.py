@@ -1,4 +1,4 @@
-"""The user's own pictures: a directory per class, or files listed in an `images.csv`."""
+"""The user's own pictures: a directory per class, perhaps in folders of a split, or files listed in `images.csv`."""
 
 import os
 import stat
@@ -14,25 +14,30 @@ from landmarks.stage import UserError, count_reasons
 
 import pandas as pd
 
-SPLITS = ("train", "training", "valid", "val", "validation", "dev", "test", "testing")
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+UNLABELLED = "no_label"  # where CVAT puts pictures without a label
 
 
 @dataclass
 class Folder(Source):
-    """Pictures below `root`. `files` has `id`, `landmark_id` and `file` (relative to `root`), sorted by `id`."""
+    """Pictures below `root`. `files` has `id`, `landmark_id`, `file` (relative to `root`) and, if given, `split`."""
 
     root: Path
     files: pd.DataFrame
     others: dict[str, str]  # why each other file below `root` is skipped
+    splits: bool  # whether class folders are in folders of splits
 
     def index(self) -> pd.DataFrame:
         return self.files
 
     def skipped(self) -> pd.DataFrame:
-        rows = [(printable(name), why) for name, why in self.others.items()]
-        return pd.DataFrame(
-            [(name, landmark(name), why) for name, why in rows], columns=["id", "landmark_id", "reason"]
-        )
+        names = map(printable, self.others)
+        rows = [(name, landmark(name, self.splits), why) for name, why in zip(names, self.others.values(), strict=True)]
+        return pd.DataFrame(rows, columns=["id", "landmark_id", "reason"])
 
     def fetch(self, wanted: pd.DataFrame) -> dict[str, str]:
         failures = {}
@@ -60,49 +65,74 @@ class Folder(Source):
 
 
 def open_folder(root: Path) -> Folder:
-    """Reads `root`/images.csv (columns id, landmark_id, file) if it exists, else a directory per class.
+    """Reads `root`/images.csv (columns id, landmark_id, file, and perhaps split) if it exists, else class folders.
 
-    A class is a directory directly below `root`, and its pictures are all that `scan` finds in it, at any depth. The id
-    is the path relative to `root`. Raises `UserError` if images.csv is invalid, if there are no classes, or if the
-    folders are those of a split (train, test...) instead of classes.
+    A class is a directory directly below `root`, or below the folders of a given split (`has_splits`), and its pictures
+    are all that `scan` finds in it, at any depth. The id is the path relative to `root`. Raises `UserError` if
+    images.csv is invalid, or if there are no classes.
     """
     listed = root / "images.csv"
-    files = read_index(listed, ["id", "landmark_id", "file"]) if listed.is_file() else None
+    files = read_index(listed, ["id", "landmark_id", "file"], optional="split") if listed.is_file() else None
     pictures, skipped = scan(root)
     if files is not None:
         skipped |= dict.fromkeys(pictures, "not in images.csv")
         used = {"images.csv", *(os.path.relpath(root / file, root) for file in files["file"])}
-        return Folder(root, files, {name: why for name, why in skipped.items() if name not in used})
-    skipped |= {name: why for name in pictures if (why := misplaced(name))}
+        if "split" in files:
+            given = files["split"].map(split_name)
+            if len(wrong := files["split"][given == ""]):
+                raise UserError(
+                    f"{listed}: split {wrong.iloc[0]!r} is none of {', '.join(SPLITS)}; correct it or rename the column"
+                )
+            files["split"] = given
+        return Folder(root, files, {name: why for name, why in skipped.items() if name not in used}, splits=False)
+    skipped |= {name: why for name in pictures if (why := unstorable(name))}
     names = [name for name in pictures if name not in skipped]
+    splits = has_splits(root, names)
+    skipped |= dict.fromkeys((name for name in names if not landmark(name, splits)), "not in a class folder")
+    names = [name for name in names if name not in skipped]
     if not names:
         others = count_reasons(skipped.values())
         raise UserError(
             f"data.root: {root} has neither an images.csv nor a directory per class; add one{others and f' ({others})'}"
         )
-    deep = {landmark(name) for name in names if name.count("/") > 1}
-    splits = sorted(name for name in deep if name.lower().rstrip("_-0123456789") in SPLITS)  # train2017
-    if len(splits) > 1 or set(splits) == set(map(landmark, names)):
-        train = next((name for name in splits if name.lower().startswith("train")), splits[0])
+    files = pd.DataFrame({"id": names, "landmark_id": [landmark(name, splits) for name in names], "file": names})
+    if splits:
+        files["split"] = [split_name(name.partition("/")[0]) for name in names]
+    return Folder(root, files, skipped, splits)
+
+
+def has_splits(root: Path, names: list[str]) -> bool:
+    """Whether the top folders of the pictures `names` are those of a split, with class folders in them.
+
+    A picture directly in the folder of a split is in no class. If all folders named like splits have no class folders,
+    or only one of several folders has that name, they are classes. Raises `UserError` for a mixture.
+    """
+    others = {top for name in names if (top := landmark(name, splits=False)) and not split_name(top)}
+    deep = {landmark(name, splits=False) for name in names if name.count("/") > 1} - {*others, ""}
+    if others and len(deep) > 1:
         raise UserError(
-            f"data.root: {root} has the folders {', '.join(splits)} of an exported split, not classes; "
-            f"set data.root to {root / train}, or merge the class folders in them"
+            f"data.root: {root} has folders of a split, {', '.join(sorted(deep))}, and others, such as {min(others)}; "
+            "move one kind elsewhere"
         )
-    files = pd.DataFrame({"id": names, "landmark_id": map(landmark, names), "file": names})
-    return Folder(root, files, skipped)
+    return bool(deep) and not others
 
 
-def misplaced(name: str) -> str:
-    """Why a picture cannot be used: it is in no class, or no table can hold its name. Empty if it can."""
+def split_name(name: str) -> str:
+    """The split that a folder's name, such as Valid or train2017, stands for; empty if none."""
+    plain = name.lower().rstrip("_-0123456789")
+    return next((split for split, names in SPLITS.items() if plain in names), "")
+
+
+def unstorable(name: str) -> str:
+    """Why no table can hold a picture's name. Empty if it can."""
     try:
         name.encode()
     except UnicodeEncodeError:
         return "name not UTF-8"
-    if "\n" in name or "\r" in name:
-        return "line break in the name"
-    return "" if landmark(name) else "not in a class folder"
+    return "line break in the name" if "\n" in name or "\r" in name else ""
 
 
-def landmark(name: str) -> str:
-    """The class of a picture in a class folder; empty for a file that is in none."""
-    return name.partition("/")[0] if "/" in name else ""
+def landmark(name: str, splits: bool) -> str:
+    """The class of a file: its top folder, or the one below if `splits` are the top folders. Empty if in no class."""
+    folders = [*name.split("/")[splits:-1], ""]
+    return "" if folders[0] == UNLABELLED else folders[0]
