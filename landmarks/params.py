@@ -132,6 +132,7 @@ class Evaluate(Block):
 
 class Package(Block):
     false_alarm_rate: Annotated[float, Field(ge=0, lt=1)]
+    similar: Literal["none", "ids", "pictures"]
 
 
 class Compute(Block):
