@@ -28,6 +28,7 @@ class Block(BaseModel):
 class Data(Block):
     source: Literal["sample", "folder", "gldv1", "gldv2"]
     root: str | None
+    version: str | None
 
 
 class Download(Block):

@@ -25,7 +25,7 @@ DOWNLOAD = params.load(ROOT / "params.yaml").download
 
 
 def opened(name: str, root: Path | str | None, scratch: Path = SCRATCH) -> AbstractContextManager[Source]:
-    data = params.Data(source=name, root=None if root is None else str(root))
+    data = params.Data(source=name, root=None if root is None else str(root), version=None)
     return open_source(data, DOWNLOAD, seed=3, workers=1, scratch=scratch)
 
 
