@@ -40,7 +40,7 @@ def version(root: Path) -> str:
     for name in [*found.pictures, *listed]:
         facts = (root / name).stat()
         digest.update(os.fsencode(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\0"))
-    return digest.hexdigest()[:12]
+    return f"v{digest.hexdigest()[:12]}"  # never a number
 
 
 def free_name(root: Path, taken: Iterable[str]) -> str:
@@ -60,15 +60,14 @@ def quote(text: str) -> str:
     return "'" + text.replace("'", r"\'").replace("${", r"\${") + "'"
 
 
-def command(root: Path, recipe: dict[str, str], settings: list[str], taken: Iterable[str]) -> list[str]:
-    """The arguments of DVC. Of several settings of a key, the last one counts."""
-    given = [f"data.root={quote(str(root))}", f"data.version='{version(root)}'"]
-    pairs = [*(f"{key}={value}" for key, value in recipe.items()), *given, *settings]
-    return ["exp", "run", "--name", free_name(root, taken), *(word for pair in pairs for word in ("-S", pair))]
+def settings(root: Path, recipe: dict[str, str], changes: list[str]) -> list[str]:
+    """The arguments -S of `dvc exp run`: recipe, pictures and `changes`. Of a key's values, the last one counts."""
+    values = recipe | {"data.root": quote(str(root)), "data.version": version(root)}
+    return [word for pair in [*map("=".join, values.items()), *changes] for word in ("-S", pair)]
 
 
 def identity() -> dict[str, str]:
-    """The environment variables that git needs for the commits of experiments, if it does not know the user."""
+    """The environment variables that DVC needs for the commits of experiments, if git does not know the user."""
     return {
         f"GIT_{who}_{what.upper()}": os.environ.get(f"GIT_{who}_{what.upper()}", "landmarks")
         for what in ("name", "email")
@@ -81,13 +80,13 @@ def output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     recipes = yaml.load(RECIPES.read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506 - values stay text
     parser = argparse.ArgumentParser(prog="photos")
     parser.add_argument("root", metavar="ROOT", help="the folder of the pictures")
     parser.add_argument("--recipe", default="photos", choices=recipes, help="of recipes.yaml (default: photos)")
     parser.add_argument("-S", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="of params.yaml")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if not args.root:
         raise UserError("ROOT: missing; make photos ROOT=/my/pictures")
     root = Path(os.path.abspath(Path(args.root).expanduser()))
@@ -96,14 +95,15 @@ def main() -> int:
     if not root.is_dir():
         raise UserError(f"ROOT: {root} is not a directory; name one with a directory of pictures per landmark")
     taken = output("git", "for-each-ref", "--format=%(refname:lstrip=-1)", "refs/exps").splitlines()
-    arguments = command(root, recipes[args.recipe], args.settings, taken)
-    print(shlex.join(["dvc", *arguments]), flush=True)
+    name = free_name(root, taken)
+    run = ["exp", "run", "--name", name, *settings(root, recipes[args.recipe], args.settings)]
+    print(shlex.join(["dvc", *run]), flush=True)
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for DVC, which ends its stages
-    status = subprocess.run([sys.executable, "-m", "dvc", *arguments], env=os.environ | identity(), check=False)
-    if status.returncode == 0:
-        print(f"photos: experiment {arguments[3]} is done. Its report: {REPORT.absolute()}")
-        print("photos: `dvc exp show` lists all experiments; `git stash && dvc checkout` restores the earlier state")
-    return status.returncode
+    done = subprocess.run([sys.executable, "-m", "dvc", *run], env=os.environ | identity(), check=False)
+    if done.returncode == 0:
+        print(f"photos: experiment {name} is done. Its report: {REPORT.absolute()}")
+        print("photos: `dvc exp show` lists all; `git stash && dvc repro` brings the results of the last commit back")
+    return done.returncode
 
 
 if __name__ == "__main__":
