@@ -13,7 +13,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from landmarks import scan, stage
@@ -43,14 +42,17 @@ def version(root: Path) -> str:
     return f"v{digest.hexdigest()[:12]}"  # never a number
 
 
-def free_name(root: Path, taken: Iterable[str]) -> str:
+def free_name(root: Path, taken: list[str]) -> str:
     """The name of the experiment: photos-FOLDER, or the first of photos-FOLDER-2, -3... that is not taken.
 
     The prefix keeps it apart from branches and commits. It has only characters that git accepts in references.
     """
     name = re.sub(r"[\W_]+", "-", f"photos-{root.name}")[:50].strip("-")
-    names = [name, *(f"{name}-{number}" for number in range(2, len(set(taken)) + 3))]
-    return next(free for free in names if free not in taken)
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name}-{number}"
+    return free
 
 
 def quote(text: str) -> str:
@@ -90,8 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not args.root:
         raise UserError("ROOT: missing; make photos ROOT=/my/pictures")
     root = Path(os.path.abspath(Path(args.root).expanduser()))
-    if not str(root).isprintable():  # also if it is not UTF-8
-        raise UserError(f"ROOT: {scan.printable(str(root))} has characters that params.yaml cannot hold; rename it")
+    if str(root) != (shown := scan.printable(str(root))):
+        raise UserError(f"ROOT: {shown} has characters that params.yaml cannot hold; rename it")
     if not root.is_dir():
         raise UserError(f"ROOT: {root} is not a directory; name one with a directory of pictures per landmark")
     taken = output("git", "for-each-ref", "--format=%(refname:lstrip=-1)", "refs/exps").splitlines()
