@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 from landmarks import artifacts, images, similar
@@ -15,15 +16,24 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import BACKBONES, ROOT, VGG, abn, drawing, jpeg, model_folder, tailed, user_error
+from conftest import LITE, ROOT, VGG, abn, drawing, jpeg, model_folder, tailed, user_error
 
 PHOTOS = {f"{'ab'[n % 2]}/{n}.jpg": jpeg(drawing(n, 100 + 60 * n, 120)) for n in range(7)}
 HELD = "a/6.jpg"  # a test picture
 
 
-@pytest.fixture(scope="module", params=[*BACKBONES, pytest.param(tailed(VGG), id="tail")])
+SLOW = {"timm": LITE, "tail": tailed(VGG)}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[VGG, *(pytest.param(base, id=name, marks=pytest.mark.slow) for name, base in SLOW.items())],
+)
 def released(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """A model folder, in a directory with the artefacts that the stage reads. Photographs are shrunk to 96 pixels."""
+    """A model folder with thumbnails, in a directory with the artefacts that the stage reads.
+
+    Photographs are shrunk to 96 pixels.
+    """
     root = tmp_path_factory.mktemp("project")
     folder = model_folder(root / artifacts.RELEASED / "abn", abn(), base=request.param)
     facts = json.loads((folder / "release.json").read_text(encoding="utf-8"))
@@ -35,31 +45,24 @@ def released(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
     pd.DataFrame({"id": sorted(PHOTOS), "split": splits}).to_parquet(root / artifacts.SPLIT)
     (root / artifacts.TRUNK).parent.mkdir()
     shutil.copyfile(folder / "backbone.safetensors", root / artifacts.TRUNK)
+    with chdir(root):
+        run(folder, "pictures")
+    shutil.copyfile(root / artifacts.SIMILAR, folder / similar.FILE)
     return folder
 
 
-def run(root: Path, released: Path, include: str) -> None:
-    """Runs the stage in `root`."""
+def run(released: Path, include: str) -> None:
+    """Runs the stage in the current directory."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     values["augment"]["crop"] = 64
     values["backbone"] = json.loads((released / "release.json").read_text(encoding="utf-8"))["backbone"]
     values["package"]["similar"] = include
-    (root / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    Path("params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     stage.main()
 
 
-@pytest.fixture
-def model(released: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same folder, with thumbnails."""
-    root = released.parents[2]
-    monkeypatch.chdir(root)
-    run(root, released, "pictures")
-    shutil.copyfile(artifacts.SIMILAR, released / similar.FILE)
-    return released
-
-
-def test_a_training_picture_is_at_distance_0_from_itself(model: Path) -> None:
-    recognizer = Recognizer(model, "cpu")
+def test_a_training_picture_is_at_distance_0_from_itself(released: Path) -> None:
+    recognizer = Recognizer(released, "cpu")
     answers = recognizer.answer([recognizer.view(data) for data in PHOTOS.values()])
     for name, answer in zip(PHOTOS, answers, strict=True):
         near = recognizer.gallery.nearest(answer.vector, 99)
@@ -81,10 +84,11 @@ def test_a_thumbnail_has_at_most_160_pixels_a_side() -> None:
 
 
 @pytest.mark.parametrize("include", ["none", "ids"])
-def test_nothing_is_included_that_was_not_asked_for(model: Path, include: str) -> None:
-    before = pq.read_table(artifacts.SIMILAR)
-    run(Path(), model, include)
-    table = pq.read_table(artifacts.SIMILAR)
+def test_nothing_is_included_that_was_not_asked_for(released: Path, include: str) -> None:
+    before = pq.read_table(released / similar.FILE)
+    with chdir(released.parents[2]):
+        run(released, include)
+    table = pq.read_table(released.parents[2] / artifacts.SIMILAR)
     if include == "none":
         assert len(table) == 0
     else:
@@ -108,10 +112,10 @@ def test_equal_pictures_are_in_the_order_of_their_ids_and_a_constant_channel_doe
     assert near[2].distance > 0.5 and near[2].thumbnail is None
 
 
-def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photo.jpg").write_bytes(PHOTOS["b/1.jpg"])
     (tmp_path / "text.jpg").write_text("no picture")
-    command = ["predict", str(tmp_path), "--model", str(model), "--similar", "2"]
+    command = ["predict", str(tmp_path), "--model", str(released), "--similar", "2"]
     assert cli.main([*command, "--top", "1"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5 and "similar training pictures" in lines[2]
