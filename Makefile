@@ -1,12 +1,16 @@
-# The two commands of the README. Both need Python 3.11+, git, make and PyPI, and nothing else.
+# The commands of the README. Both need Python 3.11+, git, make and PyPI, and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce quick test lint verify verify-matrix check-cache torture fuzz benchmark scale ablations backbones
+.PHONY: reproduce photos quick test lint verify verify-matrix check-cache torture fuzz benchmark scale ablations backbones
 
 reproduce: .venv/installed
 	$(BIN)/python -m landmarks.params
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+
+# Trains on a folder of photographs: make photos ROOT=/my/pictures ARGS="--recipe small -S train.repeats=3"
+photos: .venv/installed
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.photos "$$ROOT" $(ARGS)
 
 # Lint, types and the fast tests: under a minute on two cores.
 quick: lint

@@ -20,6 +20,7 @@ BACKBONE = Path("models/backbone.safetensors")
 MODELS = Path("models/trained")
 FEATURES = Path("data/features/features.npy")
 TRUNK = Path("data/features/trunk.safetensors")
+SIMILAR = Path("data/similar.parquet")
 LOGS = Path("metrics/train")
 REPEATS = Path("metrics/repeats")
 ANSWERS = "answers.parquet"  # in each LOGS/NAME and REPEATS/NAME/SEED
@@ -38,7 +39,7 @@ TRAINING = (FEATURES, VIEWS, SPLIT, FILTERED / "classes.csv", BACKBONE)
 
 # DVC deletes and writes these, or what is in them.
 OUTS = (
-    *(DOWNLOADED, FILTERED, SPLIT, VIEWS, BACKBONE, FEATURES.parent, MODELS, LOGS),
+    *(DOWNLOADED, FILTERED, SPLIT, VIEWS, BACKBONE, FEATURES.parent, SIMILAR, MODELS, LOGS),
     *(REPEATS, PREDICTIONS, RESULTS, RESULTS.with_suffix(".md"), CLASSES, WRONG, INSPECTION, RELEASED, PLOTS),
     REPORT,
 )

@@ -30,12 +30,16 @@ class Data(Block):
     source: Literal["sample", "folder", "gldv1", "gldv2"]
     root: str | None
     only: str | None
+    version: str | None
 
     @property
     def portable(self) -> "Data":
-        """The same block with only the last part of `root`, which tells nothing about the user's machine or server."""
-        last = re.split("[?#]", self.root or "")[0].rstrip("/").rpartition("/")[2].rpartition("@")[2]
-        return self.model_copy(update={"root": last or None})
+        """The same block with only the last part of paths, which tells nothing about the user's machine or server."""
+
+        def last(path: str | None) -> str | None:
+            return re.split("[?#]", path or "")[0].rstrip("/").rpartition("/")[2].rpartition("@")[2] or None
+
+        return self.model_copy(update={"root": last(self.root), "only": last(self.only)})
 
 
 class Download(Block):
@@ -150,6 +154,7 @@ class Evaluate(Block):
 
 class Package(Block):
     false_alarm_rate: Annotated[float, Field(ge=0, lt=1)]
+    similar: Literal["none", "ids", "pictures"]
 
 
 class Compute(Block):

@@ -6,7 +6,7 @@ The threshold for unknown landmarks is chosen on validation pictures alone.
 import json
 import shutil
 
-from landmarks import artifacts, images, params, release, stage
+from landmarks import artifacts, images, params, release, similar, stage
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ def main() -> str:
         "data": {"source": p.data.source},  # not the root, which is a path on one machine
         **{name: block.model_dump(mode="json") for name, block in (blocks | {"train": p.train}).items()},
     }
-    shown = None
+    shown, compared = None, len(pd.read_parquet(artifacts.SIMILAR, columns=["id"]))
     with stage.atomic_output(artifacts.RELEASED) as out, stage.progress(len(p.models), "models") as bar:
         for name, abn in p.models.items():
             answers = {split: rows for split, rows in predictions[predictions["model"] == name].groupby("split")}
@@ -48,6 +48,8 @@ def main() -> str:
             shutil.copytree(artifacts.MODELS / name, folder, copy_function=shutil.copyfile)
             shutil.copyfile(artifacts.TRUNK, folder / "backbone.safetensors")
             known.to_csv(folder / "classes.csv", index=False, lineterminator="\n")
+            if compared:
+                shutil.copyfile(artifacts.SIMILAR, folder / similar.FILE)
             release.write(folder, content, release.card(content, len(classes), sizes))
             if p.data.source == "sample":  # other sources' pictures may not be passed on
                 shown = shown or examples(answers["test"], classes["landmark_id"].tolist())

@@ -4,6 +4,7 @@ With SCREENSHOT=docs/demo.png in the environment, the models in models/released/
 """
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from landmarks import similar
 from landmarks.images import encode
 
+import numpy as np
 import pytest
 from conftest import ROOT, abn, drawing, jpeg, model_folder, user_error
 from PIL import Image
@@ -39,7 +42,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models, of which baseline knows no photo, and two examples."""
     root = tmp_path_factory.mktemp("release")
     model_folder(root / "baseline", threshold=0.999)
-    examples = model_folder(root / "abn", abn()) / "examples"
+    abn_folder = model_folder(root / "abn", abn())
+    with similar.writer(abn_folder / similar.FILE) as write:
+        vectors = np.random.default_rng(0).normal(size=(8, 256)).astype(np.float16)
+        shown = [similar.thumbnail(drawing(0)), *[None] * 7]
+        rows = zip(vectors, shown, strict=True)
+        write([similar.Row(f"<b>{n}", "b-2", vector, picture) for n, (vector, picture) in enumerate(rows)])
+    examples = abn_folder / "examples"
     examples.mkdir()
     for n in range(2):
         (examples / f"{n}.jpg").write_bytes(jpeg(drawing(n, 320, 240)))
@@ -119,6 +128,12 @@ def test_a_photo_is_answered_by_both_models(page: "sync_api.Page") -> None:
     sync_api.expect(page.locator("#verdict-0")).to_contain_text("none of the known landmarks")
     for name in ("a-1", "Bridge (b-2)", "c-3"):
         sync_api.expect(page.locator("#bars-1")).to_contain_text(name)
+
+
+def test_similar_training_pictures_are_shown(page: "sync_api.Page") -> None:
+    figures = page.locator("#similar figure")
+    sync_api.expect(figures).to_have_count(5)
+    sync_api.expect(figures.first).to_contain_text(re.compile(r"Bridge \(b-2\)\s*distance \d\.\d{3}\s*<b>\d"))
 
 
 def test_the_slider_redraws_the_map(page: "sync_api.Page") -> None:

@@ -21,8 +21,8 @@ ABLATIONS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["
 STAGES = {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
 DESIGNED = {
     *("download", "filter", "split", "augment-index", "fetch-backbone", "extract-features"),
-    *("inspect", "train-baseline", "train-abn", "train-ablation", "train-repeats", "evaluate", "package", "plot"),
-    "report",
+    *("inspect", "train-baseline", "train-abn", "train-ablation", "train-repeats", "evaluate", "similar"),
+    *("package", "plot", "report"),
 }
 
 

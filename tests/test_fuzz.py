@@ -184,7 +184,11 @@ def test_images_csv(data: bytes) -> None:
         (here / "root").mkdir()
         (here / "root/images.csv").write_bytes(data)
         with sources.open_source(
-            params.Data(source="folder", root="root", only=None), DOWNLOAD, seed=0, workers=1, scratch=here / "scratch"
+            params.Data(source="folder", root="root", only=None, version=None),
+            DOWNLOAD,
+            seed=0,
+            workers=1,
+            scratch=here / "scratch",
         ) as source:
             wanted = source.index()
             list(source.pictures(wanted[~wanted["id"].isin(source.fetch(wanted))]))
@@ -209,7 +213,7 @@ def test_urls_of_the_index_of_v1(urls: list[str]) -> None:
         rows = [f'{number},"{url.replace(chr(34), "")}",x' for number, url in enumerate(urls)]
         (here / "train.csv").write_bytes("\n".join(["id,url,landmark_id", *rows]).encode("utf-8", "replace"))
         with sources.open_source(
-            params.Data(source="gldv1", root="train.csv", only=None),
+            params.Data(source="gldv1", root="train.csv", only=None, version=None),
             DOWNLOAD,
             seed=0,
             workers=1,
@@ -228,7 +232,7 @@ def test_data_root(scheme: str, rest: str) -> None:
     root = scheme + rest
     for name in ("folder", "gldv1", "gldv2"):
         with new_directory() as here, one_line("data.root"):
-            data = params.Data(source=name, root=root, only=None)
+            data = params.Data(source=name, root=root, only=None, version=None)
             with sources.open_source(data, DOWNLOAD, seed=0, workers=1, scratch=here / "scratch") as source:
                 source.index()
 
@@ -282,7 +286,7 @@ def test_folders_of_pictures(files: list, links: list, listed: bool) -> None:
         if listed:
             rows = [f"{n},x,{path.relative_to(root)}" for n, path in enumerate(sorted(wanted)[::2])]
             (root / "images.csv").write_text("\n".join(["id,landmark_id,file", *rows]), encoding="utf-8")
-        data = params.Data(source="folder", root="root", only=None)
+        data = params.Data(source="folder", root="root", only=None, version=None)
         faulthandler.dump_traceback_later(20, exit=True)  # where a loop of links has no end
         with sources.open_source(data, DOWNLOAD, seed=0, workers=1, scratch=here / "scratch") as source:
             index, skipped = source.index(), source.skipped()

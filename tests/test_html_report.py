@@ -70,7 +70,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in (*report.DRAWINGS, artifacts.PLOTS / "attention.png"):
         drawing(1, 300, 125).save(path)
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    values["data"] = {"source": "folder", "root": "/home/ann/My pictures/"}
+    values["data"] |= {"source": "folder", "root": "/home/ann/My pictures/", "only": "/home/ann/ids.txt"}
     values["backbone"]["weights"] = "/home/ann/mine.safetensors"
     write(Path("params.yaml"), yaml.safe_dump(values))
     write(
@@ -190,7 +190,8 @@ def test_what_to_do_next(suspects: int, contradictions: int, twice: float, wrong
     ],
 )
 def test_only_the_last_part_of_a_path_is_shown(root: str | None, shown: str | None) -> None:
-    assert params.Data(source="folder", root=root).portable.root == shown
+    data = params.Data(source="folder", root=root, only=root, version=None).portable
+    assert data.root == data.only == shown
 
 
 @pytest.mark.slow

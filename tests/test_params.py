@@ -150,6 +150,7 @@ def test_wrong_type(file: Path, key: str, value: object) -> None:
         ("evaluate.calibration_bins", 0),
         ("package.false_alarm_rate", 1.0),
         ("package.false_alarm_rate", -0.05),
+        ("package.similar", "all"),
         ("compute.device", "tpu"),
         ("compute.workers", -1),
     ],

@@ -38,7 +38,7 @@ OUTS = [
         for name in MODELS
         for file in ("plots/metrics/val/accuracy.tsv", "steps.csv", "answers.parquet")
     ),
-    *("metrics/results.json", "metrics/results.md", "data/predictions.parquet"),
+    *("metrics/results.json", "metrics/results.md", "data/predictions.parquet", "data/similar.parquet"),
     *(f"models/released/{name}/{file}" for name in MODELS for file in RELEASED),
     *(f"plots/{name}" for name in (*(f"{plot}.png" for plot in PLOTS), *TABLES)),
     *("metrics/classes.csv", "metrics/wrong.csv", "metrics/inspection/embedding.png"),
@@ -207,13 +207,22 @@ def test_paths_of_an_experiment_in_a_copy_are_those_of_the_repository(project: P
         (project.root / "mine.safetensors").unlink()
 
 
+def test_training_pictures_are_in_model_folders_only_on_request(project: Project) -> None:
+    command = ("-m", "landmarks", "predict", "models/released/abn/examples", "--similar", "1")
+    assert "set package.similar" in project.run(*command).stderr
+    done = project.dvc("exp", "run", "-S", "package.similar=ids")
+    assert done.returncode == 0 and sorted(stages_run(done)) == ["package", "similar"], done.stderr
+    done = project.run(*command)
+    assert done.returncode == 0 and "similar training pictures" in done.stdout, done.stderr
+
+
 def test_another_backbone_with_a_trained_tail(project: Project) -> None:
     """Nothing before the backbone runs again."""
     changes = {"name": "mobilenetv3_small_050", "weights": "random", "layer": "level4", "tail": "trained"}
     done = project.dvc("exp", "run", *(f"-S=backbone.{key}={value}" for key, value in changes.items()))
     assert done.returncode == 0, done.stderr
     trained = {"train-baseline", "train-abn", "train-ablation@alpha-0", "train-ablation@study", "train-repeats"}
-    others = {"fetch-backbone", "extract-features", "inspect", "evaluate", "package", "plot", "report"}
+    others = {"fetch-backbone", "extract-features", "inspect", "evaluate", "similar", "package", "plot", "report"}
     assert set(stages_run(done)) == trained | others
     features = np.load(project.root / "data/features/features.npy", mmap_mode="r")
     predictions = pd.read_parquet(project.root / "data/predictions.parquet")

@@ -113,7 +113,7 @@ def test_an_unreadable_photo_gives_a_reason_and_the_others_are_answered(
 
 def test_best_and_known(folder: Path, model: Recognizer) -> None:
     scores = np.array([0.2, 0.5, 0.3])
-    answer = recognizer.Answer(scores, None, (0, 0, 1, 1))
+    answer = recognizer.Answer(scores, None, (0, 0, 1, 1), np.zeros(1))
     assert [guess.landmark_id for guess in model.best(answer, 9)] == ["b-2", "c-3", "a-1"]
     assert model.best(answer, 1) == [("b-2", "Bridge", 0.5)]
     assert model.known(answer)

@@ -27,7 +27,7 @@ DOWNLOAD = params.load(ROOT / "params.yaml").download
 
 
 def opened(name: str, root: Path | str | None, scratch: Path = SCRATCH) -> AbstractContextManager[Source]:
-    data = params.Data(source=name, root=None if root is None else str(root), only=None)
+    data = params.Data(source=name, root=None if root is None else str(root), only=None, version=None)
     return open_source(data, DOWNLOAD, seed=3, workers=1, scratch=scratch)
 
 

@@ -18,6 +18,7 @@ from landmarks.stage.errors import explain
 
 if TYPE_CHECKING:
     from landmarks.serving.recognizer import Answer, Recognizer
+    from landmarks.similar import Neighbour
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository, which has models/released/
 VERSION = "1.1.0"  # of this command and of the package
@@ -25,6 +26,7 @@ EXAMPLES = """examples:
   landmarks predict photo.jpg                    the five most probable landmarks
   landmarks predict holiday/ --overlay maps/     a folder; draws the attention map over each photo
   landmarks predict 'trip/**/*.jpg' --json       one line of JSON per photo
+  landmarks predict photo.jpg --similar 5        also the most similar training pictures
   landmarks export --onnx landmarks.onnx         the model as one file, for other programs
   landmarks submit photos/ --out submission.csv  answers in the format of the challenge
   landmarks score submission.csv solution.csv    the challenge's score of such answers
@@ -80,13 +82,16 @@ def parser() -> argparse.ArgumentParser:
         "A photo that cannot be read gives one line on stderr; the other photos follow, and the exit status is 1.\n"
         "JSON, one line per photo: file, and error or guesses (landmark_id, name, confidence), known (false: probably\n"
         "none of the known landmarks), box (what the network saw: left, top, right, bottom as fractions of the\n"
-        "photo's width and height), map (rows of the attention map of that box, 0..1; null without attention).\n\n"
+        "photo's width and height), map (rows of the attention map of that box, 0..1; null without attention), and\n"
+        "with --similar also similar (id, landmark_id, name, distance from 0, the same picture, to 2).\n\n"
         "example:\n"
         "  landmarks predict photo.jpg --model baseline --top 3",
         *OPTIONS,
     )
     command.add_argument("photos", nargs="+", metavar="PHOTO", help="a file, a folder or a glob")
     command.add_argument("--top", type=number(1), default=5, metavar="N", help="landmarks to name (default: 5)")
+    near = "show the N most similar training pictures; the model folder must have them (package.similar)"
+    command.add_argument("--similar", type=number(1), metavar="N", help=near)
     drawn = "write each photo with its attention map to DIR, as PNG"
     command.add_argument("--overlay", type=Path, metavar="DIR", help=drawn)
     command.add_argument("--json", action="store_true", help="one line of JSON per photo instead of a table")
@@ -197,6 +202,7 @@ def predict(args: argparse.Namespace) -> int:
     model = load(args.model, args.device)
     if args.overlay and not model.has_map:
         raise UserError(f"--overlay: {args.model} has no attention map; choose another --model")
+    gallery = model.gallery if args.similar else None
     status = 0
     photos, taken = list(recognizer.find(args.photos)), set[str]()
     overlays: dict[Path, Path] = {}
@@ -213,26 +219,29 @@ def predict(args: argparse.Namespace) -> int:
             except (Unfit, OSError) as error:  # such as a name that is too long
                 print(f"landmarks: {explain(error) or f'{path}: {error}'}", file=sys.stderr)
                 status = 1
+        near = [] if gallery is None or isinstance(answer, Unfit) else gallery.nearest(answer.vector, args.similar)
         if args.json:
-            print(json.dumps({"file": str(path)} | as_dict(model, answer, args.top)), flush=True)
+            print(json.dumps({"file": str(path)} | as_dict(model, answer, args.top, near)), flush=True)
         elif not isinstance(answer, Unfit):
-            print(as_table(model, path, answer, args.top), flush=True)
+            print(as_table(model, path, answer, args.top, near), flush=True)
     return status
 
 
-def as_dict(model: "Recognizer", answer: "Answer | Exception", top: int) -> dict:
-    """The fields of a photo's line of JSON, except its name."""
+def as_dict(model: "Recognizer", answer: "Answer | Exception", top: int, near: "list[Neighbour]") -> dict:
+    """The fields of a photo's line of JSON, except its name. `near` are the similar pictures, if any are wanted."""
     if isinstance(answer, Exception):
         return {"error": str(answer)}
     guesses = [
         guess._asdict() | {"confidence": round(guess.confidence, artifacts.DIGITS)} for guess in model.best(answer, top)
     ]
     attention_map = None if answer.map is None else [[round(float(value), 4) for value in row] for row in answer.map]
-    return {"guesses": guesses, "known": model.known(answer), "box": answer.box, "map": attention_map}
+    entry = {"guesses": guesses, "known": model.known(answer), "box": answer.box, "map": attention_map}
+    others = [{key: value for key, value in other._asdict().items() if key != "thumbnail"} for other in near]
+    return entry | ({"similar": others} if near else {})
 
 
-def as_table(model: "Recognizer", path: Path, answer: "Answer", top: int) -> str:
-    """A photo's lines: its name, then rank, confidence, id and name of each landmark."""
+def as_table(model: "Recognizer", path: Path, answer: "Answer", top: int, near: "list[Neighbour]") -> str:
+    """A photo's lines: its name, then rank, confidence, id and name of each landmark, then the similar pictures."""
     from landmarks import scan
 
     lines = [scan.printable(str(path))]
@@ -244,6 +253,11 @@ def as_table(model: "Recognizer", path: Path, answer: "Answer", top: int) -> str
     for rank, guess in enumerate(guesses, 1):
         line = f"{rank:3}  {100 * guess.confidence:5.1f} %  {guess.landmark_id:{width}}  {guess.name}"
         lines.append(line.rstrip())
+    if near:
+        lines.append("     similar training pictures and their distances")
+    for rank, other in enumerate(near, 1):
+        landmark = f"{other.landmark_id}  {other.name}".rstrip()
+        lines.append(f"{rank:3}  {other.distance:7.3f}  {landmark}  {other.id}")
     return "\n".join(lines)
 
 

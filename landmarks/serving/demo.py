@@ -3,8 +3,10 @@
 Needs Gradio (requirements-demo.txt). The page loads everything from 127.0.0.1.
 """
 
+import html
 import os
 import re
+from base64 import b64encode
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ from landmarks import images
 from landmarks.images import Unfit
 from landmarks.serving import overlay, recognizer
 from landmarks.serving.recognizer import Answer, Recognizer
+from landmarks.similar import Neighbour
 from landmarks.stage import UserError
 
 from PIL import Image
@@ -25,6 +28,7 @@ except ImportError as error:
 
 MEGABYTES = 20  # of an upload
 TOP = 5  # landmarks shown
+SIMILAR = 5  # training pictures shown
 OPACITY = 0.6  # of the map, initially
 REASONS = {
     "broken": "is not a readable picture",
@@ -33,7 +37,10 @@ REASONS = {
     "narrow": f"is too narrow: one side is more than {images.MAX_ASPECT} times the other",
     "small": f"is too small: at least {images.MIN_SIDE} pixels each way",
 }
-STYLE = "footer {display: none !important}"
+STYLE = """
+footer {display: none !important}
+#similar figure {display: inline-block; width: 160px; margin: 8px; vertical-align: top; overflow-wrap: anywhere}
+"""
 
 
 class Seen(NamedTuple):
@@ -70,16 +77,31 @@ def verdict(model: Recognizer, answer: Answer) -> str:
     return f"Probably **none of the known landmarks**: the best is below {100 * model.threshold:.1f} %. Otherwise:"
 
 
-def title(guess: recognizer.Guess) -> str:
+def similar_pictures(model: Recognizer, answer: Answer) -> str:
+    """HTML: the most similar training pictures with landmark, distance and id."""
+    figures = []
+    for other in model.gallery.nearest(answer.vector, SIMILAR):
+        data = other.thumbnail and b64encode(other.thumbnail).decode()
+        image = f'<img src="data:image/jpeg;base64,{data}" alt="">' if data else ""
+        lines = [title(other), f"distance {other.distance:.3f}", other.id]
+        figures.append(f"<figure>{image}<figcaption>{'<br>'.join(map(html.escape, lines))}</figcaption></figure>")
+    return f"<h3>The most similar training pictures</h3>{''.join(figures)}"
+
+
+def title(guess: recognizer.Guess | Neighbour) -> str:
     return f"{guess.name} ({guess.landmark_id})" if guess.name else guess.landmark_id
 
 
 def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
-    """The page, with `models` side by side and `examples` to click on."""
+    """The page, with `models` side by side and `examples` to click on.
+
+    Below them are similar training pictures, compared by the first model whose folder has some.
+    """
+    comparing = next((column for column, model in enumerate(models) if model.has_gallery), None)
 
     def show(path: str | None, opacity: float) -> list:
-        """The message, what the page remembers, and for each model its verdict, picture and bars."""
-        nothing = [None] * 3 * len(models)
+        """The message, what the page remembers, each model's verdict, picture and bars, and the similar pictures."""
+        nothing = [None] * (3 * len(models) + 1)
         if not path:  # the user removed the file
             return ["", None, *nothing]
         try:
@@ -90,7 +112,9 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
         for column, (model, answer) in enumerate(zip(models, seen.answers, strict=True)):
             bars = {title(guess): guess.confidence for guess in model.best(answer, TOP)}
             cells += [verdict(model, answer), picture(seen, column, opacity), bars]
-        return cells
+        if comparing is None:
+            return [*cells, None]
+        return [*cells, similar_pictures(models[comparing], seen.answers[comparing])]
 
     def click(event: gr.SelectData, opacity: float) -> list:
         return show(str(examples[event.index]), opacity)
@@ -127,8 +151,9 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
                         gr.Image(label="where it looks", format="png", buttons=["fullscreen"], elem_id=f"map-{column}"),
                         gr.Label(label="confidence", num_top_classes=TOP, elem_id=f"bars-{column}"),
                     ]
+        cells.append(gr.HTML(elem_id="similar"))
         file.change(show, [file, slider], [message, remembered, *cells], api_visibility="private")
-        slider.change(slide, [remembered, slider], cells[1::3], api_visibility="private", show_progress="hidden")
+        slider.change(slide, [remembered, slider], cells[1:-1:3], api_visibility="private", show_progress="hidden")
         if examples:
             gallery.select(click, slider, [message, remembered, *cells], api_visibility="private")
     return blocks

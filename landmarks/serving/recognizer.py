@@ -10,11 +10,12 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from landmarks import augment, determinism, images, models, release
+from landmarks import augment, determinism, images, models, release, similar
 from landmarks.artifacts import DIGITS
 from landmarks.images import Picture, Unfit
 from landmarks.networks import Trunk
@@ -41,11 +42,13 @@ class View(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A model's answer for a photo: the classes' probabilities [K], and the attention map in 0..1 [H, W] of `box`."""
+    """A model's answer for a photo: the classes' probabilities [K], the attention map in 0..1 [H, W] of `box`, and the
+    vector [C] to find similar pictures."""
 
     scores: np.ndarray
     map: np.ndarray | None
     box: Box
+    vector: np.ndarray
 
 
 class Guess(NamedTuple):
@@ -58,7 +61,7 @@ class Recognizer:
     """The model of a folder. Raises `UserError` if the folder is no model folder, or a broken one."""
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
-        self.facts = release.read(folder)
+        self.folder, self.facts = folder, release.read(folder)
         self.device = determinism.pick_device(device)
         try:
             self.trunk = Trunk(load_file(folder / "backbone.safetensors"), Backbone(**self.facts["backbone"]))
@@ -66,16 +69,34 @@ class Recognizer:
             with (folder / "classes.csv").open(newline="", encoding="utf-8") as file:
                 self.names = {row["landmark_id"]: row.get("name") or "" for row in csv.DictReader(file)}
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder}: a file of the model is missing or broken ({reason}); copy it again") from None
+            raise self.broken(error) from None
         self.trunk.to(self.device)
         self.model.to(self.device).eval()
         self.landmarks = self.model.design.landmarks
         self.threshold = self.facts["unknown"]["threshold"]
 
+    def broken(self, error: Exception) -> UserError:
+        reason = " ".join(str(error).split())[:200]
+        return UserError(f"{self.folder}: a file of the model is missing or broken ({reason}); copy it again")
+
     @property
     def has_map(self) -> bool:
         return self.model.design.abn is not None
+
+    @property
+    def has_gallery(self) -> bool:
+        return (self.folder / similar.FILE).exists()
+
+    @cached_property
+    def gallery(self) -> similar.Gallery:
+        """The training pictures of the folder. Raises `UserError` if they are missing or broken."""
+        if not self.has_gallery:
+            text = "has no training pictures; set package.similar to ids or pictures, and run `dvc repro`"
+            raise UserError(f"{self.folder} {text}")
+        try:
+            return similar.Gallery(self.folder / similar.FILE, self.names)
+        except (OSError, ValueError, KeyError) as error:
+            raise self.broken(error) from None
 
     def view(self, data: bytes) -> View:
         """What the network sees of an encoded photo, as release.json says. Raises `Unfit` as `images.decode` does."""
@@ -99,10 +120,12 @@ class Recognizer:
         bits of the sums may therefore differ from the pipeline's; rounding to float16 removes most of this.
         """
         pixels = torch.from_numpy(np.stack([view.pixels for view in views])).to(self.device)
-        output = self.model(self.trunk(pixels).float())
+        features = self.trunk(pixels)
+        output = self.model(features.float())
         scores = self.model.probabilities(output).cpu().double().numpy()  # MPS has no double
         maps = [None] * len(views) if output.map is None else output.map[:, 0].cpu().numpy()
-        return [Answer(*row) for row in zip(scores, maps, (view.box for view in views), strict=True)]
+        vectors = similar.pool(features.cpu().numpy())
+        return [Answer(*row) for row in zip(scores, maps, (view.box for view in views), vectors, strict=True)]
 
     def recognise(self, photos: Iterable[P]) -> Iterator[tuple[P, Answer | Unfit]]:
         """Streams each photo, in order, with its answer or the reason why there is none. None is a missing photo.

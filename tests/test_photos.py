@@ -1,0 +1,135 @@
+"""`make photos`: from a folder to a DVC experiment, here with a pipeline that only copies its parameters."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from landmarks import params
+from tools import photos
+
+import pytest
+import yaml
+from conftest import ROOT, drawing, jpeg, user_error
+
+RECIPES = yaml.load((ROOT / "recipes.yaml").read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506 - as in photos
+ODD = "It's (1), 50 % [x] {y} #z: a=b \\ ${HOME} é"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Pictures of two landmarks in a folder with an odd name."""
+    folder = tmp_path / ODD
+    for name in ("a/0.jpg", "b/1.jpg"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(jpeg(drawing()))
+    return folder
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_are_valid(recipe: str, root: Path, tmp_path: Path) -> None:
+    from dvc.utils.hydra import apply_overrides  # what `dvc exp run -S` calls
+
+    file = shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    arguments = photos.settings(root, RECIPES[recipe], ["train.repeats=3"], params.load(file).ablations)
+    assert set(arguments[::2]) == {"-S"}
+    apply_overrides(file, arguments[1::2])
+    p = params.load(file)
+    assert p.data == params.Data(source="folder", root=str(root), only=None, version=photos.version(root))
+    assert (p.filter.top_k, p.train.repeats, p.filter.skip_top, p.ablations) == ("all", 3, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("/my/pictures", "photos-pictures"),
+        ("/my/It's 50 %, ..@{x}.lock", "photos-It-s-50-x-lock"),
+        ("/", "photos"),
+        ("/写真", "photos-写真"),
+        ("/" + "x" * 200, f"photos-{'x' * 43}"),
+    ],
+)
+def test_the_experiment_is_named_after_the_folder(folder: str, name: str) -> None:
+    assert photos.free_name(Path(folder), ["other"]) == name
+    assert photos.free_name(Path(folder), [name, f"{name}-2", "other"]) == f"{name}-3"
+    subprocess.run(["git", "check-ref-format", f"refs/exps/{name}"], check=True)
+
+
+def test_the_version_changes_with_the_pictures(root: Path) -> None:
+    first = photos.version(root)
+    (root / "notes.txt").touch()
+    assert photos.version(root) == first
+    os.utime(root / "a/0.jpg", (1, 1))
+    versions = {first, photos.version(root)}
+    (root / "a/0.jpg").rename(root / "a/2.jpg")
+    versions.add(photos.version(root))
+    (root / "images.csv").touch()
+    versions.add(photos.version(root))
+    assert len(versions) == 4
+
+
+def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "a.cr2").touch()
+    with user_error(r"ROOT: missing; make photos ROOT="):
+        photos.main([""])
+    with user_error("nowhere is not a directory"):
+        photos.main([str(tmp_path / "nowhere")])
+    with user_error(r"contains no pictures \(1 unsupported .cr2\)"):
+        photos.main([str(tmp_path)])
+    with user_error(r"caf\\xe9 has characters that params.yaml cannot hold"):
+        photos.main([str(tmp_path / os.fsdecode(b"caf\xe9"))])
+    with pytest.raises(SystemExit):
+        photos.main([str(tmp_path), "--recipe", "none"])
+
+
+PIPELINE = """
+stages:
+  read: {cmd: cp params.yaml copied, params: [data], outs: [copied]}
+  train: {cmd: echo done > trained, params: [train], outs: [trained]}
+"""
+
+
+@pytest.mark.slow
+def test_each_run_is_an_experiment_that_runs_what_changed(root: Path, tmp_path: Path) -> None:
+    """For a user whom git does not know, in a repository with changes."""
+    here = tmp_path / "repository"
+    here.mkdir()
+    for name in ("params.yaml", "recipes.yaml"):
+        shutil.copyfile(ROOT / name, here / name)
+    (here / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith(("DVC_", "GIT_"))}
+    environment |= {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment |= {"GIT_CONFIG_NOSYSTEM": "1", "DVC_SITE_CACHE_DIR": str(tmp_path / "site")}
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    dvc = (sys.executable, "-m", "dvc")
+    tool = (sys.executable, "-m", "tools.photos")
+    run("git", "init", "--quiet")
+    run(*dvc, "init", "--quiet")
+    run(*dvc, "repro", "--quiet")
+    run("git", "add", "--all")
+    run("git", "-c", "user.name=x", "-c", "user.email=x", "commit", "--quiet", "--message", "x")
+
+    first = run(*tool, str(root), "-S", "train.epochs=2")
+    name = "photos-It-s-1-50-x-y-z-a-b-HOME-é"
+    assert shlex.split(first.splitlines()[0])[:7] == ["dvc", "exp", "run", "--name", name, "-S", "data.source=folder"]
+    assert "Running stage 'read'" in first and "Running stage 'train'" in first
+    assert f"Its report: {here / 'report.html'}" in first
+    (root / "a/new.jpg").write_bytes(jpeg(drawing(1)))
+    second = run(*tool, str(root))
+    assert f"experiment {name}-2 is done" in second
+    assert "Running stage 'read'" in second and "Running stage 'train'" not in second
+    other = shutil.copytree(root, tmp_path / "other")
+    run(*tool, str(other), "--recipe", "small")
+    assert sorted(run(*dvc, "exp", "list", "--name-only").split()) == [name, f"{name}-2", "photos-other"]
+    assert all(text in run(*dvc, "exp", "show", "--csv") for text in (ODD, str(other)))
+    run("git", "stash")
+    assert "Running" not in run(*dvc, "repro") and run("git", "status", "--porcelain") == "", "as the docs say"
+    assert (here / "copied").read_bytes() == (ROOT / "params.yaml").read_bytes()

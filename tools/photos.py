@@ -1,0 +1,120 @@
+"""Trains on a folder of photographs, as a DVC experiment: `make photos ROOT=/my/pictures`.
+
+    .venv/bin/python -m tools.photos ROOT [--recipe NAME] [-S KEY=VALUE ...]
+
+Removes the ablations, sets the keys of a recipe of recipes.yaml, then those of -S, prints the `dvc exp run` that does
+the same, and runs it.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from landmarks import artifacts, params, scan, stage
+from landmarks.stage import UserError
+from landmarks.stage.errors import explain
+
+import yaml
+
+RECIPES = Path("recipes.yaml")
+
+
+def version(root: Path) -> str:
+    """A hash that changes when a picture of `root` is added, removed, renamed or changed.
+
+    Raises `UserError` if `root` has no pictures.
+    """
+    found = scan.scan(root)
+    if not found.pictures:
+        others = stage.count_reasons(found.skipped.values())
+        raise UserError(f"ROOT: {root} contains no pictures{others and f' ({others})'}; name a folder with some")
+    listed = [name for name in ("images.csv",) if (root / name).is_file()]
+    digest = hashlib.sha256()
+    for name in [*found.pictures, *listed]:
+        facts = (root / name).stat()
+        digest.update(os.fsencode(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\0"))
+    return f"v{digest.hexdigest()[:12]}"  # never a number
+
+
+def free_name(root: Path, taken: list[str]) -> str:
+    """The name of the experiment: photos-FOLDER, or the first of photos-FOLDER-2, -3... that is not taken.
+
+    The prefix keeps it apart from branches and commits. It has only characters that git accepts in references.
+    """
+    name = re.sub(r"[\W_]+", "-", f"photos-{root.name}")[:50].strip("-")
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name}-{number}"
+    return free
+
+
+def quote(text: str) -> str:
+    """A text as a value of `dvc exp run -S`, whose grammar is Hydra's."""
+    if re.fullmatch(r"/[\w/.-]+", text):
+        return text
+    return "'" + text.replace("'", r"\'").replace("${", r"\${") + "'"
+
+
+def settings(root: Path, recipe: dict[str, str], changes: list[str], ablations: Iterable[str]) -> list[str]:
+    """The arguments -S of `dvc exp run`: no `ablations`, the recipe, the pictures, and `changes`.
+
+    Of a key's values, the last one counts.
+    """
+    removed = [f"~ablations.{name}" for name in ablations]
+    values = recipe | {"data.root": quote(str(root)), "data.version": version(root)}
+    return [word for pair in [*removed, *map("=".join, values.items()), *changes] for word in ("-S", pair)]
+
+
+def identity() -> dict[str, str]:
+    """The environment variables that DVC needs for the commits of experiments, if git does not know the user."""
+    return {
+        f"GIT_{who}_{what.upper()}": os.environ.get(f"GIT_{who}_{what.upper()}", "landmarks")
+        for what in ("name", "email")
+        if not output("git", "config", f"user.{what}")
+        for who in ("AUTHOR", "COMMITTER")
+    }
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    recipes = yaml.load(RECIPES.read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506 - values stay text
+    parser = argparse.ArgumentParser(prog="photos")
+    parser.add_argument("root", metavar="ROOT", help="the folder of the pictures")
+    parser.add_argument("--recipe", default="photos", choices=recipes, help="of recipes.yaml (default: photos)")
+    parser.add_argument("-S", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="of params.yaml")
+    args = parser.parse_args(arguments)
+    if not args.root:
+        raise UserError("ROOT: missing; make photos ROOT=/my/pictures")
+    root = Path(os.path.abspath(Path(args.root).expanduser()))
+    if str(root) != (shown := scan.printable(str(root))):
+        raise UserError(f"ROOT: {shown} has characters that params.yaml cannot hold; rename it")
+    if not root.is_dir():
+        raise UserError(f"ROOT: {root} is not a directory; name one with a directory of pictures per landmark")
+    taken = output("git", "for-each-ref", "--format=%(refname:lstrip=-1)", "refs/exps").splitlines()
+    name = free_name(root, taken)
+    run = ["exp", "run", "--name", name, *settings(root, recipes[args.recipe], args.settings, params.load().ablations)]
+    print(shlex.join(["dvc", *run]), flush=True)
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for DVC, which ends its stages
+    done = subprocess.run([sys.executable, "-m", "dvc", *run], env=os.environ | identity(), check=False)
+    if done.returncode == 0:
+        print(f"photos: experiment {name} is done. Its report: {artifacts.REPORT.absolute()}")
+        print("photos: `dvc exp show` lists all; `git stash && dvc repro` brings the results of the last commit back")
+    return done.returncode
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (UserError, OSError) as error:
+        sys.exit(f"photos: {explain(error)}")
