@@ -3,7 +3,7 @@
 import json
 import re
 
-from studies import ablations, backbones, experiments, pixels, unknown
+from studies import ablations, backbones, experiments, pictures, pixels, unknown
 
 import numpy as np
 import pandas as pd
@@ -106,3 +106,15 @@ def test_pictures_of_landmarks_that_were_left_out_are_spread_evenly() -> None:
     assert chosen["id"].is_monotonic_increasing
     with user_error("has no landmark that the filter left out"):
         unknown.left_out(index, set("abcde"))
+
+
+def test_a_subset_has_as_many_training_pictures_of_every_landmark() -> None:
+    """All views of a picture, the same pictures and more for a higher number, and all pictures of other splits."""
+    table = pd.DataFrame({"id": [f"{n:03}" for n in range(60)], "label": np.arange(60) % 3})
+    table["split"] = np.where(np.arange(60) < 45, "train", "test")
+    views = pd.concat([table.assign(view=view, row=np.arange(60) + 60 * view) for view in range(2)])
+    few, more, every = (pictures.subset(views, number, 1) for number in (5, 10, None))
+    for found, number in ((few, 5), (more, 10), (every, 15)):
+        assert (found[found["split"] == "train"].groupby(["label", "view"]).size() == number).all()
+        assert (found["split"] == "test").sum() == 30
+    assert set(few["row"]) < set(more["row"]) < set(every["row"]) == set(views["row"])
