@@ -151,6 +151,21 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--port", type=number(1, 65535), help=free_one)
     shown, several = ["baseline", "abn"], "to show side by side (default: baseline abn)"
     command.add_argument("--models", nargs="+", default=shown, metavar="MODEL", help=several)
+
+    needed = "Needs Dask: pip install --no-deps -r requirements-cluster.txt. See docs/cluster.md.\n\nexample:\n"
+    command = add(
+        scheduler,
+        "connect the pipeline with the workers of several machines",
+        f"{needed}  landmarks scheduler tls://10.0.0.1:8786",
+    )
+    default = "tcp://127.0.0.1:8786"
+    listens = f"where it listens; whoever reaches a tcp:// address can run programs as you (default: {default})"
+    command.add_argument("address", nargs="?", default=default, metavar="ADDRESS", help=listens)
+
+    command = add(
+        worker, "compute for the pipeline on another machine", f"{needed}  landmarks worker tls://10.0.0.1:8786"
+    )
+    command.add_argument("address", metavar="ADDRESS", help="of the scheduler, tcp://HOST:PORT or tls://HOST:PORT")
     return top
 
 
@@ -308,6 +323,20 @@ def serve(args: argparse.Namespace) -> int:
     from landmarks.serving import demo
 
     demo.serve([load(name, args.device) for name in args.models], folders, args.port)
+    return 0
+
+
+def scheduler(args: argparse.Namespace) -> int:
+    from landmarks import cluster
+
+    cluster.schedule(args.address)
+    return 0
+
+
+def worker(args: argparse.Namespace) -> int:
+    from landmarks import cluster, features  # noqa: F401  # a worker that imported features later would seem to hang
+
+    cluster.work(args.address)
     return 0
 
 
