@@ -11,15 +11,17 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import ssl
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
 
 from landmarks import stage
 from landmarks.stage import UserError
+from landmarks.stage.errors import explain
 from landmarks.stage.imports import ROOT
 
 import numpy as np
@@ -27,15 +29,17 @@ import numpy as np
 try:
     import dask
 
-    # Errors are one line: no logs of Dask. A worker that is silent for half a minute is given up.
-    dask.config.set({"logging": {"distributed": "critical"}, "distributed.scheduler.worker-ttl": "30s"})
+    # Errors are one line: no logs of Dask.
+    loggers = ("distributed", "distributed.client", "tornado.application", "asyncio")
+    dask.config.set({"logging": dict.fromkeys(loggers, "critical")})
     import distributed
+    from distributed.comm import connect as connect_to
 except ImportError as error:
     command = "pip install --no-deps -r requirements-cluster.txt"
     raise UserError(f"compute.cluster: {error.name} is missing; {command}, or set it to null") from None
 
 TASKS = 4  # submitted tasks per worker; more would only take memory
-SECONDS = 30  # until a scheduler that does not answer, or a run without workers, is given up
+SECONDS = 30  # until something that does not answer is given up: a scheduler, a worker, a run without workers
 CERTIFICATE = "cluster.pem"  # in the repository: certificate and private key of all machines of a tls:// cluster
 REJECTED = "rejected"  # topic of the events that tell the driver why a worker is rejected
 PACKAGES = ("torch", "numpy", "pillow", "pillow-heif", "timm", "pydantic", "distributed", "dask", "cloudpickle")
@@ -51,10 +55,7 @@ def facts() -> dict[str, str]:
 
 
 FACTS = facts()  # when this process loaded the code
-
-
-class Rejected(Exception):
-    """A worker differs from the driver. The message says in what."""
+rejections: list[str] = []  # why this process, a worker, was rejected
 
 
 class Function(distributed.WorkerPlugin):
@@ -64,6 +65,7 @@ class Function(distributed.WorkerPlugin):
     """
 
     def __init__(self, make: Callable[[], Callable], check: tuple[Any, np.ndarray]) -> None:
+        self.function: Callable = make
         self.make, self.item, self.answer, self.facts = make, check[0], digest(check[1]), FACTS
 
     async def setup(self, worker: distributed.Worker) -> None:
@@ -72,20 +74,19 @@ class Function(distributed.WorkerPlugin):
             self.function = await asyncio.to_thread(self.checked)
         except Exception as error:
             self.function = reschedule
-            reason = str(error) if isinstance(error, Rejected | UserError) else repr(error)
-            worker.rejection = f"rejected: {reason}"
-            worker.log_event(REJECTED, f"worker {worker.address} {worker.rejection}")
+            rejections.append(f"rejected: {explain(error) or repr(error)}")
+            worker.log_event(REJECTED, f"worker {worker.address} {rejections[0]}")
             worker.loop.call_later(1, worker.close)
 
     def checked(self) -> Callable:
-        """The function. Raises `Rejected` if code, versions or the result of the check differ from the driver's."""
+        """The function. Raises `UserError` if code, versions or the result of the check differ from the driver's."""
         for name, here in FACTS.items():
             there = self.facts.get(name)
             if there != here:
-                raise Rejected(f"{name} is {here} there, but {there} here; install the same, and restart the worker")
+                raise UserError(f"its {name} is {here}, the driver's {there}; install the same, and restart it")
         function = self.make()
         if digest(function(self.item)) != self.answer:
-            raise Rejected("its processor or GPU computes other bits; use the same kind")
+            raise UserError("its processor or GPU computes other bits; use the same kind")
         return function
 
 
@@ -93,14 +94,14 @@ def digest(array: np.ndarray) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
-def reschedule(item: object) -> None:
+def reschedule(item: object) -> np.ndarray:
     """The function of a rejected worker."""
     raise distributed.Reschedule
 
 
 def call(name: str, item: object) -> np.ndarray:
     """The task: applies the function `name` of the worker."""
-    return distributed.get_worker().plugins[name].function(item)
+    return cast(Function, distributed.get_worker().plugins[name]).function(item)
 
 
 class Cleanup(distributed.SchedulerPlugin):
@@ -121,83 +122,62 @@ def imap(
 
     Raises `UserError` if the scheduler or all workers are lost.
     """
-    with connect(address) as client:
-        cluster = Cluster(client, address)
-        cluster.start(Function(make, check))
+    with connect(address) as (client, address):
         waiting: deque[distributed.Future] = deque()
+        with explained(address):
+            client.subscribe_topic(REJECTED, lambda event: print(f"compute.cluster: {event[1]}", file=sys.stderr))
+            client.wait_for_workers(1, timeout=SECONDS)
+            client.register_plugin(Function(make, check), name=client.id)
         for number, item in enumerate(items):
-            while len(waiting) >= TASKS * max(1, cluster.workers()):
-                yield cluster.result(waiting.popleft())
-            waiting.append(client.submit(call, client.id, item, key=f"{client.id}-{number}", pure=False))
-        while waiting:
-            yield cluster.result(waiting.popleft())
+            with explained(address):
+                while len(waiting) >= TASKS * max(1, len(client.nthreads())):
+                    yield result(waiting.popleft(), client)
+                waiting.append(client.submit(call, client.id, item, key=f"{client.id}-{number}", pure=False))
+        with explained(address):
+            while waiting:
+                yield result(waiting.popleft(), client)
 
 
-class Cluster:
-    """A connection to a scheduler, whose failures are `UserError`."""
-
-    def __init__(self, client: distributed.Client, address: str) -> None:
-        self.client, self.address = client, address
-
-    def start(self, function: Function) -> None:
-        """Waits for a worker, and sends `function` to all of them."""
-        self.client.subscribe_topic(REJECTED, lambda event: print(f"compute.cluster: {event[1]}", file=sys.stderr))
-        with suppress(TimeoutError):
-            self.client.wait_for_workers(1, timeout=SECONDS)
-        with self.errors():
-            self.client.register_plugin(function, name=self.client.id)
-
-    def result(self, future: distributed.Future) -> np.ndarray:
-        """Waits for a result."""
-        while True:
-            try:
-                with self.errors(future):
-                    return future.result(timeout=SECONDS)
-            except TimeoutError:  # a long task, or a worker that hangs: the scheduler gives its tasks to others
-                if not self.workers():
-                    text = f"{self.address} has no worker; run `python -m landmarks worker ADDRESS`, then this again"
-                    raise UserError(f"compute.cluster: {text}") from None
-
-    def workers(self) -> int:
-        """The number of workers."""
-        with self.errors():
-            return len(self.client.nthreads())
-
-    @contextmanager
-    def errors(self, future: distributed.Future | None = None) -> Iterator[None]:
-        """Turns Dask's errors into `UserError`. An exception that a task, `future`, has raised stays as it is."""
+def result(future: distributed.Future, client: distributed.Client) -> np.ndarray:
+    """Waits for the result of a task."""
+    while True:
         try:
-            yield
-        except distributed.KilledWorker as error:
-            text = f"the same {error.allowed_failures + 1} workers have ended in one task; give them more memory"
-            raise UserError(f"compute.cluster: {text}") from None
-        except (OSError, distributed.CancelledError, distributed.client.ClosedClientError) as error:
-            if future and (future.status == "error" or isinstance(error, TimeoutError)):
-                raise
-            text = f"the scheduler at {self.address} was lost; start it and its workers, then this again"
-            raise UserError(f"compute.cluster: {text}") from None
+            return future.result(timeout=SECONDS)
+        except TimeoutError:  # a long task, or a worker that hangs: the scheduler gives its tasks to others
+            client.wait_for_workers(1, timeout=1)
 
 
 @contextmanager
-def connect(address: str) -> Iterator[distributed.Client]:
-    """Connects to a scheduler, or starts one with workers on this machine. Raises `UserError` if nobody answers."""
+def explained(address: str) -> Iterator[None]:
+    """Turns Dask's errors into `UserError`."""
+    try:
+        yield
+    except distributed.KilledWorker as error:
+        text = f"{error.allowed_failures + 1} workers have ended in the same task; give them more memory"
+    except TimeoutError:  # of `wait_for_workers`
+        text = f"{address} has no worker; run `python -m landmarks worker ADDRESS`, then this again"
+    except (OSError, RuntimeError, distributed.CancelledError, distributed.client.ClosedClientError) as error:
+        cause: BaseException = error
+        while cause.__cause__:  # Dask's own words do not say why
+            cause = cause.__cause__
+        if isinstance(error, RuntimeError) and not isinstance(cause, OSError):
+            raise
+        text = f"{address}: {str(cause) or error}; start the scheduler, or correct the address or {CERTIFICATE}"
+    else:
+        return
+    raise UserError(f"compute.cluster: {text}")
+
+
+@contextmanager
+def connect(address: str) -> Iterator[tuple[distributed.Client, str]]:
+    """Connects to a scheduler, or starts one with workers on this machine. Yields also its address."""
     with ExitStack() as held:
         if address.startswith("local:"):
             address = held.enter_context(local_workers(int(address.removeprefix("local:"))))
-        try:
-            options = {"timeout": SECONDS, "security": security(address), "direct_to_workers": True}
+        options = {"timeout": SECONDS, "security": security(address), "direct_to_workers": True}
+        with explained(address):
             client = held.enter_context(distributed.Client(address, set_as_default=False, **options))
-        except OSError as error:
-            raise unreachable(address, error) from None
-        yield client
-
-
-def unreachable(address: str, error: OSError) -> UserError:
-    """Why the scheduler at `address` cannot be used."""
-    while isinstance(error.__cause__, OSError):  # Dask reports the last attempt in its own words
-        error = error.__cause__
-    text = f"no scheduler that this machine can use answers at {address} ({error})"
-    return UserError(f"compute.cluster: {text}; start `python -m landmarks scheduler` or correct the address")
+        yield client, address
 
 
 @contextmanager
@@ -210,14 +190,14 @@ def local_workers(number: int) -> Iterator[str]:
     from joblib import cpu_count  # respects CPU affinity and container limits
 
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-    threads = str(max(1, cpu_count() // number))
-    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", **LOCAL) as cluster, ExitStack() as processes:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(max(1, cpu_count() // number))}
+    options: dict[str, Any] = LOCAL | {"n_workers": 0, "host": "127.0.0.1"}
+    with distributed.LocalCluster(**options) as cluster, ExitStack() as processes:
         code = f"from landmarks import cluster, features, stage; stage.exit_with_parent({os.getpid()}); cluster.work"
         command = [sys.executable, "-c", f"{code}({cluster.scheduler_address!r})"]
         for n in range(number):
-            gpu = gpus.split(",")[n % len(gpus.split(","))]
-            environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": gpu}
-            process = subprocess.Popen(command, env=os.environ | environment, start_new_session=True)
+            environment["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[n % len(gpus.split(","))]
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
             processes.callback(process.wait)
             processes.callback(process.kill)
         yield cluster.scheduler_address
@@ -228,40 +208,43 @@ def security(address: str) -> distributed.Security | None:
     if not address.startswith("tls://"):
         return None
     path = stage.repository() / CERTIFICATE
-    if not path.is_file():
-        raise UserError(f"{path}: not found; docs/cluster.md has the command that makes it")
+    try:
+        ssl.create_default_context().load_cert_chain(path)
+    except OSError as error:  # also of ssl
+        reason = "not found" if isinstance(error, FileNotFoundError) else "no certificate with its private key"
+        raise UserError(f"{path}: {reason}; docs/cluster.md has the command that makes it") from None
     roles = {f"tls_{role}_{part}": str(path) for role in ("client", "scheduler", "worker") for part in ("cert", "key")}
     return distributed.Security(tls_ca_file=str(path), require_encryption=True, **roles)
 
 
 def schedule(address: str) -> None:
     """Runs a scheduler that listens at `address`, until it is interrupted."""
+    protocol, _, place = address.partition("://")
+    host, _, port = place.rpartition(":")
+    options: dict[str, Any] = LOCAL | {"host": host, "port": int(port), "protocol": protocol, "worker_ttl": SECONDS}
 
     async def run() -> None:
-        protocol, _, place = address.partition("://")
-        host, _, port = place.rpartition(":")
-        options = {"host": host, "port": int(port), "protocol": protocol, "security": security(address)}
-        async with distributed.Scheduler(**options, **LOCAL) as scheduler:
+        async with distributed.Scheduler(**options, security=security(address)) as scheduler:
             scheduler.add_plugin(Cleanup())
             print(f"scheduler at {scheduler.address}", flush=True)
             await scheduler.finished()
 
-    asyncio.run(run())
+    with explained(address):
+        asyncio.run(run())
 
 
 def work(address: str) -> None:
     """Runs a worker of the scheduler at `address` until that ends. Raises `UserError` if a driver rejects it."""
+    options: dict[str, Any] = LOCAL | {"nthreads": 1, "memory_limit": 0, "security": security(address)}
 
-    async def run() -> str | None:
-        options = {"nthreads": 1, "memory_limit": 0, "death_timeout": SECONDS, "security": security(address)}
-        async with distributed.Worker(address, **options, **LOCAL) as worker:
+    async def run() -> None:
+        secure = options["security"].get_connection_args("worker") if options["security"] else {}
+        await (await connect_to(address, timeout=SECONDS, **secure)).close()  # a worker would not say why it fails
+        async with distributed.Worker(address, **options) as worker:
             print(f"worker {worker.address} of {address}", flush=True)
             await worker.finished()
-            return getattr(worker, "rejection", None)
 
-    try:
-        rejection = asyncio.run(run())
-    except TimeoutError as error:
-        raise unreachable(address, error) from None
-    if rejection:
-        raise UserError(rejection)
+    with explained(address):
+        asyncio.run(run())
+    if rejections:
+        raise UserError(rejections[0])

@@ -7,6 +7,7 @@ import argparse
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -160,12 +161,14 @@ def parser() -> argparse.ArgumentParser:
     )
     default = "tcp://127.0.0.1:8786"
     listens = f"where it listens; whoever reaches a tcp:// address can run programs as you (default: {default})"
-    command.add_argument("address", nargs="?", default=default, metavar="ADDRESS", help=listens)
+    command.add_argument("address", nargs="?", default=default, type=place, metavar="ADDRESS", help=listens)
 
     command = add(
         worker, "compute for the pipeline on another machine", f"{needed}  landmarks worker tls://10.0.0.1:8786"
     )
-    command.add_argument("address", metavar="ADDRESS", help="of the scheduler, tcp://HOST:PORT or tls://HOST:PORT")
+    command.add_argument(
+        "address", type=place, metavar="ADDRESS", help="of the scheduler, tcp://HOST:PORT or tls://HOST:PORT"
+    )
     return top
 
 
@@ -179,6 +182,13 @@ def number(low: int, high: int | None = None) -> Callable[[str], int]:
         return value
 
     return integer
+
+
+def place(text: str) -> str:
+    """The type of an argument that is the address of a scheduler."""
+    if not re.fullmatch(r"(tcp|tls)://[^/]+:[0-9]+", text):
+        raise argparse.ArgumentTypeError("must be tcp://HOST:PORT or tls://HOST:PORT")
+    return text
 
 
 def folder(model: str) -> Path:
