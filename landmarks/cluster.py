@@ -219,9 +219,7 @@ def security(address: str) -> distributed.Security | None:
 
 def schedule(address: str) -> None:
     """Runs a scheduler that listens at `address`, until it is interrupted."""
-    protocol, _, place = address.partition("://")
-    host, _, port = place.rpartition(":")
-    options: dict[str, Any] = LOCAL | {"host": host, "port": int(port), "protocol": protocol, "worker_ttl": SECONDS}
+    options: dict[str, Any] = LOCAL | {"host": address, "worker_ttl": SECONDS}
 
     async def run() -> None:
         async with distributed.Scheduler(**options, security=security(address)) as scheduler:
@@ -239,7 +237,9 @@ def work(address: str) -> None:
 
     async def run() -> None:
         secure = options["security"].get_connection_args("worker") if options["security"] else {}
-        await (await connect_to(address, timeout=SECONDS, **secure)).close()  # a worker would not say why it fails
+        comm = await connect_to(address, timeout=SECONDS, **secure)  # a worker would not say why this fails
+        options["host"] = comm.local_address.rpartition(":")[0]  # listens only on the interface that leads there
+        await comm.close()
         async with distributed.Worker(address, **options) as worker:
             print(f"worker {worker.address} of {address}", flush=True)
             await worker.finished()
