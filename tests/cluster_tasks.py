@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 
+ANSWER = 0
+
 
 def waiting(seconds: float) -> Callable[[int], np.ndarray]:
-    """A function that waits, and returns its argument and the process that ran it; for -1 zeros at once."""
+    """A function that waits, and returns its argument and the process that ran it; for -1 `ANSWER` at once."""
 
     def wait(item: int) -> np.ndarray:
         if item == -1:
-            return np.zeros(2, int)
+            return np.full(2, ANSWER)
         time.sleep(seconds)
         return np.array([item, os.getpid()])
 
