@@ -35,8 +35,8 @@ try:
     import distributed
     from distributed.comm import connect as connect_to
 except ImportError as error:
-    command = "pip install --no-deps -r requirements-cluster.txt"
-    raise UserError(f"compute.cluster: {error.name} is missing; {command}, or set it to null") from None
+    text = f"{error.name} is missing; pip install --no-deps -r requirements-cluster.txt"
+    raise UserError(f"compute.cluster: {text}") from None
 
 TASKS = 4  # submitted tasks per worker; more would only take memory
 SECONDS = 30  # until something that does not answer is given up: a scheduler, a worker, a run without workers
@@ -75,7 +75,8 @@ class Function(distributed.WorkerPlugin):
         except Exception as error:
             self.function = reschedule
             rejections.append(f"rejected: {explain(error) or repr(error)}")
-            worker.log_event(REJECTED, f"worker {worker.address} {rejections[0]}")
+            line = f"worker {worker.address} {rejections[0]}"
+            worker.loop.call_later(0.5, worker.log_event, REJECTED, line)  # by then the driver listens
             worker.loop.call_later(1, worker.close)
 
     def checked(self) -> Callable:
@@ -118,9 +119,8 @@ def imap(
     """Yields `make()(item)` for each of `items`, in order, computed by the workers of `address` (`compute.cluster`).
 
     Each worker calls `make` once. Its function must return the same bits as this machine's: `check` is an argument and
-    the result. At most `TASKS` items per worker are submitted. Tasks of lost workers run again elsewhere.
-
-    Raises `UserError` if the scheduler or all workers are lost.
+    the result. At most `TASKS` items per worker are submitted. Tasks of lost workers run again elsewhere. Raises
+    `UserError` if the scheduler or all workers are lost.
     """
     with connect(address) as (client, address):
         waiting: deque[distributed.Future] = deque()
