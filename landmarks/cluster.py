@@ -25,6 +25,7 @@ from landmarks.stage.errors import explain
 from landmarks.stage.imports import ROOT
 
 import numpy as np
+from tqdm import tqdm
 
 try:
     import dask
@@ -125,7 +126,7 @@ def imap(
     with connect(address) as (client, address):
         waiting: deque[distributed.Future] = deque()
         with explained(address):
-            client.subscribe_topic(REJECTED, lambda event: print(f"compute.cluster: {event[1]}", file=sys.stderr))
+            client.subscribe_topic(REJECTED, lambda event: tqdm.write(f"compute.cluster: {event[1]}", sys.stderr))
             client.wait_for_workers(1, timeout=SECONDS)
             client.register_plugin(Function(make, check), name=client.id)
         for number, item in enumerate(items):
@@ -182,10 +183,7 @@ def connect(address: str) -> Iterator[tuple[distributed.Client, str]]:
 
 @contextmanager
 def local_workers(number: int) -> Iterator[str]:
-    """The address of a scheduler in this process with `number` workers on this machine, which share its cores and GPUs.
-
-    All of it ends with this process.
-    """
+    """The address of a scheduler in this process, whose `number` workers share this machine, and end with it."""
     import torch
     from joblib import cpu_count  # respects CPU affinity and container limits
 
