@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from math import prod
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import BinaryIO
 from landmarks import augment, determinism, images
 from landmarks.augment import View
 from landmarks.networks import Trunk
+from landmarks.params import Backbone
 from landmarks.stage import UserError
 
 import numpy as np
@@ -25,6 +27,8 @@ from torch.utils.data import DataLoader, Dataset
 CPU_BATCH = 8  # larger batches are no faster
 GPU_BATCH = 128
 AHEAD = 2  # batches queued on a GPU while the CPU writes an earlier one
+
+Group = list[tuple[bytes, list[View]]]  # encoded pictures, each with its views
 
 
 class Inputs(Dataset):
@@ -57,19 +61,29 @@ class Inputs(Dataset):
 
     def read(self, number: int, run: Callable[..., Iterable[list[np.ndarray]]]) -> Tensor:
         """The same, using `run` (such as `map` or `pool.map`) to call `decode_views` for each picture."""
+        return decode_group(self.load(number), self.crop, run)
+
+    def load(self, number: int) -> Group:
+        """The encoded pictures of a row group, with their views."""
         group, start, stop = self.groups[number]
         rows = groupby(augment.views(self.index.iloc[start:stop]), key=lambda view: view.id)
         views = {name: list(found) for name, found in rows}
         done = next(iter(views)) if number == 0 else ""  # an earlier run processed the pictures before it
         pictures = [picture for picture in group.read() if picture.id >= done]
         assert [picture.id for picture in pictures] == list(views), "the index is not of these pictures"
-        decoded = run(decode_views, pictures, views.values(), [self.crop] * len(pictures))
-        return torch.from_numpy(np.stack([view for found in decoded for view in found]))
+        return [(picture.picture, rows) for picture, rows in zip(pictures, views.values(), strict=True)]
 
 
-def decode_views(picture: images.Picture, rows: list[View], crop: int) -> list[np.ndarray]:
+def decode_group(group: Group, crop: int, run: Callable[..., Iterable[list[np.ndarray]]]) -> Tensor:
+    """The views of some pictures, uint8 [rows, crop, crop, 3]."""
+    decoded = run(decode_views, group, [crop] * len(group))
+    return torch.from_numpy(np.stack([view for found in decoded for view in found]))
+
+
+def decode_views(picture: tuple[bytes, list[View]], crop: int) -> list[np.ndarray]:
     """The views of one picture, uint8 [crop, crop, 3] each."""
-    image = images.decode(picture.picture)
+    data, rows = picture
+    image = images.decode(data)
     return [np.asarray(augment.apply(image, row, crop)) for row in rows]
 
 
@@ -139,6 +153,48 @@ def extract(
             yield waiting.popleft()()
     while waiting:
         yield waiting.popleft()()
+
+
+def extract_on_cluster(
+    address: str,
+    trunk: Trunk,
+    weights: dict[str, Tensor],
+    backbone: Backbone,
+    directory: Path,
+    index: pd.DataFrame,
+    crop: int,
+    precision: str,
+) -> Iterator[np.ndarray]:
+    """The same by the workers of the cluster at `address`, a row group of pictures at a time.
+
+    Pictures travel to the workers, `weights` once to each, and features back.
+    """
+    from landmarks import cluster  # imported here because it needs Dask
+
+    inputs = Inputs(directory, index, crop)
+    if not len(inputs):
+        return
+    make = partial(group_extractor, weights, backbone, crop, precision, trunk.mean.device.type)
+    probe = inputs.load(0)[:CPU_BATCH]
+    answer = group_features(trunk, crop, precision, probe)
+    yield from cluster.imap(address, make, map(inputs.load, range(len(inputs))), (probe, answer))
+
+
+def group_extractor(
+    weights: dict[str, Tensor], backbone: Backbone, crop: int, precision: str, device: str
+) -> Callable[[Group], np.ndarray]:
+    """On a worker: `group_features` with the trunk of these weights."""
+    determinism.prepare_inference()
+    trunk = Trunk(weights, backbone).to(determinism.pick_device(device))
+    return partial(group_features, trunk, crop, precision)
+
+
+def group_features(trunk: Trunk, crop: int, precision: str, group: Group) -> np.ndarray:
+    """The features of the views of some pictures, float16 [rows, C, H, W]."""
+    device = trunk.mean.device
+    with ThreadPoolExecutor() as pool:
+        views = determinism.send(decode_group(group, crop, pool.map), device)
+    return torch.cat([forward(trunk, batch, precision) for batch in batches([views], batch_size(device))]).cpu().numpy()
 
 
 def fetch(tensor: Tensor) -> Callable[[], np.ndarray]:

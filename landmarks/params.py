@@ -161,6 +161,7 @@ class Compute(Block):
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["float32", "bfloat16"]
     workers: Annotated[int, Field(ge=0)]
+    cluster: Annotated[str, Field(pattern=r"^(local:[1-9][0-9]*|(tcp|tls)://[^/]+:[0-9]+)$")] | None
 
 
 class Params(Block):

@@ -16,7 +16,7 @@ def main() -> str:
     views = artifacts.read_views()
     device, crop, precision = determinism.pick_device(p.compute.device), p.augment.crop, p.compute.precision
     weights = load_file(artifacts.BACKBONE)
-    trunk = networks.Trunk(weights, p.backbone).to(device)
+    trunk, kept = networks.Trunk(weights, p.backbone).to(device), networks.trunk_weights(weights, p.backbone)
     shape = features.shape(trunk, len(views), crop)
     # The device is a setting, because other devices round differently.
     settings = {"crop": crop, "backbone": p.backbone.model_dump(), "precision": precision, "device": device.type}
@@ -26,12 +26,18 @@ def main() -> str:
         with unfinished.open("a+b") as file, stage.progress(len(views), "views") as bar:
             bar.update(features.resume_npy(file, shape))
             left = views.iloc[bar.n :]
-            for batch in features.extract(trunk, artifacts.FILTERED, left, crop, precision, p.compute.workers):
+            if p.compute.cluster:
+                batches = features.extract_on_cluster(
+                    p.compute.cluster, trunk, kept, p.backbone, artifacts.FILTERED, left, crop, precision
+                )
+            else:
+                batches = features.extract(trunk, artifacts.FILTERED, left, crop, precision, p.compute.workers)
+            for batch in batches:
                 file.write(batch.tobytes())
                 bar.update(len(batch))
         with stage.atomic_output(artifacts.FEATURES.parent) as out:
             out.mkdir()
-            save_file(networks.trunk_weights(weights, p.backbone), out / artifacts.TRUNK.name)
+            save_file(kept, out / artifacts.TRUNK.name)
             size = unfinished.stat().st_size
             shutil.move(unfinished, out / artifacts.FEATURES.name)
     return f"{len(views)} views -> {' x '.join(map(str, shape[1:]))} of float16, {size / 1e6:.0f} MB"

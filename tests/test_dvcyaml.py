@@ -78,7 +78,7 @@ def covers(listed: str, read: str) -> bool:
     return read == listed or read.startswith(listed + ".")
 
 
-HOW = ("compute.device", "compute.workers")  # how to compute, not what
+HOW = ("compute.device", "compute.workers", "compute.cluster")  # how to compute, not what
 
 
 def test_the_stages_are_those_of_the_design() -> None:

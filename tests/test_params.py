@@ -153,6 +153,9 @@ def test_wrong_type(file: Path, key: str, value: object) -> None:
         ("package.similar", "all"),
         ("compute.device", "tpu"),
         ("compute.workers", -1),
+        ("compute.cluster", "local:0"),
+        ("compute.cluster", "localhost:8786"),
+        ("compute.cluster", "tls://localhost"),
     ],
 )
 def test_value_out_of_range(file: Path, key: str, value: object) -> None:

@@ -7,6 +7,7 @@ import argparse
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -156,6 +157,23 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--port", type=number(1, 65535), help=free_one)
     shown, several = ["baseline", "abn"], "to show side by side (default: baseline abn)"
     command.add_argument("--models", nargs="+", default=shown, metavar="MODEL", help=several)
+
+    needed = "Needs Dask: pip install --no-deps -r requirements-cluster.txt. See docs/cluster.md.\n\nexample:\n"
+    command = add(
+        scheduler,
+        "connect the pipeline with the workers of several machines",
+        f"{needed}  landmarks scheduler tls://10.0.0.1:8786",
+    )
+    default = "tcp://127.0.0.1:8786"
+    listens = f"where it listens; whoever reaches a tcp:// address can run programs as you (default: {default})"
+    command.add_argument("address", nargs="?", default=default, type=place, metavar="ADDRESS", help=listens)
+
+    command = add(
+        worker, "compute for the pipeline on another machine", f"{needed}  landmarks worker tls://10.0.0.1:8786"
+    )
+    command.add_argument(
+        "address", type=place, metavar="ADDRESS", help="of the scheduler, tcp://HOST:PORT or tls://HOST:PORT"
+    )
     return top
 
 
@@ -169,6 +187,13 @@ def number(low: int, high: int | None = None) -> Callable[[str], int]:
         return value
 
     return integer
+
+
+def place(text: str) -> str:
+    """The type of an argument that is the address of a scheduler."""
+    if not re.fullmatch(r"(tcp|tls)://[^/]+:[0-9]+", text):
+        raise argparse.ArgumentTypeError("must be tcp://HOST:PORT or tls://HOST:PORT")
+    return text
 
 
 def folder(model: str) -> Path:
@@ -322,6 +347,20 @@ def serve(args: argparse.Namespace) -> int:
     from landmarks.serving import demo
 
     demo.serve([load(name, args.device) for name in args.models], folders, args.port)
+    return 0
+
+
+def scheduler(args: argparse.Namespace) -> int:
+    from landmarks import cluster
+
+    cluster.schedule(args.address)
+    return 0
+
+
+def worker(args: argparse.Namespace) -> int:
+    from landmarks import cluster, features  # noqa: F401  # a worker that imported features later would seem to hang
+
+    cluster.work(args.address)
     return 0
 
 

@@ -1,0 +1,263 @@
+"""Several workers on the loopback address: the same features, and what happens if something is lost or differs."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from landmarks import augment, features, images, networks, weight_files
+
+import cluster_tasks
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, VGG, Project, pictures, user_error
+
+pytest.importorskip("distributed", reason="needs requirements-cluster.txt, see docs/cluster.md")
+from landmarks import cluster
+
+COUNT, CROP = 200, 32
+SETTINGS = {
+    **{"views": 2, "rotation": 45.0, "eval_rotation": 0.0, "scale": (0.7, 1.0), "brightness": 0.25, "flip": True},
+    "seed": 1,
+}
+CHECK = (-1, np.zeros(2, int))  # of `cluster_tasks`
+
+
+class Machines:
+    """A scheduler and workers, each started as a user starts them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.processes = folder, list[subprocess.Popen]()
+
+    def start(self, *arguments: str, code: str = "", **environment: str) -> str:
+        """Starts `landmarks scheduler` or `worker`, or `code`; returns its address, or else the line that it prints."""
+        command = [sys.executable, *(["-c", code] if code else ["-m", "landmarks"]), *arguments]
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"} | environment
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.processes.append(subprocess.Popen(command, cwd=self.folder, env=environment, **pipes))
+        line = self.processes[-1].stdout.readline()
+        found = re.match(r"(?:scheduler at|worker) (\S+)", line)
+        return found[1] if found else line
+
+    def schedule(self, silent: int = 30) -> str:
+        """Starts a scheduler that gives up workers that are `silent` for so many seconds."""
+        code = f"from landmarks import cluster; cluster.SECONDS = {silent}; cluster.schedule('tcp://127.0.0.1:0')"
+        return self.start(code=code)
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    machines = Machines(tmp_path)
+    yield machines
+    machines.end()
+
+
+def wait(address: str, items: int, seconds: float = 0.2) -> Iterator[tuple[int, int]]:
+    """Tasks that wait: yields the number of each and the process that ran it."""
+    for found in cluster.imap(address, partial(cluster_tasks.waiting, seconds), range(items), CHECK):
+        yield found[0], found[1]
+
+
+class Work:
+    """Four row groups of pictures, their index, and a trunk."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        images.write_shards(directory, pictures(COUNT), COUNT)
+        table = pd.DataFrame({"id": [p.id for p in pictures(COUNT)], "width": 96, "height": 80, "split": "train"})
+        self.index = augment.draw(table, **SETTINGS)
+        self.weights = weight_files.fetch("vgg16", "random", 1)
+        self.trunk = networks.Trunk(self.weights, VGG)
+
+    def here(self) -> bytes:
+        return np.concatenate(list(features.extract(self.trunk, self.directory, self.index, CROP))).tobytes()
+
+    def on(self, address: str, done: int = 0) -> list[np.ndarray]:
+        """The features after the first `done` rows, computed by a cluster."""
+        kept, left = networks.trunk_weights(self.weights, VGG), self.index.iloc[done:]
+        extract = features.extract_on_cluster
+        return list(extract(address, self.trunk, kept, VGG, self.directory, left, CROP, "float32"))
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    return Work(tmp_path_factory.mktemp("shards"))
+
+
+def test_without_a_cluster_dask_is_not_imported() -> None:
+    code = "import sys, stages.extract_features; print('distributed' in sys.modules, 'dask' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_nothing_left_needs_no_cluster(work: Work) -> None:
+    assert work.on("tcp://127.0.0.1:1", len(work.index)) == []
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_features(work: Work) -> None:
+    """Also the rest of an interrupted run, which starts in the middle of a row group."""
+    whole, here = work.on("local:2"), work.here()
+    assert [len(part) for part in whole] == [128, 128, 128, 16]
+    assert np.concatenate(whole).tobytes() == here
+    rest = work.on("local:1", 201)
+    assert [len(part) for part in rest] == [55, 128, 16]
+    assert np.concatenate(rest).tobytes() == here[-sum(part.nbytes for part in rest) :]
+
+
+@pytest.mark.slow
+def test_the_stage_writes_the_same_outs(project: Project) -> None:
+    before = project.lock()
+    project.set("compute.cluster", "local:2")
+    assert project.dvc("repro").stdout.count("Running stage") == 0, "it is no dependency"
+    done = project.dvc("repro", "--single-item", "--force", "extract-features")
+    assert done.returncode == 0, done.stderr
+    assert project.lock() == before and project.outs() == project.first_outs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", [signal.SIGKILL, signal.SIGSTOP])
+def test_tasks_of_a_lost_worker_run_elsewhere(
+    machines: Machines, event: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that hangs is given up: by the scheduler, and by the driver that fetches a result."""
+    monkeypatch.setattr(cluster, "SECONDS", 5)
+    address = machines.schedule(silent=5)
+    for _ in range(2):
+        machines.start("worker", address)
+    found = wait(address, 30)
+    begun = list(islice(found, 8))
+    machines.processes[1].send_signal(event)
+    assert [number for number, _ in [*begun, *found]] == list(range(30))
+    assert {process for _, process in begun} == {process.pid for process in machines.processes[1:]}
+
+
+@pytest.mark.slow
+def test_late_workers_share_the_work(machines: Machines) -> None:
+    address = machines.schedule()
+    machines.start("worker", address)
+    found = wait(address, 40)
+    first = list(islice(found, 5))
+    machines.start("worker", address)
+    assert {process for _, process in first} == {machines.processes[1].pid}
+    assert machines.processes[2].pid in {process for _, process in found}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["scheduler", "workers"])
+def test_losing_all_of_it_is_one_line(machines: Machines, lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers end with their scheduler."""
+    monkeypatch.setattr(cluster, "SECONDS", 5)
+    address = machines.schedule()
+    machines.start("worker", address)
+    found = wait(address, 30)
+    next(found)
+    scheduler, worker = machines.processes
+    (scheduler if lost == "scheduler" else worker).kill()
+    message = "start the scheduler" if lost == "scheduler" else "has no worker; run `python -m landmarks worker"
+    with user_error(rf"compute\.cluster: {address}.*{message}"):
+        list(found)
+    if lost == "scheduler":
+        assert worker.wait(30) == 0
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_leaves_nothing_on_the_scheduler(machines: Machines) -> None:
+    address = machines.schedule()
+    machines.start("worker", address)
+    code = f"""
+import test_cluster
+for number, _ in test_cluster.wait({address!r}, 1000):
+    print(number, flush=True)
+"""
+    assert machines.start(code=code) == "0\n"
+    machines.processes[-1].kill()
+    assert [number for number, _ in wait(address, 3)] == [0, 1, 2]
+    with cluster.connect(address) as (client, _):
+        left = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.worker_plugins))
+    assert not [name for name in left if name.startswith("Client")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        ("cluster.FACTS['torch'] = '1.0'", r"its torch is 1\.0, the driver's \d.*; install the same"),
+        ("cluster.FACTS['landmarks/features.py'] = '0'", r"its landmarks/features\.py is 0, the driver's \w{8}"),
+        ("cluster_tasks.ANSWER = 1", "its processor or GPU computes other bits"),
+    ],
+)
+def test_a_worker_that_differs_is_rejected(
+    machines: Machines, prepare: str, message: str, capfd: pytest.CaptureFixture
+) -> None:
+    address = machines.schedule()
+    code = f"import cluster_tasks; from landmarks import cluster; {prepare}; cluster.work('{address}')"
+    other = machines.start(code=code)
+    machines.start("worker", address)
+    found = list(wait(address, 10))
+    assert {process for _, process in found} == {machines.processes[2].pid}
+    assert re.search(rf"^compute\.cluster: worker {other} rejected: {message}", capfd.readouterr().err, re.MULTILINE)
+    assert re.search(f"rejected: {message}", machines.processes[1].stdout.read())
+
+
+def certificate(folder: Path) -> None:
+    """Runs the command of docs/cluster.md."""
+    text = (ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+    command = re.search(r"^openssl req .*$", text, re.MULTILINE)[0]
+    folder.mkdir(exist_ok=True)
+    subprocess.run(shlex.split(command), cwd=folder, check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_tls(machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate(tmp_path)
+    address = machines.start("scheduler", "tls://127.0.0.1:0")
+    machines.start("worker", address)
+    monkeypatch.chdir(tmp_path)
+    assert [number for number, _ in wait(address, 3, 0)] == [0, 1, 2]
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir("other")
+    with user_error(r"cluster\.pem: not found; docs/cluster\.md has the command"):
+        list(wait(address, 3))
+    Path("cluster.pem").write_text("text")
+    with user_error(r"cluster\.pem: no certificate with its private key; docs/cluster\.md"):
+        list(wait(address, 3))
+    certificate(Path())
+    with user_error(rf"compute\.cluster: {address}: .*certificate verify failed"):
+        list(wait(address, 3))
+    machines.folder = Path.cwd()
+    assert "certificate verify failed" in machines.start("worker", address)
+
+
+@pytest.mark.slow
+def test_nobody_answers(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "SECONDS", 1)
+    with user_error(r"compute\.cluster: tcp://127\.0\.0\.1:1: .*refused; start the scheduler, or correct the address"):
+        list(wait("tcp://127.0.0.1:1", 1))
+    with user_error(r"compute\.cluster: tcp://\S+ has no worker; run `python -m landmarks worker ADDRESS`"):
+        list(wait(machines.schedule(), 1))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8786", "tcp://127.0.0.1", "http://127.0.0.1:8786"])
+def test_a_wrong_address_of_a_worker(machines: Machines, address: str) -> None:
+    machines.start("worker", address)
+    assert "ADDRESS: must be tcp://HOST:PORT or tls://HOST:PORT" in machines.processes[0].stdout.read()
+
+
+def test_dask_is_missing() -> None:
+    code = "import sys; sys.modules['dask'] = None; from landmarks.serving import cli; cli.main(['scheduler'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = "pip install --no-deps -r requirements-cluster.txt"
+    assert done.stderr == f"landmarks: compute.cluster: dask is missing; {command}\n"
