@@ -23,6 +23,7 @@ BACKBONES = (
     *((*LITE0, layer, "none") for layer in ("level3", "level4", "last")),
     *((*LITE0, layer, "trained") for layer in ("level3", "level4")),
 )
+LINEAR, PAPER = ", linear classifier", ", the paper's branch"
 TABLES = {
     "Accuracy": ["baseline", INTERVAL, "abn", INTERVAL, "abn above baseline", INTERVAL],
     "What the trained tail adds": ["to the baseline", INTERVAL, "to abn", INTERVAL],
@@ -39,6 +40,9 @@ ROWS: dict[Name, dict[str, object]] = {
     }
     for name, weights, layer, tail in BACKBONES
 }
+best = ROWS[(f"tf_efficientnet_lite0 level4{TRAINED}",)] | {"train.hidden": 0}
+ROWS[(f"tf_efficientnet_lite0 level4{TRAINED}{LINEAR}",)] = best
+ROWS[(f"tf_efficientnet_lite0 level4{TRAINED}{LINEAR}{PAPER}",)] = best | {"abn.branch": "paper"}
 correct: dict[str, dict[str, np.ndarray]] = {}  # `correct_pictures` of the rows that have run, by name
 
 
@@ -62,7 +66,7 @@ def measure(row: Name, results: dict, clone: Clone, repro: Repro) -> list[str]:
     accuracy = [span(value) for m in (baseline, abn) for value in ([m["accuracy"]], m["accuracy_ci95"])]
     above = [percent(abn["above_baseline"]), span(abn["above_baseline_ci95"])]
     correct[row[0]] = correct_pictures(pd.read_parquet(clone.root / artifacts.PREDICTIONS))
-    frozen = correct.get(row[0].removesuffix(TRAINED)) if TRAINED in row[0] else None
+    frozen = correct.get(row[0].partition(TRAINED)[0]) if TRAINED in row[0] else None
     attention, seconds = experiments.attention(abn), repro.seconds()
     views = len(pd.read_parquet(clone.root / artifacts.VIEWS))
     size = sum(path.stat().st_size for path in (clone.root / artifacts.RELEASED / "abn").iterdir() if path.is_file())
