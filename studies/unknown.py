@@ -183,7 +183,7 @@ def other_landmarks(p: Params, folder: Path) -> training.Features:
     model, pixels = Recognizer(folder, "cpu"), []
     for data in pictures:
         try:
-            pixels.append(torch.from_numpy(model.view(data).pixels))
+            pixels.append(torch.tensor(model.view(data).pixels))
         except images.Unfit:
             continue
     with torch.inference_mode():
