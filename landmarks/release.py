@@ -115,8 +115,8 @@ def card(content: dict, classes: int, sizes: dict[str, int]) -> str:
         "pictures of known landmarks. A new one like them is called unknown by mistake with a probability of at most "
         f"{percent(unknown['false_alarm_rate'])}. This happened to {tried['alarms']} of {tried['pictures']} test "
         f"pictures, which did not choose the threshold (95 % interval of the rate: {percent(*tried['rate_ci95'])}). "
-        "How many photos of something else are recognised as such is not guaranteed. `python -m studies.unknown` "
-        "measures it.",
+        "How many photos of something else are recognised as such is not guaranteed. `python -m "
+        "studies.unknown MODEL` measures it.",
         "## Limits": "It sees the centre of a photo, and may miss a landmark at the edge, or one that lies on its "
         "side. Settings were chosen on validation pictures, whose results are therefore too good; test pictures chose "
         "nothing. The model was made to compare methods, and has not been tested for any other purpose.",

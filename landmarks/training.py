@@ -120,11 +120,14 @@ class Features:
 
 
 def trainer(backbone: Backbone, train: Train, device: torch.device) -> "partial[tuple[Baseline, dict[str, float]]]":
-    """`train_model` for the outs of the earlier stages. The caller adds abn, seed, log and checkpoint."""
+    """`train_model` for the outs of the earlier stages. The caller adds abn, seed, log and checkpoint.
+
+    It may replace the other arguments by name.
+    """
     return partial(
         train_model,
-        artifacts.read_features(),
-        artifacts.read_labelled_views(),
+        array=artifacts.read_features(),
+        index=artifacts.read_labelled_views(),
         landmarks=artifacts.read_classes()["landmark_id"].tolist(),
         train=train,
         device=device,

@@ -20,7 +20,6 @@ from landmarks.report import percent
 
 import numpy as np
 import pandas as pd
-from safetensors.torch import load_file
 
 NUMBERS = (10, 20, 40, None)  # None: all
 
@@ -46,7 +45,7 @@ def main() -> str:
     device = determinism.pick_device(p.compute.device)
     features, views = artifacts.read_features(), artifacts.read_labelled_views()
     test = views[views["split"] == "test"]
-    tail = (p.backbone.portable, load_file(artifacts.BACKBONE)) if p.backbone.tail == "trained" else None
+    train = training.trainer(p.backbone, p.train, device)
     rows = []
     for number in NUMBERS:
         used = subset(views, number, p.seed)
@@ -54,17 +53,7 @@ def main() -> str:
         for seed in range(p.seed, p.seed + arguments.seeds):
             start = time.monotonic()
             with tempfile.TemporaryDirectory() as log:
-                model, _ = training.train_model(
-                    features,
-                    used,
-                    landmarks=artifacts.read_classes()["landmark_id"].tolist(),
-                    abn=p.models[arguments.model],
-                    train=p.train,
-                    seed=seed,
-                    device=device,
-                    log=Path(log),
-                    tail=tail,
-                )
+                model, _ = train(index=used, abn=p.models[arguments.model], seed=seed, log=Path(log))
             seconds.append(time.monotonic() - start)
             found = predictions(model.to(device), features, test)
             accuracies.append((found["predicted"] == found["label"]).mean())

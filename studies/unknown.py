@@ -1,22 +1,149 @@
-"""Are photos of unknown landmarks recognised as unknown? Measured on landmarks that the filter left out.
+"""Which score tells photos of unknown landmarks from those of known ones? Compares the baselines of OpenOOD.
 
-    .venv/bin/python -m studies.unknown        after `make reproduce`, with the same params.yaml
+    .venv/bin/python -m studies.unknown MODEL            after `make reproduce`, with the same params.yaml
+    .venv/bin/python -m studies.unknown MODEL --thirds   for data without other landmarks, such as your own photographs
 
-Takes 200 pictures of landmarks in `data.source` that are no classes, equally many of each, and the test pictures of the
-classes. For every model in models/released/, prints the share of each called unknown, and how well confidence ranks
-known above unknown pictures (area under the ROC curve; 50 is chance). In percent.
+The first command takes 200 pictures of landmarks in `data.source` that are no classes, equally many of each, the test
+pictures of the classes, and the trained MODEL (baseline, abn...). The second takes a third of the classes as unknown,
+trains MODEL on the others, and does so for each third; it prints the mean of the three.
+
+For every score (high: known), prints the area under the ROC curve (50 is chance), and the share of test pictures
+(false alarms) and of unknown pictures (detected) below the threshold that validation pictures set. In percent.
 """
 
-from collections.abc import Iterable
+import argparse
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
-from landmarks import artifacts, classes, images, params, sources, stage
-from landmarks.serving.recognizer import BATCH, Answer, Recognizer
+from benchmarks.speed import table
+from landmarks import artifacts, classes, images, inspection, models, params, release, sources, stage, training
+from landmarks.params import Params
+from landmarks.serving.recognizer import BATCH, Recognizer
 
 import numpy as np
 import pandas as pd
+import torch
+from scipy.special import log_softmax, logsumexp, softmax
+from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
 PICTURES = 200
+THIRDS = 3
+COMPONENTS = 64  # of PCA and ViM
+AREA = "area under the ROC curve"
+
+
+class Evidence(NamedTuple):
+    """What a model says about N pictures, float64: logits of both branches and probabilities [N, K]; the mean features
+    of the trunk, those that the classifier reads [N, C], and the input of its last layer [N, H]. Without attention,
+    `attention` is `perception`."""
+
+    perception: np.ndarray
+    attention: np.ndarray
+    probabilities: np.ndarray
+    trunk: np.ndarray
+    weighted: np.ndarray
+    hidden: np.ndarray
+
+
+@torch.inference_mode()
+def evidence(model: models.Baseline, data: training.Features) -> Evidence:
+    model.eval()
+    parts = []
+    for batch, _ in data.batches(np.arange(len(data)), 64):
+        output = model(batch)
+        inputs = model.weighted_input(batch, output.map)
+        inputs = inputs if model.tail is None else model.tail(inputs)
+        hidden = model.classifier[:-1](inputs)
+        attention = output.perception if output.attention is None else output.attention
+        probabilities, trunk = model.probabilities(output), model.standardise(batch).mean((2, 3))
+        parts.append((output.perception, attention, probabilities, trunk, inputs.mean((2, 3)), hidden))
+    return Evidence(*(torch.cat(part).double().numpy() for part in zip(*parts, strict=True)))
+
+
+def scores(train: Evidence, labels: np.ndarray, val: Evidence, query: Evidence) -> dict[str, np.ndarray]:
+    """Every score of the pictures of `query`, by name; higher is more like a known landmark.
+
+    `train` are training pictures of classes `labels`. Combinations rank a picture among those of `val`.
+    """
+    found = single_scores(train, labels, query)
+    reference = single_scores(train, labels, val)
+
+    def rank(name: str) -> np.ndarray:
+        return np.searchsorted(np.sort(reference[name]), found[name]) / len(reference[name])
+
+    pairs = [
+        ("maximum probability", "nearest neighbour, trunk"),
+        ("energy", "nearest neighbour, trunk"),
+        ("agreement: product", "nearest neighbour, trunk"),
+        ("agreement: product", "nearest neighbour of the predicted class, trunk"),
+        ("agreement: product", "relative Mahalanobis, trunk"),
+        ("agreement: product", "ViM, hidden"),
+    ]
+    for first, second in pairs:
+        found[f"mean rank: {first} and {second}"] = rank(first) + rank(second)
+    for kind in ("trunk", "weighted"):
+        name = f"nearest neighbour of the predicted class, {kind}"
+        found[f"probability x {name}"] = found["maximum probability"] * np.maximum(1 + found[name], 0)
+    return found
+
+
+def single_scores(train: Evidence, labels: np.ndarray, query: Evidence) -> dict[str, np.ndarray]:
+    first, second = softmax(query.perception, 1), softmax(query.attention, 1)
+    best, rows = query.probabilities.argmax(1), np.arange(len(query.trunk))
+    middle = (first + second) / 2
+
+    def divergence(p: np.ndarray) -> np.ndarray:
+        return (p * (np.log(p + 1e-12) - np.log(middle + 1e-12))).sum(1)
+
+    found = {
+        "maximum probability": query.probabilities.max(1),
+        "maximum logit": query.perception.max(1),
+        "maximum logit, both branches": (query.perception + query.attention).max(1),
+        "energy": logsumexp(query.perception, 1),
+        "energy, both branches": logsumexp(query.perception, 1) + logsumexp(query.attention, 1),
+        "agreement: product": log_softmax(query.perception, 1)[rows, best]
+        + log_softmax(query.attention, 1)[rows, best],
+        "agreement: Jensen-Shannon": -(divergence(first) + divergence(second)) / 2,
+    }
+    for kind in ("trunk", "weighted", "hidden"):
+        found |= {f"{name}, {kind}": value for name, value in distances(train, labels, query, kind).items()}
+    return found
+
+
+def distances(train: Evidence, labels: np.ndarray, query: Evidence, kind: str) -> dict[str, np.ndarray]:
+    """Scores from the features `kind` of training pictures."""
+    x, y = getattr(train, kind), getattr(query, kind)
+    centre, spread = x.mean(0), x.std(0) + 1e-6
+    x, y = (x - centre) / spread, (y - centre) / spread
+    best = query.probabilities.argmax(1)
+    unit = [rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-9) for rows in (x, y)]
+    near = unit[1] @ unit[0].T
+    same = np.where(labels == best[:, None], near, -1)
+    ordered = -np.partition(-near, [0, 4, 9], axis=1)
+    found = {
+        "nearest neighbour": ordered[:, 0],
+        "5th nearest neighbour": ordered[:, 4],
+        "10th nearest neighbour": ordered[:, 9],
+        "nearest neighbour of the predicted class": same.max(1),
+    }
+    means = np.stack([x[labels == label].mean(0) for label in np.unique(labels)])
+    within = inspection.shrunk_covariance(x, labels, means)
+    total = inspection.shrunk_covariance(x, np.zeros_like(labels), np.zeros((1, x.shape[1])))
+    offsets = y[:, None] - means
+    inverse = np.linalg.inv(within + 1e-6 * np.identity(len(within)))
+    squared = np.stack([((y - m) @ inverse * (y - m)).sum(1) for m in means], 1)
+    background = (y @ np.linalg.inv(total + 1e-6 * np.identity(len(total))) * y).sum(1)
+    found |= {"Mahalanobis": -squared.min(1), "relative Mahalanobis": background - squared.min(1)}
+    found["nearest class mean"] = -np.square(offsets).sum(2).min(1)
+    pca = PCA(min(COMPONENTS, *x.shape), svd_solver="covariance_eigh").fit(x)
+    residual = [np.linalg.norm(z - pca.inverse_transform(pca.transform(z)), axis=1) for z in (x, y)]
+    scale = train.perception.max(1).mean() / residual[0].mean()
+    found |= {"PCA residual": -residual[1], "ViM": logsumexp(query.perception, 1) - scale * residual[1]}
+    return found
 
 
 def left_out(index: pd.DataFrame, kept: Iterable[str]) -> pd.DataFrame:
@@ -28,18 +155,27 @@ def left_out(index: pd.DataFrame, kept: Iterable[str]) -> pd.DataFrame:
     return others.groupby("landmark_id").head(each).sort_values("id")
 
 
-def answers(model: Recognizer, pictures: list[bytes]) -> list[Answer]:
-    views = []
-    for data in pictures:
-        try:
-            views.append(model.view(data))
-        except images.Unfit:
-            continue
-    return [answer for start in range(0, len(views), BATCH) for answer in model.answer(views[start : start + BATCH])]
+def measure(
+    model: models.Baseline, array: np.ndarray, views: pd.DataFrame, unknown: training.Features, rate: float
+) -> pd.DataFrame:
+    """The table of one model: `array` and `views` are features and views of known landmarks."""
+    parts = {split: evidence(model, training.Features(array, rows)) for split, rows in views.groupby("split")}
+    labels = views.loc[views["split"] == "train", "label"].to_numpy()
+    groups = [
+        scores(parts["train"], labels, parts["val"], query)
+        for query in (parts["val"], parts["test"], evidence(model, unknown))
+    ]
+    rows = {}
+    for name, (val, test, other) in ((name, [group[name] for group in groups]) for name in groups[0]):
+        limit = release.threshold(val, rate)
+        truth = [1] * len(test) + [0] * len(other)
+        area = roc_auc_score(truth, np.concatenate([test, other]))
+        rows[name] = [100 * area, 100 * np.mean(other < limit), 100 * np.mean(test < limit)]
+    return pd.DataFrame.from_dict(rows, "index", columns=[AREA, "detected", "false alarms"])
 
 
-def main() -> str:
-    p = params.load()
+def other_landmarks(p: Params, folder: Path) -> training.Features:
+    """Features of pictures of landmarks that the filter left out."""
     with sources.open_source(
         p.data, p.download, seed=p.seed, workers=p.compute.workers, scratch=artifacts.DOWNLOADS
     ) as source:
@@ -47,22 +183,50 @@ def main() -> str:
         ranking = classes.rank(index, skip_top=p.filter.skip_top, top_k=p.filter.top_k, min_images=p.filter.min_images)
         wanted = left_out(index, ranking.loc[ranking["kept"], "landmark_id"])
         failures = source.fetch(wanted)
-        wanted = wanted[~wanted["id"].isin(failures)]
-        unknown = [picture.picture for picture in source.pictures(wanted)]
-    split = pd.read_parquet(artifacts.SPLIT)
-    test = split.loc[split["split"] == "test", "id"]
-    known = [picture.picture for picture in images.read_pictures(artifacts.FILTERED, test)]
-    rows = {}
-    for folder in sorted(path.parent for path in artifacts.RELEASED.glob("*/release.json")):
-        model = Recognizer(folder, p.compute.device)
-        both = [answers(model, pictures) for pictures in (known, unknown)]
-        called = [100 * np.mean([not model.known(answer) for answer in group]) for group in both]
-        confidence = [answer.scores.max() for group in both for answer in group]
-        truth = [1] * len(both[0]) + [0] * len(both[1])
-        rows[folder.name] = [*called, 100 * roc_auc_score(truth, confidence)]
-    columns = ["test pictures called unknown", "others called unknown", "area under the ROC curve"]
-    print(pd.DataFrame.from_dict(rows, "index", columns=columns).to_markdown(floatfmt=".2f"))
-    return f"{len(known)} test pictures, {len(unknown)} pictures of {wanted['landmark_id'].nunique()} other landmarks"
+        pictures = [picture.picture for picture in source.pictures(wanted[~wanted["id"].isin(failures)])]
+    model, pixels = Recognizer(folder, "cpu"), []
+    for data in pictures:
+        try:
+            pixels.append(torch.tensor(model.view(data).pixels))
+        except images.Unfit:
+            continue
+    with torch.inference_mode():
+        array = torch.cat([model.trunk(batch) for batch in torch.stack(pixels).split(BATCH)]).numpy()
+    return training.Features(array, pd.DataFrame({"row": range(len(array)), "label": 0}))
+
+
+def thirds(
+    train: Callable[..., tuple[models.Baseline, object]], array: np.ndarray, views: pd.DataFrame, rate: float
+) -> Iterator[pd.DataFrame]:
+    """The table for each third of the classes as unknown ones. `train` is `train_model` with its other settings."""
+    for third in range(THIRDS):
+        others = views["label"] % THIRDS == third
+        known = views[~others].assign(label=lambda rows: pd.factorize(rows["label"], sort=True)[0])
+        landmarks = views.loc[~others, "label"].drop_duplicates().sort_values().astype(str).tolist()
+        with TemporaryDirectory() as log:
+            model, _ = train(array=array, index=known, landmarks=landmarks, log=Path(log))
+        unknown = training.Features(array, views[others & (views["split"] == "test")])
+        yield measure(model, array, known, unknown, rate)
+
+
+def main() -> str:
+    parser = argparse.ArgumentParser(prog="studies.unknown")
+    parser.add_argument("model", help="a model of params.yaml")
+    parser.add_argument("--thirds", action="store_true")
+    arguments, p = parser.parse_args(), params.load()
+    if arguments.model not in p.models:
+        raise stage.UserError(f"{arguments.model}: not in params.yaml; it has {', '.join(p.models)}")
+    array, views, rate = artifacts.read_features(), artifacts.read_labelled_views(), p.package.false_alarm_rate
+    if arguments.thirds:
+        training.prepare_training()
+        trainer = training.trainer(p.backbone, p.train, torch.device("cpu"))
+        tables = list(thirds(partial(trainer, abn=p.models[arguments.model], seed=p.seed), array, views, rate))
+    else:
+        folder = artifacts.RELEASED / arguments.model
+        tables = [measure(models.load(folder), array, views, other_landmarks(p, folder), rate)]
+    found = sum(tables[1:], tables[0]) / len(tables)
+    rows = [[name, *(f"{value:.1f}" for value in found.loc[name])] for name in found.sort_values(AREA).index[::-1]]
+    return f"\n{table(['score', *found], rows)}"
 
 
 if __name__ == "__main__":

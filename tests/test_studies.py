@@ -2,13 +2,18 @@
 
 import json
 import re
+from functools import partial
 
+from landmarks import params
+from landmarks.training import train_model
 from studies import ablations, backbones, experiments, pictures, pixels, unknown
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT, drawing, user_error
+from scipy.special import softmax
 
 GREY = np.array([120, 110, 100], dtype=np.uint8)
 
@@ -118,3 +123,34 @@ def test_a_subset_has_as_many_training_pictures_of_every_landmark() -> None:
         assert (found[found["split"] == "train"].groupby(["label", "view"]).size() == number).all()
         assert (found["split"] == "test").sum() == 30
     assert set(few["row"]) < set(more["row"]) < set(every["row"]) == set(views["row"])
+
+
+def test_every_score_ranks_known_above_unknown_landmarks() -> None:
+    """Classes are points far apart; unknown landmarks lie elsewhere, and both branches are unsure about them."""
+    rng = np.random.default_rng(0)
+    labels, axes = np.arange(90) % 3, np.eye(8)
+
+    def group(targets: np.ndarray, certainty: float) -> unknown.Evidence:
+        x = 3 * axes[targets] + rng.normal(0, 0.3, (len(targets), 8))
+        logits = [certainty * np.eye(6)[targets][:, :3] + rng.normal(0, 0.3, (len(targets), 3)) for _ in range(2)]
+        return unknown.Evidence(*logits, np.mean([softmax(part, 1) for part in logits], 0), x, x, x)
+
+    train, val = group(labels, 5), group(labels, 5)
+    known, other = (unknown.scores(train, labels, val, query) for query in (group(labels, 5), group(labels + 3, 1)))
+    for name in known:
+        assert np.isfinite(known[name]).all() and np.isfinite(other[name]).all()
+        if name.split(",")[0] not in ("PCA residual", "nearest class mean", "10th nearest neighbour"):
+            assert known[name].mean() > other[name].mean(), name
+
+
+@pytest.mark.slow
+def test_each_third_of_the_classes_is_unknown_once() -> None:
+    rng = np.random.default_rng(0)
+    rows = [(label, split) for label in range(6) for split in ["train"] * 8 + ["val"] * 4 + ["test"] * 4]
+    views = pd.DataFrame(rows, columns=["label", "split"]).assign(view=0, row=range(len(rows)))
+    array = (rng.normal(0, 0.1, (len(rows), 8, 3, 3)) + np.eye(8)[views["label"]][:, :, None, None]).astype(np.float16)
+    p = params.load(ROOT / "params.yaml")
+    train = partial(train_model, abn=p.abn, train=p.train, seed=0, device=torch.device("cpu"))
+    tables = list(unknown.thirds(train, array, views, 0.05))
+    assert len(tables) == 3 and all(len(table) == len(tables[0]) for table in tables)
+    assert all(table["area under the ROC curve"].between(0, 100).all() for table in tables)
