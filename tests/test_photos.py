@@ -139,11 +139,11 @@ def test_each_run_is_an_experiment_that_runs_what_changed(root: Path, tmp_path: 
     run("git", "add", "--all")
     run("git", "-c", "user.name=x", "-c", "user.email=x", "commit", "--quiet", "--message", "x")
 
-    first = run(*tool, str(root), "-S", "train.epochs=2")
+    first = run(*tool, str(root), "-S", "train.batch_size=32")
     name = "photos-It-s-1-50-x-y-z-a-b-HOME-é"
     words = shlex.split(first.splitlines()[0])
     assert words[:7] == ["dvc", "exp", "run", "--name", name, "-S", "~ablations.alpha-0"]
-    assert words[-2:] == ["-S", "train.epochs=2"]
+    assert words[-2:] == ["-S", "train.batch_size=32"]
     assert "Running stage 'read'" in first and "Running stage 'train'" in first
     assert f"Its report: {here / 'report.html'}" in first
     (root / "a/new.jpg").write_bytes(jpeg(drawing(1)))
