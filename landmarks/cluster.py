@@ -149,8 +149,10 @@ def result(future: distributed.Future, client: distributed.Client) -> np.ndarray
 
 
 @contextmanager
-def explained(address: str) -> Iterator[None]:
-    """Turns Dask's errors into `UserError`."""
+def explained(
+    address: str, fix: str = f"start the scheduler, or correct the address or {CERTIFICATE}"
+) -> Iterator[None]:
+    """Turns Dask's errors into `UserError`. `fix` is what to do if the connection fails."""
     try:
         yield
     except distributed.KilledWorker as error:
@@ -163,7 +165,7 @@ def explained(address: str) -> Iterator[None]:
             cause = cause.__cause__
         if isinstance(error, RuntimeError) and not isinstance(cause, OSError):
             raise
-        text = f"{address}: {str(cause) or error}; start the scheduler, or correct the address or {CERTIFICATE}"
+        text = f"{address}: {str(cause) or error}; {fix}"
     else:
         return
     raise UserError(f"compute.cluster: {text}")
@@ -225,7 +227,7 @@ def schedule(address: str) -> None:
             print(f"scheduler at {scheduler.address}", flush=True)
             await scheduler.finished()
 
-    with explained(address):
+    with explained(address, "give a free port of an address of this machine"):
         asyncio.run(run())
 
 

@@ -116,7 +116,7 @@ def advice(suspects: int, contradictions: int, curve: pd.DataFrame, wrong: int) 
         return Advice(text, "learning-curve")
     if wrong:
         return Advice(f"Look at the {count(wrong, 'misnamed picture')}: what do they have in common?", "wrong")
-    return Advice("Nothing. All labels look right, and so are all answers.", "results")
+    return Advice("Nothing: no label looks wrong, and all answers are right.", "results")
 
 
 def flat(settings: dict, prefix: str = "") -> dict[str, str]:

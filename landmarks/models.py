@@ -13,6 +13,7 @@ from landmarks.params import Abn, Backbone, Block
 from landmarks.stage import UserError
 
 import torch
+from pydantic import field_validator
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,6 +31,12 @@ class Design(Block):
     abn: Abn | None  # None: no attention
     seed: int  # of the initial weights
     tail: Backbone | None = None  # the backbone whose tail is trained with the model; None: no tail
+
+    @field_validator("abn", mode="before")
+    @classmethod
+    def complete(cls, abn: object) -> object:
+        """Models of version 1.1.0 have the study's branch, and do not say so."""
+        return {"branch": "study"} | abn if isinstance(abn, dict) else abn
 
 
 class Output(NamedTuple):

@@ -21,6 +21,7 @@ def settings(p: params.Params) -> dict[str, str]:
     blocks = {"data": p.data.portable, "filter": p.filter, "split": p.split, "augment": p.augment}
     blocks |= {"backbone": p.backbone.portable, "train": p.train, "abn": p.abn, "evaluate": p.evaluate}
     values = {name: block.model_dump(mode="json") for name, block in blocks.items()}
+    values["split"]["given"] = p.split.given  # dumps lack the default, and always lack repeats
     values["train"] = {"repeats": p.train.repeats} | values["train"]
     values["ablations"] = {name: block.model_dump(mode="json") for name, block in sorted(p.ablations.items())}
     return html_report.flat({"seed": p.seed, **values, "compute": {"precision": p.compute.precision}})
@@ -49,7 +50,7 @@ def main() -> str:
     contradictions = int((pairs["landmark_id"] != pairs["other_landmark_id"]).sum())
     synthetic = p.data.source == "sample"
     page = html_report.render(
-        title="synthetic landmarks" if synthetic else p.data.portable.root,
+        title="synthetic landmarks" if synthetic else p.data.portable.root or p.data.source,
         source="Synthetic pictures: the results say nothing about photographs."
         if synthetic
         else f"Source of the pictures: {p.data.source}.",

@@ -39,6 +39,8 @@ def main() -> str:
     parser.add_argument("model", help="a model of params.yaml")
     parser.add_argument("--seeds", type=int, default=3)
     arguments, p = parser.parse_args(), params.load()
+    if arguments.seeds < 1:
+        parser.error("--seeds: must be 1 or more")
     if arguments.model not in p.models:
         raise stage.UserError(f"{arguments.model}: not in params.yaml; it has {', '.join(p.models)}")
     training.prepare_training()

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -250,10 +251,18 @@ def test_nobody_answers(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> 
         list(wait(machines.schedule(), 1))
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8786", "tcp://127.0.0.1", "http://127.0.0.1:8786"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8786", "tcp://127.0.0.1", "http://127.0.0.1:8786", "tcp://127.0.0.1:65536"]
+)
 def test_a_wrong_address_of_a_worker(machines: Machines, address: str) -> None:
     machines.start("worker", address)
     assert "ADDRESS: must be tcp://HOST:PORT or tls://HOST:PORT" in machines.processes[0].stdout.read()
+
+
+def test_a_port_that_is_not_free(machines: Machines) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        line = machines.start("scheduler", f"tcp://127.0.0.1:{server.getsockname()[1]}")
+    assert "Address already in use; give a free port of an address of this machine" in line
 
 
 def test_dask_is_missing() -> None:

@@ -127,6 +127,7 @@ def test_the_page_has_every_section(folder: Path) -> None:
         "1 pair of pictures that are nearly the same. The labels agree in all of them.",
         "data.root My pictures",
         "backbone.weights mine.safetensors",
+        "split.given keep",
         "train.repeats 1",
         "numpy==2.4.6 torch==1; sys_platform == 'linux'",
     ):

@@ -65,9 +65,12 @@ def test_the_version_changes_with_the_pictures(root: Path) -> None:
     versions = {first, photos.version(root)}
     (root / "a/0.jpg").rename(root / "a/2.jpg")
     versions.add(photos.version(root))
-    (root / "images.csv").touch()
+    (root / "c").write_bytes(jpeg(drawing()))
+    (root / "images.csv").write_text("id,landmark_id,file\n0,a,c\n1,a,missing.jpg\n", encoding="utf-8")
     versions.add(photos.version(root))
-    assert len(versions) == 4
+    os.utime(root / "c", (1, 1))
+    versions.add(photos.version(root))
+    assert len(versions) == 5
 
 
 def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,12 +80,31 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         photos.main([""])
     with user_error("nowhere is not a directory"):
         photos.main([str(tmp_path / "nowhere")])
-    with user_error(r"contains no pictures \(1 unsupported .cr2\)"):
+    with user_error(r"has neither an images.csv nor a directory per class; add one \(1 unsupported .cr2\)"):
         photos.main([str(tmp_path)])
     with user_error(r"caf\\xe9 has characters that params.yaml cannot hold"):
         photos.main([str(tmp_path / os.fsdecode(b"caf\xe9"))])
     with pytest.raises(SystemExit):
         photos.main([str(tmp_path), "--recipe", "none"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("filter.top_k=1", "^filter.top_k: 1 is wrong"),
+        ("data.root=data", "^data.root: data overlaps data/downloaded"),
+        ("filter.top=1", "^ARGS: .*'filter.top'; give -S KEY=VALUE"),
+        ("filter.top_k", "^ARGS: .*'filter.top_k'; give -S KEY=VALUE"),
+    ],
+)
+def test_wrong_settings_change_nothing(
+    setting: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    with user_error(message):
+        photos.check(["train.epochs=2", setting])
+    assert (tmp_path / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
 PIPELINE = """
@@ -117,9 +139,11 @@ def test_each_run_is_an_experiment_that_runs_what_changed(root: Path, tmp_path: 
     run("git", "add", "--all")
     run("git", "-c", "user.name=x", "-c", "user.email=x", "commit", "--quiet", "--message", "x")
 
-    first = run(*tool, str(root), "-S", "train.epochs=2")
+    first = run(*tool, str(root), "-S", "train.batch_size=32")
     name = "photos-It-s-1-50-x-y-z-a-b-HOME-é"
-    assert shlex.split(first.splitlines()[0])[:7] == ["dvc", "exp", "run", "--name", name, "-S", "data.source=folder"]
+    words = shlex.split(first.splitlines()[0])
+    assert words[:7] == ["dvc", "exp", "run", "--name", name, "-S", "~ablations.alpha-0"]
+    assert words[-2:] == ["-S", "train.batch_size=32"]
     assert "Running stage 'read'" in first and "Running stage 'train'" in first
     assert f"Its report: {here / 'report.html'}" in first
     (root / "a/new.jpg").write_bytes(jpeg(drawing(1)))

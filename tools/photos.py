@@ -3,7 +3,7 @@
     .venv/bin/python -m tools.photos ROOT [--recipe NAME] [-S KEY=VALUE ...]
 
 Removes the ablations, sets the keys of a recipe of recipes.yaml, then those of -S, prints the `dvc exp run` that does
-the same, and runs it.
+the same, and runs it. Checks all settings before, because DVC leaves those of a failed run in params.yaml.
 """
 
 import argparse
@@ -11,13 +11,16 @@ import hashlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from landmarks import artifacts, params, scan, stage
+from landmarks import artifacts, params, scan
+from landmarks.sources.folder import open_folder
 from landmarks.stage import UserError
 from landmarks.stage.errors import explain
 
@@ -29,17 +32,17 @@ RECIPES = Path("recipes.yaml")
 def version(root: Path) -> str:
     """A hash that changes when a picture of `root` is added, removed, renamed or changed.
 
-    Raises `UserError` if `root` has no pictures.
+    Raises `UserError` as `open_folder` does, for a folder that the pipeline cannot use.
     """
-    found = scan.scan(root)
-    if not found.pictures:
-        others = stage.count_reasons(found.skipped.values())
-        raise UserError(f"ROOT: {root} contains no pictures{others and f' ({others})'}; name a folder with some")
     listed = [name for name in ("images.csv",) if (root / name).is_file()]
     digest = hashlib.sha256()
-    for name in [*found.pictures, *listed]:
-        facts = (root / name).stat()
-        digest.update(os.fsencode(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\0"))
+    for name in [*open_folder(root).files["file"], *listed]:
+        try:
+            facts = (root / name).stat()
+            size, time = facts.st_size, facts.st_mtime_ns
+        except (OSError, ValueError):  # images.csv names a file that is missing; the pipeline counts it
+            size = time = 0
+        digest.update(os.fsencode(f"{name}\0{size}\0{time}\0"))
     return f"v{digest.hexdigest()[:12]}"  # never a number
 
 
@@ -73,6 +76,24 @@ def settings(root: Path, recipe: dict[str, str], changes: list[str], ablations: 
     return [word for pair in [*removed, *map("=".join, values.items()), *changes] for word in ("-S", pair)]
 
 
+def check(changes: list[str]) -> None:
+    """Raises `UserError` if params.yaml would be wrong with these values of -S. Does not change it."""
+    from dvc.exceptions import DvcException  # imported here because DVC is slow
+    from dvc.utils.hydra import apply_overrides  # what `dvc exp run -S` calls
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copy("params.yaml", folder))
+        try:
+            apply_overrides(copy, changes)
+        except DvcException as error:
+            reason = str(error.__cause__ or error).partition("\n")[0].rstrip(".")
+            raise UserError(f"ARGS: {reason}; give -S KEY=VALUE with a key of params.yaml") from None
+        try:
+            params.load(copy)
+        except UserError as error:
+            raise UserError(str(error).removeprefix(f"{copy}: ")) from None
+
+
 def identity() -> dict[str, str]:
     """The environment variables that DVC needs for the commits of experiments, if git does not know the user."""
     return {
@@ -103,7 +124,9 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(f"ROOT: {root} is not a directory; name one with a directory of pictures per landmark")
     taken = output("git", "for-each-ref", "--format=%(refname:lstrip=-1)", "refs/exps").splitlines()
     name = free_name(root, taken)
-    run = ["exp", "run", "--name", name, *settings(root, recipes[args.recipe], args.settings, params.load().ablations)]
+    changes = settings(root, recipes[args.recipe], args.settings, params.load().ablations)
+    check(changes[1::2])
+    run = ["exp", "run", "--name", name, *changes]
     print(shlex.join(["dvc", *run]), flush=True)
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for DVC, which ends its stages
     done = subprocess.run([sys.executable, "-m", "dvc", *run], env=os.environ | identity(), check=False)

@@ -191,8 +191,9 @@ def number(low: int, high: int | None = None) -> Callable[[str], int]:
 
 def place(text: str) -> str:
     """The type of an argument that is the address of a scheduler."""
-    if not re.fullmatch(r"(tcp|tls)://[^/]+:[0-9]+", text):
-        raise argparse.ArgumentTypeError("must be tcp://HOST:PORT or tls://HOST:PORT")
+    found = re.fullmatch(r"(?:tcp|tls)://[^/]+:([0-9]+)", text)
+    if not found or int(found[1]) > 65535:  # Dask would take another port
+        raise argparse.ArgumentTypeError("must be tcp://HOST:PORT or tls://HOST:PORT, with a port up to 65535")
     return text
 
 
