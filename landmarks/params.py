@@ -29,7 +29,7 @@ class Block(BaseModel):
 class Data(Block):
     source: Literal["sample", "folder", "gldv1", "gldv2"]
     root: str | None
-    only: str | None
+    only: Annotated[str, Field(min_length=1)] | None
     version: str | None
 
     @property
@@ -37,7 +37,10 @@ class Data(Block):
         """The same block with only the last part of paths, which tells nothing about the user's machine or server."""
 
         def last(path: str | None) -> str | None:
-            return re.split("[?#]", path or "")[0].rstrip("/").rpartition("/")[2].rpartition("@")[2] or None
+            path = path or ""
+            if "://" in path:
+                path = re.split("[?#]", path)[0].rpartition("@")[2]
+            return path.rstrip("/").rpartition("/")[2] or None
 
         return self.model_copy(update={"root": last(self.root), "only": last(self.only)})
 

@@ -184,6 +184,7 @@ def test_what_to_do_next(suspects: int, contradictions: int, twice: float, wrong
         (None, None),
         ("/home/ann/towers", "towers"),
         ("towers/", "towers"),
+        ("/my/#1 towers", "#1 towers"),
         ("s3://bucket/ann/towers", "towers"),
         ("https://ann:secret@host/", "host"),
         ("https://host/towers?token=secret", "towers"),

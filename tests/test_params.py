@@ -144,6 +144,7 @@ def test_wrong_type(file: Path, key: str, value: object) -> None:
         ("train.hidden", -1),
         ("train.weight_decay", -0.1),
         ("train.dropout", 1.0),
+        ("data.only", ""),
         ("abn.alpha", -0.25),
         ("abn.attention", "additive"),
         ("ablations.study.objective", "sum"),
