@@ -92,7 +92,7 @@ def test_placeholders_are_dropped_and_large_groups_are_reported(
 ) -> None:
     """Three classes, each with 10 pictures, 8 copies of the same placeholder and, in one class, 30 of one picture."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    values["data"] = {"source": "folder", "root": "photos", "only": None}
+    values["data"] = {"source": "folder", "root": "photos", "only": None, "version": None}
     values["filter"] |= {"skip_top": 0, "top_k": 3, "min_images": 10}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     for number, name in enumerate("abc"):

@@ -375,7 +375,7 @@ def test_tars_and_tables_of_v2(tar: bytes, credits: bytes | None, index: bytes |
         if credits is not None:
             (root / "metadata/train_attribution.csv").write_bytes(credits)
         values = yaml.safe_load(TEXT)
-        values["data"] = {"source": "gldv2", "root": "root", "only": None}
+        values["data"] = {"source": "gldv2", "root": "root", "only": None, "version": None}
         values["filter"] |= {"top_k": 2, "skip_top": 0, "min_images": 3}
         values["download"]["min_success"] = 0.0
         (here / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
