@@ -61,7 +61,10 @@ def gain(trained: dict[str, np.ndarray], frozen: dict[str, np.ndarray] | None) -
 
 
 def measure(row: Name, results: dict, clone: Clone, repro: Repro) -> list[str]:
-    """The cells of a row: accuracy, what the tail adds, the attention map, and the costs."""
+    """The cells of a row: accuracy, what the tail adds, the attention map, and the costs.
+
+    A time is empty if DVC took the outs of the stage from the row before.
+    """
     baseline, abn = (results[model]["test"] for model in ("baseline", "abn"))
     accuracy = [span(value) for m in (baseline, abn) for value in ([m["accuracy"]], m["accuracy_ci95"])]
     above = [percent(abn["above_baseline"]), span(abn["above_baseline_ci95"])]
@@ -70,8 +73,9 @@ def measure(row: Name, results: dict, clone: Clone, repro: Repro) -> list[str]:
     attention, seconds = experiments.attention(abn), repro.seconds()
     views = len(pd.read_parquet(clone.root / artifacts.VIEWS))
     size = sum(path.stat().st_size for path in (clone.root / artifacts.RELEASED / "abn").iterdir() if path.is_file())
-    times = [f"{seconds[name]:.0f}" for name in ("train-baseline", "train-abn")]
-    costs = [f"{views / seconds['extract-features']:.1f}", *times, f"{size / 1e6:.0f}"]
+    rate = f"{views / seconds['extract-features']:.1f}" if "extract-features" in seconds else ""
+    times = [f"{seconds[name]:.0f}" if name in seconds else "" for name in ("train-baseline", "train-abn")]
+    costs = [rate, *times, f"{size / 1e6:.0f}"]
     return [*accuracy, *above, *gain(correct[row[0]], frozen), *attention, *costs]
 
 
