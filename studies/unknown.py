@@ -64,13 +64,12 @@ def evidence(model: models.Baseline, data: training.Features) -> Evidence:
     return Evidence(*(torch.cat(part).double().numpy() for part in zip(*parts, strict=True)))
 
 
-def scores(train: Evidence, labels: np.ndarray, val: Evidence, query: Evidence) -> dict[str, np.ndarray]:
-    """Every score of the pictures of `query`, by name; higher is more like a known landmark.
+def scores(single: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`single_scores` of some pictures, and their combinations, by name.
 
-    `train` are training pictures of classes `labels`. Combinations rank a picture among those of `val`.
+    Combinations rank a picture among the validation pictures, whose `single_scores` are `reference`.
     """
-    found = single_scores(train, labels, query)
-    reference = single_scores(train, labels, val)
+    found = dict(single)
 
     def rank(name: str) -> np.ndarray:
         return np.searchsorted(np.sort(reference[name]), found[name]) / len(reference[name])
@@ -92,6 +91,10 @@ def scores(train: Evidence, labels: np.ndarray, val: Evidence, query: Evidence) 
 
 
 def single_scores(train: Evidence, labels: np.ndarray, query: Evidence) -> dict[str, np.ndarray]:
+    """Scores of the pictures of `query`, by name; higher is more like a known landmark.
+
+    `train` are training pictures of classes `labels`.
+    """
     first, second = softmax(query.perception, 1), softmax(query.attention, 1)
     best, rows = query.probabilities.argmax(1), np.arange(len(query.trunk))
     middle = (first + second) / 2
@@ -161,10 +164,9 @@ def measure(
     """The table of one model: `array` and `views` are features and views of known landmarks."""
     parts = {split: evidence(model, training.Features(array, rows)) for split, rows in views.groupby("split")}
     labels = views.loc[views["split"] == "train", "label"].to_numpy()
-    groups = [
-        scores(parts["train"], labels, parts["val"], query)
-        for query in (parts["val"], parts["test"], evidence(model, unknown))
-    ]
+    queries = parts["val"], parts["test"], evidence(model, unknown)
+    singles = [single_scores(parts["train"], labels, query) for query in queries]
+    groups = [scores(single, singles[0]) for single in singles]
     rows = {}
     for name, (val, test, other) in ((name, [group[name] for group in groups]) for name in groups[0]):
         limit = release.threshold(val, rate)

@@ -136,7 +136,9 @@ def test_every_score_ranks_known_above_unknown_landmarks() -> None:
         return unknown.Evidence(*logits, np.mean([softmax(part, 1) for part in logits], 0), x, x, x)
 
     train, val = group(labels, 5), group(labels, 5)
-    known, other = (unknown.scores(train, labels, val, query) for query in (group(labels, 5), group(labels + 3, 1)))
+    queries = val, group(labels, 5), group(labels + 3, 1)
+    reference, *singles = (unknown.single_scores(train, labels, query) for query in queries)
+    known, other = (unknown.scores(single, reference) for single in singles)
     for name in known:
         assert np.isfinite(known[name]).all() and np.isfinite(other[name]).all()
         if name.split(",")[0] not in ("PCA residual", "nearest class mean", "10th nearest neighbour"):
