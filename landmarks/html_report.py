@@ -12,7 +12,6 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-SIDE = 192  # pixels; the longer side of a picture
 GAIN = 0.01  # of the accuracy; for less, more pictures are not worth the work
 
 
@@ -49,9 +48,7 @@ def thumbnails(folder: Path, ids: Iterable[str]) -> dict[str, Thumbnail]:
     """The pictures with these ids in a folder of shards, by id."""
     found = {}
     for picture in images.read_pictures(folder, ids):
-        image = images.decode(picture.picture)
-        image.thumbnail((SIDE, SIDE))
-        source = data_uri(images.encode(image, "JPEG", quality=75), "jpeg")
+        source = data_uri(images.thumbnail(images.decode(picture.picture)), "jpeg")
         found[picture.id] = Thumbnail(source, figures.attribution(picture))
     return found
 

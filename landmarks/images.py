@@ -29,6 +29,7 @@ ENDINGS = frozenset(e for e, name in Image.registered_extensions().items() if na
 MIN_SIDE = 64  # pixels; a smaller picture, enlarged to 224, shows no detail of a building
 # Ratio of the sides. Together with MAX_PIXELS, it keeps every shrunk picture within JPEG's 65,500 pixels a side.
 MAX_ASPECT = 40
+THUMBNAIL = 192  # pixels; the longer side of a thumbnail
 # Pillow rejects PNGs with more than 1 MB in a text chunk or colour profile. Its limit for all text, 64 MB, remains.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
@@ -230,6 +231,13 @@ def encode(image: Image.Image, file_format: str, **options: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, file_format, **options)
     return buffer.getvalue()
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A JPEG of at most `THUMBNAIL` pixels a side."""
+    small = image.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return encode(small, "JPEG", quality=80)
 
 
 def perceptual_hash(image: Image.Image) -> int:

@@ -187,6 +187,12 @@ class Params(Block):
         """The attention block of every model, in the order of the results table; the baseline has none."""
         return {"baseline": None, "abn": self.abn, **dict(sorted(self.ablations.items()))}
 
+    def model(self, name: str) -> Abn | None:
+        """The attention block of a model. Raises `UserError` if params.yaml has no model of this name."""
+        if name not in self.models:
+            raise UserError(f"{name}: no model of params.yaml; choose from {', '.join(self.models)}")
+        return self.models[name]
+
     @model_validator(mode="after")
     def names_are_free(self) -> "Params":
         taken = {"baseline", "abn"} & set(self.ablations)

@@ -14,7 +14,7 @@ from landmarks.stage import UserError
 
 import numpy as np
 
-FORMAT = 2  # of release.json; it changes with the layout
+FORMAT = 3  # of release.json; it changes with the layout
 
 
 def threshold(confidence: np.ndarray, rate: float) -> float:

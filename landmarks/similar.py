@@ -9,15 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from landmarks import images
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 FILE = "similar.parquet"  # in a model folder
-THUMBNAIL = 160  # pixels of the longer side
 SCHEMA = pa.schema(
     {"id": pa.string(), "landmark_id": pa.string(), "vector": pa.list_(pa.float16()), "thumbnail": pa.large_binary()}
 )
@@ -46,12 +42,6 @@ class Neighbour(NamedTuple):
 def pool(features: np.ndarray) -> np.ndarray:
     """The vectors [N, C] of features [N, C, H, W], both float16. Sums of float16 are exact in float64."""
     return features.mean((2, 3), dtype=np.float64).astype(np.float16)
-
-
-def thumbnail(image: Image.Image) -> bytes:
-    small = image.copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    return images.encode(small, "JPEG", quality=80)
 
 
 @contextmanager

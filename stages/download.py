@@ -50,7 +50,7 @@ def main() -> str:
     return (
         f"{len(found)} pictures of {len(kept)} classes, {len(failures)} failed{reasons and f' ({reasons})'}, "
         f"{others and f'{len(skipped)} skipped ({others}), '}from an index of {len(index)} in {len(ranking)} classes"
-        f"{f'; {absent} ids of data.only are not in it' if absent else ''}"
+        f"{f'; ids of data.only that are not in it: {absent}' if absent else ''}"
     )
 
 

@@ -41,7 +41,7 @@ def groups(p: params.Params, ids: set[str]) -> Iterator[list[similar.Row]]:
             inputs = torch.from_numpy(np.stack(views)).to(device).split(features.batch_size(device))
             vectors = np.concatenate([similar.pool(features.forward(trunk, part).cpu().numpy()) for part in inputs])
             shown = p.package.similar == "pictures"
-            thumbnails = pool.map(similar.thumbnail, drawn) if shown else [None] * len(pictures)
+            thumbnails = pool.map(images.thumbnail, drawn) if shown else [None] * len(pictures)
             rows = zip(pictures, vectors, thumbnails, strict=True)
             yield [similar.Row(picture.id, picture.landmark_id, *values) for picture, *values in rows]
 

@@ -21,9 +21,7 @@ def main() -> str:
     if len(sys.argv) != 2:
         raise stage.UserError("MODEL is missing: python -m stages.train MODEL")
     name, p = sys.argv[1].rpartition("@")[2], params.load()
-    if name not in p.models:
-        raise stage.UserError(f"ablations.{name}: not in params.yaml; it has {', '.join(sorted(p.ablations))}")
-    abn = p.models[name]
+    abn = p.model(name)
     prepare_training()
     device = determinism.pick_device(p.compute.device)
     settings = {"train": p.train, "abn": abn, "backbone": p.backbone, "seed": p.seed, "device": device.type}

@@ -41,8 +41,7 @@ def main() -> str:
     arguments, p = parser.parse_args(), params.load()
     if arguments.seeds < 1:
         parser.error("--seeds: must be 1 or more")
-    if arguments.model not in p.models:
-        raise stage.UserError(f"{arguments.model}: not in params.yaml; it has {', '.join(p.models)}")
+    abn = p.model(arguments.model)
     training.prepare_training()
     device = determinism.pick_device(p.compute.device)
     features, views = artifacts.read_features(), artifacts.read_labelled_views()
@@ -55,7 +54,7 @@ def main() -> str:
         for seed in range(p.seed, p.seed + arguments.seeds):
             start = time.monotonic()
             with tempfile.TemporaryDirectory() as log:
-                model, _ = train(index=used, abn=p.models[arguments.model], seed=seed, log=Path(log))
+                model, _ = train(index=used, abn=abn, seed=seed, log=Path(log))
             seconds.append(time.monotonic() - start)
             found = predictions(model.to(device), features, test)
             accuracies.append((found["predicted"] == found["label"]).mean())

@@ -216,13 +216,12 @@ def main() -> str:
     parser.add_argument("model", help="a model of params.yaml")
     parser.add_argument("--thirds", action="store_true")
     arguments, p = parser.parse_args(), params.load()
-    if arguments.model not in p.models:
-        raise stage.UserError(f"{arguments.model}: not in params.yaml; it has {', '.join(p.models)}")
+    abn = p.model(arguments.model)
     array, views, rate = artifacts.read_features(), artifacts.read_labelled_views(), p.package.false_alarm_rate
     if arguments.thirds:
         training.prepare_training()
         trainer = training.trainer(p.backbone, p.train, torch.device("cpu"))
-        tables = list(thirds(partial(trainer, abn=p.models[arguments.model], seed=p.seed), array, views, rate))
+        tables = list(thirds(partial(trainer, abn=abn, seed=p.seed), array, views, rate))
     else:
         folder = artifacts.RELEASED / arguments.model
         tables = [measure(models.load(folder), array, views, other_landmarks(p, folder), rate)]

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from landmarks import similar
+from landmarks import images, similar
 from landmarks.images import encode
 
 import numpy as np
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     abn_folder = model_folder(root / "abn", abn())
     with similar.writer(abn_folder / similar.FILE) as write:
         vectors = np.random.default_rng(0).normal(size=(8, 256)).astype(np.float16)
-        shown = [similar.thumbnail(drawing(0)), *[None] * 7]
+        shown = [images.thumbnail(drawing(0)), *[None] * 7]
         rows = zip(vectors, shown, strict=True)
         write([similar.Row(f"<b>{n}", "b-2", vector, picture) for n, (vector, picture) in enumerate(rows)])
     examples = abn_folder / "examples"

@@ -78,9 +78,9 @@ def test_a_training_picture_is_at_distance_0_from_itself(released: Path) -> None
     assert recognizer.gallery.nearest(answer.vector, 2) == near[:2]
 
 
-def test_a_thumbnail_has_at_most_160_pixels_a_side() -> None:
-    assert images.decode(similar.thumbnail(drawing(0, 320, 200))).size == (160, 100)
-    assert images.open_image(similar.thumbnail(drawing(0, 90, 40))).size == (90, 40)
+def test_a_thumbnail_has_at_most_192_pixels_a_side() -> None:
+    assert images.decode(images.thumbnail(drawing(0, 480, 300))).size == (192, 120)
+    assert images.open_image(images.thumbnail(drawing(0, 90, 40))).size == (90, 40)
 
 
 @pytest.mark.parametrize("include", ["none", "ids"])

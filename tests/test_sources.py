@@ -357,8 +357,8 @@ def test_only_the_ids_of_a_list_are_used(tmp_path: Path, text: str, ids: list[st
         (None, "no such file or directory; it needs an id per line"),
         (b"\xff\xfe", "can't decode"),
         (b"landmark_id,images\n1,a,b\n", "expected 2 columns"),
-        (b"x\ny\n", "none of the 2 ids in .* is in the data, whose first id is a"),
-        (b"", "none of the 0 ids"),
+        (b"x\ny\n", "no id in .* .2. is in the data, whose first id is a"),
+        (b"", "no id in .* .0."),
     ],
     ids=["missing", "binary", "columns", "others", "empty"],
 )
@@ -378,7 +378,7 @@ def test_the_stage_uses_the_list_and_counts_absent_ids(
     monkeypatch.chdir(tmp_path)
     data = {"source": "folder", "root": str(folder), "only": "list"}
     assert run_stages(tmp_path, folder, data=data)[0].endswith(
-        ", from an index of 16 in 2 classes; 1 ids of data.only are not in it"
+        ", from an index of 16 in 2 classes; ids of data.only that are not in it: 1"
     )
     assert pd.read_parquet(artifacts.DOWNLOADED / "index.parquet")["id"].tolist() == ids
 

@@ -87,7 +87,7 @@ def restrict(index: pd.DataFrame, only: str | None) -> tuple[pd.DataFrame, int]:
     found = compute.is_in(pa.array(index["id"], pa.string()), ids).to_numpy(zero_copy_only=False)
     if not found.any():
         first = index["id"].iloc[0]
-        raise UserError(f"data.only: none of the {len(ids)} ids in {only} is in the data, whose first id is {first}")
+        raise UserError(f"data.only: no id in {only} ({len(ids)}) is in the data, whose first id is {first}")
     return index[found].reset_index(drop=True), len(ids) - int(found.sum())
 
 
