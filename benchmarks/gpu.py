@@ -11,7 +11,6 @@ the CPU's and with its own, and says what the study's 176,358 pictures would tak
 
 import argparse
 import copy
-import json
 import os
 import subprocess
 import sys
@@ -200,7 +199,7 @@ def report(directory: Path, pictures: int, dry: bool) -> str:
     run = Run(directory, p)
     seconds |= {f"train {name}": run_stage("train", directory, name) for name in p.models}
     seconds["evaluate"] = run_stage("evaluate", directory)
-    results = json.loads((directory / artifacts.RESULTS).read_text(encoding="utf-8"))
+    results = artifacts.read_results(directory)
     once = (directory / "models/trained/abn/model.safetensors").read_bytes()
     run_stage("train", directory, "abn")
     repeated = "the same" if once == (directory / "models/trained/abn/model.safetensors").read_bytes() else "OTHER"

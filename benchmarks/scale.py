@@ -11,7 +11,6 @@ are as large as at any crop: 50 KB per view.
 
 import argparse
 import hashlib
-import json
 import shutil
 import tarfile
 import time
@@ -169,7 +168,7 @@ def measure(classes: int | None, share: float) -> Result:
         costs["disk"] = pd.Series({name: sum(out["size"] for out in lock[name]["outs"]) / 1e6 for name in lock})
         costs.loc["download", "disk"] += size(clone.root / artifacts.DOWNLOADS) / 1e6
         outs = sorted((out["path"], out["md5"]) for entry in lock.values() for out in entry["outs"])
-        results = json.loads((clone.root / artifacts.RESULTS).read_text(encoding="utf-8"))
+        results = artifacts.read_results(clone.root)
         trunk = Trunk(load_file(clone.root / artifacts.BACKBONE), params.load(clone.root / "params.yaml").backbone)
         return Result(
             pictures,

@@ -4,6 +4,7 @@ Paths are relative to the repository's root, where DVC runs the stages. docs/arc
 and readers of each file. landmarks/images.py reads pictures.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,6 +100,11 @@ def read_views(root: Path = Path()) -> "pd.DataFrame":
 
     index = pd.read_parquet(root / VIEWS)
     return index.assign(row=range(len(index)))
+
+
+def read_results(root: Path = Path()) -> dict:
+    """results.json."""
+    return json.loads((root / RESULTS).read_text(encoding="utf-8"))
 
 
 def read_labelled_views(root: Path = Path()) -> "pd.DataFrame":

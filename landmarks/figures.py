@@ -214,8 +214,11 @@ def attention_gallery(rows: list[dict], names: list[str]) -> Figure:
     return figure
 
 
-def class_accuracy(classes: pd.DataFrame) -> Figure:
-    """Recall (bar) and precision (dot) of each class of classes.csv, at most of the 40 with the lowest recall."""
+def class_accuracy(classes: pd.DataFrame, model: str) -> Figure:
+    """Recall (bar) and precision (dot) of each class of classes.csv, at most of the 40 with the lowest recall.
+
+    `model` is the name of the model that they describe.
+    """
     rows = classes.sort_values(["recall", "landmark_id"]).head(SHOWN_CLASSES)[::-1]
     figure, axes = plt.subplots(figsize=(9, 1.4 + 0.2 * len(rows)))
     places = np.arange(len(rows))
@@ -229,7 +232,7 @@ def class_accuracy(classes: pd.DataFrame) -> Figure:
         text = shorten(f"{row.test} test, {row.train} training{confused}", 60)
         axes.text(1.03, place, text, va="center", fontsize=7)
     left_out = f" ({len(rows)} of {len(classes)} classes)" if len(rows) < len(classes) else ""
-    axes.set_title(f"The classes of abn on test pictures, worst first{left_out}", pad=28, loc="left")
+    axes.set_title(f"The classes of {model} on test pictures, worst first{left_out}", pad=28, loc="left")
     axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(axis="y", visible=False)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from landmarks import figures, images, report
+from landmarks import figures, images
 
 import jinja2
 import pandas as pd
@@ -54,11 +54,11 @@ def thumbnails(folder: Path, ids: Iterable[str]) -> dict[str, Thumbnail]:
 
 
 def typical(predictions: pd.DataFrame, landmarks: list[str]) -> dict[str, str]:
-    """By landmark, the picture that abn names right with most confidence, if there is one.
+    """By landmark, the picture that a model names right with most confidence, if there is one.
 
-    `predictions` is predictions.parquet, and `landmarks` has the landmark of each label.
+    `predictions` has its rows of predictions.parquet, and `landmarks` the landmark of each label.
     """
-    right = predictions[(predictions["model"] == "abn") & (predictions["predicted"] == predictions["label"])]
+    right = predictions[predictions["predicted"] == predictions["label"]]
     first = right.sort_values(["confidence", "id"], ascending=[False, True]).drop_duplicates("label")
     return {landmarks[row.label]: row.id for row in first.itertuples()}
 
@@ -69,12 +69,6 @@ def illustrated(rows: pd.DataFrame, pictures: dict[str, Thumbnail]) -> list[dict
         row | {"picture": pictures[row["id"]], "other_picture": pictures.get(row["other"])}
         for row in rows.to_dict("records")
     ]
-
-
-def best(results: dict) -> str:
-    """The model with the highest accuracy on validation pictures; of equals, the first."""
-    entries = report.models(results)
-    return max(entries, key=lambda name: entries[name]["val"]["accuracy"])
 
 
 def comparison(test: dict) -> str:

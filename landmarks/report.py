@@ -37,6 +37,12 @@ def models(results: dict) -> dict[str, dict]:
     return {name: splits for name, splits in results.items() if name != "majority_class"}
 
 
+def best(results: dict) -> str:
+    """The model with the highest accuracy on validation pictures; of equals, the first."""
+    entries = models(results)
+    return max(entries, key=lambda name: entries[name]["val"]["accuracy"])
+
+
 def gain(name: str, entry: dict) -> list[str]:
     """The cells of a model's difference from the baseline and its interval."""
     if name == "baseline":

@@ -92,12 +92,11 @@ def main() -> str:
                 entry["repeats"] = metrics.repeats(*pair, stream(p.seed, "bootstrap"))
             results[name][split] = metrics.rounded(entry)
             tables.append(table.assign(model=name))
-        if name == "abn":
-            wrong = wrong_table(answers, classes)
 
-    predictions = pd.concat(tables, ignore_index=True)
-    abn = predictions[(predictions["model"] == "abn") & (predictions["split"] == "test")]
-    for path, rows in ((artifacts.CLASSES, class_table(views, abn, classes)), (artifacts.WRONG, wrong)):
+    predictions, best = pd.concat(tables, ignore_index=True), report.best(results)
+    test = predictions[(predictions["model"] == best) & (predictions["split"] == "test")]
+    wrong = wrong_table(pd.read_parquet(artifacts.LOGS / best / artifacts.ANSWERS), classes)
+    for path, rows in ((artifacts.CLASSES, class_table(views, test, classes)), (artifacts.WRONG, wrong)):
         with stage.atomic_output(path) as out:
             rows.round(artifacts.DIGITS).to_csv(out, index=False, lineterminator="\n")
     with stage.atomic_output(artifacts.PREDICTIONS) as out:
@@ -106,7 +105,8 @@ def main() -> str:
         out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     with stage.atomic_output(artifacts.RESULTS.with_suffix(".md")) as out:
         out.write_text(report.table(results, p.data.source), encoding="utf-8")
-    return ", ".join(f"{name} {results[name]['test']['accuracy']:.4f}" for name in p.models) + " (test accuracy)"
+    accuracies = ", ".join(f"{name} {results[name]['test']['accuracy']:.4f}" for name in p.models)
+    return f"{accuracies} (test accuracy); best on validation pictures: {best}"
 
 
 if __name__ == "__main__":

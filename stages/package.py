@@ -3,7 +3,6 @@
 The threshold for unknown landmarks is chosen on validation pictures alone.
 """
 
-import json
 import shutil
 
 from landmarks import artifacts, images, params, release, similar, stage
@@ -26,7 +25,7 @@ def main() -> str:
     p = params.load()
     classes, known = artifacts.read_classes(), artifacts.read_named_classes()
     predictions = pd.read_parquet(artifacts.PREDICTIONS)
-    results = json.loads(artifacts.RESULTS.read_text(encoding="utf-8"))
+    results = artifacts.read_results()
     blocks = {"filter": p.filter, "split": p.split, "augment": p.augment, "backbone": p.backbone.portable}
     settings = {
         "seed": p.seed,

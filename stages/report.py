@@ -1,6 +1,5 @@
 """report: one page about data, results, mistakes and settings, to read and to pass on."""
 
-import json
 from pathlib import Path
 
 from landmarks import artifacts, html_report, inspection, params, report, stage
@@ -29,7 +28,8 @@ def settings(p: params.Params) -> dict[str, str]:
 
 def main() -> str:
     p = params.load()
-    results = json.loads(artifacts.RESULTS.read_text(encoding="utf-8"))
+    results = artifacts.read_results()
+    best = report.best(results)
     known, classes = artifacts.read_named_classes(), artifacts.read_csv(artifacts.CLASSES)
     classes["precision"] = pd.to_numeric(classes["precision"])  # empty for a class that is never predicted
     names = known["name"].where(known["name"] != "", known["landmark_id"])
@@ -38,7 +38,8 @@ def main() -> str:
     curve = pd.read_csv(artifacts.INSPECTION / "learning_curve.csv")
 
     suspects = scores[scores["score"] < inspection.SUSPECT]
-    typical = html_report.typical(pd.read_parquet(artifacts.PREDICTIONS), known["landmark_id"].tolist())
+    predictions = pd.read_parquet(artifacts.PREDICTIONS).query("model == @best")
+    typical = html_report.typical(predictions, known["landmark_id"].tolist())
     tables = {
         "wrong": wrong.assign(other=wrong["predicted"].map(typical).fillna("")),
         "suspects": suspects.assign(other=suspects["suggested"].map(typical).fillna("")),
@@ -54,8 +55,8 @@ def main() -> str:
         source="Synthetic pictures: the results say nothing about photographs."
         if synthetic
         else f"Source of the pictures: {p.data.source}.",
-        best=html_report.best(results),
-        test=results[html_report.best(results)]["test"],
+        best=best,
+        test=results[best]["test"],
         sizes={split: int(classes[split].sum()) for split in ("train", "val", "test")},
         dropped=dict(sorted(dropped["reason"].value_counts().items())),
         majority=results["majority_class"],

@@ -7,7 +7,6 @@ The section HEADING is written after each run, so a study that is stopped leaves
 """
 
 import argparse
-import json
 import re
 import shlex
 import shutil
@@ -81,7 +80,7 @@ def run(study: Study, name: Name, clone: Clone) -> list[str]:
         shutil.rmtree(clone.root / ".dvc/cache/runs", ignore_errors=True)
     repro = Repro(clone)
     repro.finish()
-    results = json.loads((clone.root / artifacts.RESULTS).read_text(encoding="utf-8"))
+    results = artifacts.read_results(clone.root)
     return study.measure(name, results, clone, repro)
 
 

@@ -51,6 +51,7 @@ def paths(name: str) -> list[str]:
 
 # A training with `p.train`, and a dump of it, does not depend on the number of repeats.
 BLOCKS = {
+    "model": {"abn", "ablations"},
     "models": {"abn", "ablations"},
     "train": {f"train.{key}" for key in Train.model_fields if key != "repeats"},
 }

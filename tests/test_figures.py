@@ -80,7 +80,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "one model": lambda: figures.reliability({"abn": BINS["abn"]}),
     "attention_gallery": lambda: gallery(["abn", "study"]),
     "collapse": collapse,
-    "class_accuracy": lambda: figures.class_accuracy(class_rows(3)),
+    "class_accuracy": lambda: figures.class_accuracy(class_rows(3), "abn"),
     "contact_sheet": lambda: figures.contact_sheet(
         [[(drawing(n), "a\nb"), (drawing(9 - n), "c\nd")] for n in range(4)], "t"
     ),
@@ -197,7 +197,7 @@ def test_examples_are_right_and_wrong_of_different_landmarks(right: str, expecte
 
 
 def test_of_many_classes_the_worst_are_shown() -> None:
-    (axes,) = figures.class_accuracy(class_rows(60)).axes
+    (axes,) = figures.class_accuracy(class_rows(60), "abn").axes
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == NAMES[: figures.SHOWN_CLASSES][::-1] and "40 of 60" in axes.get_title("left")
     (axes,) = figures.embedding(np.zeros((60, 2)), np.arange(60), NAMES).axes

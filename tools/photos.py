@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from landmarks import artifacts, params, scan
+from landmarks import artifacts, params, report, scan
 from landmarks.sources.folder import open_folder
 from landmarks.stage import UserError
 from landmarks.stage.errors import explain
@@ -131,7 +131,9 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for DVC, which ends its stages
     done = subprocess.run([sys.executable, "-m", "dvc", *run], env=os.environ | identity(), check=False)
     if done.returncode == 0:
+        best = report.best(artifacts.read_results())
         print(f"photos: experiment {name} is done. Its report: {artifacts.REPORT.absolute()}")
+        print(f"photos: its best model on validation pictures is {best}: landmarks predict PHOTO --model {best}")
         print("photos: `dvc exp show` lists all; `git stash && dvc repro` brings the results of the last commit back")
     return done.returncode
 
