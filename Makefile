@@ -29,7 +29,7 @@ lint: .venv/installed
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks.speed
 
-# Writes benchmarks/scale.md: the whole pipeline at the study's size. An hour, and 50 GB in TMPDIR; nothing else meanwhile.
+# Writes benchmarks/scale.md: the whole pipeline at the study's size. An hour, and 35 GB in TMPDIR; nothing else meanwhile.
 scale: .venv/installed
 	$(BIN)/python -m benchmarks.scale
 
