@@ -1,4 +1,4 @@
-"""Model folders, which contain everything needed to use a model: the threshold, release.json and the model card.
+"""Model folders, which contain everything that using a model needs: the threshold, release.json and the model card.
 
 docs/architecture.md lists the files of a folder.
 """
@@ -88,7 +88,8 @@ def card(content: dict, classes: int, sizes: dict[str, int]) -> str:
     def percent(*values: float) -> str:
         return " to ".join(f"{100 * value:.2f} %" for value in values)
 
-    kind = "An Attention Branch Network (arXiv 1812.10025)" if abn else "VGG-16's classifier"
+    classifier = "VGG-16's classifier" if train["hidden"] else "A linear classifier"
+    kind = "An Attention Branch Network (arXiv 1812.10025)" if abn else classifier
     tail = " and trained from there on" if backbone["tail"] == "trained" else ""
     synthetic = "**Synthetic pictures**, drawn by the pipeline: the results do not apply to photographs of real places."
     sides = "stayed on one side" if p["split"]["group_near_duplicates"] else "may be on both sides"
