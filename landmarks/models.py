@@ -35,7 +35,7 @@ class Design(Block):
     @field_validator("abn", mode="before")
     @classmethod
     def complete(cls, abn: object) -> object:
-        """Models of version 1.1.0 have the study's branch, and do not say so."""
+        """Adds what models of version 1.1.0 do not say: that they have the study's branch."""
         return {"branch": "study"} | abn if isinstance(abn, dict) else abn
 
 

@@ -20,10 +20,11 @@ FORMAT = 2  # of release.json; it changes with the layout
 def threshold(confidence: np.ndarray, rate: float) -> float:
     """The confidence below which a picture is called unknown, that is, none of the known landmarks.
 
-    `confidence` [N] is that of validation pictures, all of known landmarks. To call one of those unknown is a false
-    alarm. For a new, exchangeable picture its probability is at most `rate`: the picture's confidence is below the j-th
-    smallest of the others with probability at most j / (N + 1) (split conformal prediction: Angelopoulos & Bates, arXiv
-    2107.07511, sec. 1). If there are too few pictures for the rate, the threshold is 0: no alarm.
+    `confidence` [N] is that of validation pictures, all of known landmarks. To call such a picture unknown is a false
+    alarm. For a new, exchangeable picture, the probability of a false alarm is at most `rate`, because its confidence
+    is below the j-th smallest of the others with probability at most j / (N + 1) (split conformal prediction:
+    Angelopoulos & Bates, arXiv 2107.07511, sec. 1). If there are too few pictures for the rate, the threshold is 0: no
+    alarm.
     """
     rank = math.floor(rate * (len(confidence) + 1) + 1e-9)
     return round(float(np.sort(confidence)[rank - 1]), DIGITS) if rank else 0.0
