@@ -132,7 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
     done = subprocess.run([sys.executable, "-m", "dvc", *run], env=os.environ | identity(), check=False)
     if done.returncode == 0:
         print(f"photos: experiment {name} is done. Its report: {artifacts.REPORT.absolute()}")
-        print("photos: `dvc exp show` lists all; `git stash && dvc repro` brings the results of the last commit back")
+        restore = "git stash && dvc checkout --allow-missing && dvc repro"  # without checkout, repro computes all again
+        print(f"photos: `dvc exp show` lists all; `{restore}` brings the results of the last commit back")
     return done.returncode
 
 
