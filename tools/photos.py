@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     if done.returncode == 0:
         print(f"photos: experiment {name} is done. Its report: {artifacts.REPORT.absolute()}")
         restore = "git stash && dvc checkout --allow-missing && dvc repro"  # without checkout, repro computes all again
-        print(f"photos: `dvc exp list` lists all; `{restore}` brings the results of the last commit back")
+        print(f"photos: `dvc exp list -A` lists all; `{restore}` brings the results of the last commit back")
     return done.returncode
 
 
