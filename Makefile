@@ -1,4 +1,4 @@
-# The commands of the README. Both need Python 3.11+, git, make and PyPI, and nothing else.
+# `make reproduce` and the tests need Python 3.11+, git, make and PyPI, and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -8,15 +8,15 @@ reproduce: .venv/installed
 	$(BIN)/python -m landmarks.params
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
-# Trains on a folder of photographs: make photos ROOT=/my/pictures ARGS="--recipe small -S train.repeats=3"
+# Trains on a folder of pictures: make photos ROOT=/my/pictures ARGS="--recipe small -S train.repeats=3"
 photos: .venv/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.photos "$$ROOT" $(ARGS)
 
-# Lint, types and the fast tests: under a minute on two cores.
+# Lint, types and the fast tests: a minute on two cores.
 quick: lint
 	$(BIN)/python -m pytest -q -m "not slow"
 
-# Everything, as in continuous integration.
+# Lint, types and all tests, as in continuous integration.
 test: lint
 	$(BIN)/python -m pytest -q
 
@@ -61,7 +61,7 @@ ifdef PHOTOGRAPHS
 	$(BIN)/python -m studies.ablations Photographs $(AS_PHOTOGRAPHS) -S augment.crop=224
 endif
 
-# Writes docs/backbones.md, likewise.
+# Writes docs/backbones.md in the same way.
 backbones: .venv/installed
 	$(BIN)/python -m studies.backbones Sample
 ifdef PHOTOGRAPHS

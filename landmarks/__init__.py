@@ -1,4 +1,4 @@
 """Landmark recognition with VGG-16 and an Attention Branch Network, as a reproducible pipeline."""
 
-# First of all, for it sets variables that numpy and torch read when they are loaded.
+# Imported first, because it sets variables that numpy and torch read when they are loaded.
 from landmarks import determinism as determinism

@@ -46,7 +46,7 @@ OUTS = (
 )
 
 DIGITS = 6  # decimals of metrics and confidences in files; more would only show the last bits of float32
-# Columns of CSV files that may look like numbers.
+# Columns of CSV files that stay text, even if they look like numbers.
 TEXT = dict.fromkeys(
     [
         *("id", "landmark_id", "name", "confused_with", "reason", "given", "predicted", "suggested"),

@@ -66,7 +66,7 @@ def centre_view(
 ) -> View:
     """The view of a validation or test picture (id, width, height): its centre, rotated by up to `rotation` degrees.
 
-    The box has `scale` times the short side.
+    The side of the box is `scale` times the short side.
     """
     name, width, height = picture
     side = max(1, round(min(width, height) * scale))

@@ -59,4 +59,4 @@ def too_small(images: pd.Series, min_images: int) -> str:
         return ""
     names = ", ".join(f"{name} ({number})" for name, number in small.head(SHOWN).items())
     more = f" and {len(small) - SHOWN} more" if len(small) > SHOWN else ""
-    return f"; {len(small)} with fewer than {min_images} pictures: {names}{more}"
+    return f"; {len(small)} class{'es' * (len(small) > 1)} with fewer than {min_images} pictures: {names}{more}"

@@ -35,7 +35,7 @@ def near_duplicates(hashes: np.ndarray) -> np.ndarray:
             for start in range(0, len(equal), rows):
                 left, right = equal[start : start + rows], equal[start:]
                 if (groups[right] == groups[right[0]]).all():
-                    break  # one group already
+                    break  # they are one group already
                 row, column = np.nonzero(np.bitwise_count(values[left, None] ^ values[right]) <= MAX_DISTANCE)
                 pairs = np.stack([groups[left[row]], groups[right[column]]])
                 if (new := pairs[0] != pairs[1]).any():
@@ -50,8 +50,8 @@ def worst_pairs(hashes: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> n
     """The pairs of near-duplicates that matter most. Returns positions and distances in bits, [M, 3], worst first.
 
     Each picture with near-duplicates is paired with one of them: of another class if there is one, then of another
-    split, then the nearest. So a group of copies has at most as many pairs as pictures. The order of the pairs is the
-    same: across classes, across splits, by distance. All arguments are [N].
+    split, then the nearest. So a group of copies has at most as many pairs as pictures. The pairs are sorted likewise:
+    those across classes first, then those across splits, then by distance. All arguments are [N].
     """
     pairs = set()
     for members in pd.Series(hashes).groupby(near_duplicates(hashes)).indices.values():
@@ -68,15 +68,15 @@ def worst_pairs(hashes: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> n
 
 
 def placeholders(hashes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Finds pictures like "photo no longer available". Returns whether each is one, [N].
+    """Finds placeholders, pictures like "photo no longer available". Returns whether each is one, [N].
 
-    A hash is a placeholder's if more than `MAX_COPIES` pictures of more than one class are within `MAX_DISTANCE` bits
-    of it; all of these are placeholders. `hashes` [N] are uint64, `labels` [N] are the classes.
+    If more than `MAX_COPIES` pictures, of more than one class, are within `MAX_DISTANCE` bits of one hash, all of them
+    are placeholders. `hashes` [N] are uint64, `labels` [N] are the classes.
     """
     found = np.zeros(len(hashes), dtype=bool)
     for members in pd.Series(labels).groupby(near_duplicates(hashes)).indices.values():
-        candidates = len(members) > MAX_COPIES and len(np.unique(labels[members])) > 1
-        for value in np.unique(hashes[members]) if candidates else []:
+        possible = len(members) > MAX_COPIES and len(np.unique(labels[members])) > 1
+        for value in np.unique(hashes[members]) if possible else []:
             near = members[np.bitwise_count(hashes[members] ^ value) <= MAX_DISTANCE]
             if len(near) > MAX_COPIES and (labels[near] != labels[near[0]]).any():
                 found[near] = True

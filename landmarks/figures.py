@@ -35,7 +35,7 @@ TILE = 104  # pixels; side of a picture on a contact sheet
 def save(figure: Figure, path: Path, colours: int | None = None) -> None:
     """Writes a PNG, without matplotlib's version in its metadata: the bytes depend only on what the figure shows.
 
-    With `colours`, photographs take a third of the space.
+    `colours` limits the number of colours; with 256, figures of pictures take a third of the space.
     """
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -215,7 +215,7 @@ def attention_gallery(rows: list[dict], names: list[str]) -> Figure:
 
 
 def class_accuracy(classes: pd.DataFrame, model: str) -> Figure:
-    """Recall (bar) and precision (dot) of each class of classes.csv, at most of the 40 with the lowest recall.
+    """Recall (bar) and precision (dot) of the classes of classes.csv; of more than 40, those with the lowest recall.
 
     `model` is the name of the model that they describe.
     """
@@ -262,7 +262,7 @@ def contact_sheet(pairs: list[list[tuple[Image.Image, str]]], title: str) -> Fig
 
 
 def embedding(points: np.ndarray, labels: np.ndarray, names: list[str]) -> Figure:
-    """A map: `points` [N, 2] in the colours of `labels` [N], with the names of at most the 40 largest classes."""
+    """A map: `points` [N, 2] in the colours of `labels` [N]. Only the 40 largest classes have their names on it."""
     figure, axes = plt.subplots(figsize=(9, 8))
     counts = np.bincount(labels, minlength=len(names))
     named = np.argsort(-counts, kind="stable")[:SHOWN_CLASSES]

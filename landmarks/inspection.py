@@ -76,8 +76,8 @@ def shrunk_covariance(x: np.ndarray, labels: np.ndarray, means: np.ndarray) -> n
 def probabilities(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, seed: int) -> np.ndarray:
     """The probability of each class for each picture, from a classifier that has not seen the picture: [N, classes].
 
-    Five folds; near-duplicates (`groups` [N]) share one. One temperature for all makes the probabilities as likely as
-    possible (Guo et al., arXiv 1706.04599, section 4.2); otherwise most would be 0 or 1.
+    Five folds; near-duplicates (`groups` [N]) share one. The logits are divided by one temperature, which maximises the
+    likelihood of the labels (Guo et al., arXiv 1706.04599, section 4.2); otherwise most probabilities would be 0 or 1.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax, softmax
@@ -108,9 +108,10 @@ def suspects(chances: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
 def outlier_distances(x: np.ndarray, labels: np.ndarray, trains: np.ndarray) -> np.ndarray:
     """The mean distance of each picture to the 5 nearest others of its class, divided by the class's median: [N].
 
-    So 1 is usual, in compact and in diverse classes, and also among training pictures (`trains` [N], bool), whose
-    features are means of several views and therefore nearer to each other. Neighbours suit classes of several kinds of
-    pictures, such as inside and outside, in which nothing is near the mean. A single picture has 1.
+    They are divided again by the median of the training pictures (`trains` [N], bool) or of the others, because the
+    features of training pictures are means of several views and therefore nearer to each other. So 1 is usual. Nearest
+    pictures, not the mean, are the measure, because a class may have several kinds of pictures, such as inside and
+    outside. A single picture has 1.
     """
     from sklearn.neighbors import NearestNeighbors
 

@@ -35,7 +35,7 @@ class Design(Block):
     @field_validator("abn", mode="before")
     @classmethod
     def complete(cls, abn: object) -> object:
-        """Models of version 1.1.0 have the study's branch, and do not say so."""
+        """Adds what models of version 1.1.0 do not say: that they have the study's branch."""
         return {"branch": "study"} | abn if isinstance(abn, dict) else abn
 
 
@@ -134,8 +134,8 @@ class AttentionBranchNetwork(Baseline):
     """A branch that classifies on its own; its attention map weights what the classifier (perception) reads.
 
     `abn.attention` residual: the classifier reads (1 + M) * f (the paper's eq. 2); multiply: M * f (the study's).
-    `abn.objective` summed_softmax also selects the study's head. The paper averages each class's evidence over all
-    cells. The study averages it over the 7x7 cells around each cell; a linear layer reads all of these averages.
+    `abn.objective` summed_softmax also selects the study's score layers. The paper averages each class's evidence over
+    all cells. The study averages it over the 7x7 cells around each cell; a linear layer reads all of these averages.
 
     `abn.branch` study: two new convolutions find the evidence; paper: a copy of the tail, which starts with the same
     weights of the backbone and is trained separately.

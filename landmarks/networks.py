@@ -15,7 +15,7 @@ from landmarks.stage import UserError
 import torch
 from torch import Tensor, nn
 
-Part = TypeVar("Part", bound=nn.Module)  # of a chain of layers
+Part = TypeVar("Part", bound=nn.Module)  # a part of a chain of layers
 GRID = 7  # features are averaged to 7x7, the size of conv5 for VGG's own input of 224 pixels
 
 VGG = "vgg16"
@@ -155,11 +155,11 @@ class ChannelSum(nn.Conv2d):
 
 
 def fix_order(layers: Part) -> Part:
-    """Makes oneDNN's convolutions add up in the same order on every x86-64 processor with AVX2. Returns `layers`.
+    """Makes oneDNN's convolutions sum in the same order on every x86-64 processor with AVX2. Returns `layers`.
 
-    Its channels_last kernels add up over rows, then columns, then input channels. If the weights do not fit into the
-    caches, the kernels process one block of input channels after another. The size of a block depends on the
-    processor. 128 channels of a 3x3 kernel are always one block.
+    For channels_last, oneDNN sums over the rows of the kernel, then its columns, then the input channels. If the
+    weights do not fit into the caches, it sums over one block of input channels after another. The size of a block
+    depends on the processor. 128 channels of a 3x3 kernel are always one block.
     """
     for conv in layers.modules():
         if isinstance(conv, nn.Conv2d):
@@ -200,6 +200,6 @@ class Trunk(nn.Module):
 
 
 def trunk_weights(state: dict[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-    """The weights of the whole chain that a `Trunk` reads."""
+    """Those weights that a `Trunk` reads. `state` has the weights of the whole chain."""
     kept = {"mean", "std"} | {f"features.{name}" for name in split(backbone)[0].state_dict()}
     return {name: tensor for name, tensor in sorted(state.items()) if name in kept}

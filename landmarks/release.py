@@ -1,4 +1,4 @@
-"""Model folders, which contain everything needed to use a model: the threshold, release.json and the model card.
+"""Model folders, which contain everything that using a model needs: the threshold, release.json and the model card.
 
 docs/architecture.md lists the files of a folder.
 """
@@ -20,10 +20,11 @@ FORMAT = 3  # of release.json; it changes with the layout
 def threshold(confidence: np.ndarray, rate: float) -> float:
     """The confidence below which a picture is called unknown, that is, none of the known landmarks.
 
-    `confidence` [N] is that of validation pictures, all of known landmarks. To call one of those unknown is a false
-    alarm. For a new, exchangeable picture its probability is at most `rate`: the picture's confidence is below the j-th
-    smallest of the others with probability at most j / (N + 1) (split conformal prediction: Angelopoulos & Bates, arXiv
-    2107.07511, sec. 1). If there are too few pictures for the rate, the threshold is 0: no alarm.
+    `confidence` [N] is that of validation pictures, all of known landmarks. To call such a picture unknown is a false
+    alarm. For a new, exchangeable picture, the probability of a false alarm is at most `rate`, because its confidence
+    is below the j-th smallest of the others with probability at most j / (N + 1) (split conformal prediction:
+    Angelopoulos & Bates, arXiv 2107.07511, sec. 1). If there are too few pictures for the rate, the threshold is 0: no
+    alarm.
     """
     rank = math.floor(rate * (len(confidence) + 1) + 1e-9)
     return round(float(np.sort(confidence)[rank - 1]), DIGITS) if rank else 0.0
@@ -88,7 +89,8 @@ def card(content: dict, classes: int, sizes: dict[str, int]) -> str:
     def percent(*values: float) -> str:
         return " to ".join(f"{100 * value:.2f} %" for value in values)
 
-    kind = "An Attention Branch Network (arXiv 1812.10025)" if abn else "VGG-16's classifier"
+    classifier = "VGG-16's classifier" if train["hidden"] else "A linear classifier"
+    kind = "An Attention Branch Network (arXiv 1812.10025)" if abn else classifier
     tail = " and trained from there on" if backbone["tail"] == "trained" else ""
     synthetic = "**Synthetic pictures**, drawn by the pipeline: the results do not apply to photographs of real places."
     sides = "stayed on one side" if p["split"]["group_near_duplicates"] else "may be on both sides"

@@ -1,6 +1,6 @@
-"""Class activation maps, the rivals of the attention map: where in the features a model finds its answer.
+"""Class activation maps and Grad-CAM, the rivals of the attention map: where in the features a model finds its answer.
 
-captum has no Grad-CAM++, and pytorch-grad-cam needs OpenCV, so both maps are computed here.
+captum has no Grad-CAM++, and pytorch-grad-cam needs OpenCV, so Grad-CAM and Grad-CAM++ are computed here.
 """
 
 from landmarks.models import AttentionBranchNetwork, Baseline
@@ -14,8 +14,8 @@ def maps(model: Baseline, features: Tensor) -> dict[str, Tensor]:
     """The maps of `model` for its answers about `features` [N, C, H, W], by name: [N, H, W] with a maximum of 1 each.
 
     grad_cam and grad_cam_pp explain the perception branch by the features, or by the output of the tail. cam explains
-    the attention branch: the class's score is the mean of its map (Zhou et al., arXiv 1512.04150). The baseline and the
-    study's head lack it. A map without any evidence is 1 everywhere.
+    the attention branch: the class's score is the mean of its map (Zhou et al., arXiv 1512.04150). The baseline and
+    models with the study's score layers have no cam. A map without any evidence is 1 everywhere.
     """
     kept: list[Tensor] = []
     with torch.enable_grad():

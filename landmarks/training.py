@@ -28,8 +28,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 AHEAD = 2  # batches read in advance
-# Some sums are split between threads, so every machine trains with the same number of them.
-THREADS = 2
+THREADS = 2  # the same on every machine, because some sums are split between threads
 CHECKPOINT_SECONDS = 30  # minimum time between checkpoints, which take up to half a second each
 
 
@@ -39,28 +38,28 @@ def prepare_training() -> None:
     Verified on a Zen 4: a training gives the same weights with and without ONEDNN_MAX_CPU_ISA=AVX2, and with
     OMP_NUM_THREADS 1 and 2.
     """
-    torch.nn.functional.conv2d = convolutions.conv2d  # type: ignore[assignment]  # of all layers
+    torch.nn.functional.conv2d = convolutions.conv2d  # type: ignore[assignment]  # all layers call it
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.set_num_threads(THREADS)
-    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms takes two seconds to import a compiler
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import a compiler for two seconds
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it is never read
     torch.backends.cudnn.benchmark = False
     keep_memory()
 
 
 def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """`array[rows]`. Reads the rows of a mapped file from the file itself.
+    """`array[rows]`. If `array` is a mapped file, reads the rows from the file instead.
 
-    In a mapped file that does not fit into memory, the first access to a row reads up to megabytes around it: with
-    Linux's read-ahead set to 8 MB, 56 times as much as is used.
+    If a mapped file does not fit into memory, an access to a row also reads what is around it, up to the system's
+    read-ahead: at 8 MB, 56 times as much as is used.
     """
     if not isinstance(array.base, mmap.mmap):
         return array[rows]
     assert isinstance(array, np.memmap)
     found = np.empty((len(rows), *array.shape[1:]), array.dtype)
     with open(array.filename, "rb") as file:
-        for place, row in zip(found, rows, strict=True):
-            os.preadv(file.fileno(), [place], array.offset + int(row) * place.nbytes)
+        for target, row in zip(found, rows, strict=True):
+            os.preadv(file.fileno(), [target], array.offset + int(row) * target.nbytes)
     return found
 
 
@@ -106,7 +105,7 @@ class Features:
     def statistics(self, sample: int = 1024) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over about `sample` of the views, float32 [C, 1, 1] each.
 
-        Summed in a fixed order and rounded, so that they are the same on every machine.
+        They are summed in a fixed order and rounded, so that they are the same on every machine.
         """
         rows = self.rows[:: max(1, len(self) // sample)]
         mean = square = np.zeros(self.array.shape[1])
@@ -120,9 +119,9 @@ class Features:
 
 
 def trainer(backbone: Backbone, train: Train, device: torch.device) -> "partial[tuple[Baseline, dict[str, float]]]":
-    """`train_model` for the outs of the earlier stages. The caller adds abn, seed, log and checkpoint.
+    """`train_model` with the arguments that the outs of earlier stages give.
 
-    It may replace the other arguments by name.
+    The caller adds `abn`, `seed`, `log` and `checkpoint`, and may replace the others by name.
     """
     return partial(
         train_model,
@@ -214,10 +213,10 @@ def fit(
     Epoch e uses `views[e % len(views)]`, other views of the same pictures. The order of pictures and dropout use random
     streams that are the same for all models, so that only the design of the models differs.
 
-    Losses stay on the GPU until the end of an epoch, so that no step waits for one.
+    Losses stay on the GPU until the end of an epoch, because reading one would stop the step until the GPU is done.
 
-    After an epoch, if `every` seconds have passed, the training state is written to the file `checkpoint`. If that file
-    exists at the start, its epochs are yielded first, and training continues after them.
+    After an epoch, if `every` seconds have passed since the last time, the training state is written to the file
+    `checkpoint`. If that file exists at the start, its epochs are yielded first, and training continues after them.
     """
     device = next(model.parameters()).device
     optimizer, schedule = optimization(model, train, train.epochs * views[0].steps(train.batch_size))

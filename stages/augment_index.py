@@ -1,4 +1,4 @@
-"""augment-index: which views of each picture the network sees. Later stages draw nothing that changes them."""
+"""augment-index: which views of each picture the network sees. No later stage changes them."""
 
 from landmarks import artifacts, augment, params, stage
 

@@ -1,4 +1,4 @@
-"""evaluate: the metrics and predictions of every model on validation and test, from what training recorded."""
+"""evaluate: the metrics and predictions of every model on validation and test pictures, from the recorded answers."""
 
 import json
 
@@ -76,7 +76,7 @@ def main() -> str:
     largest = views.loc[views["split"] == "train", "label"].mode()[0]
     share = (views.loc[views["split"] == "test", "label"] == largest).mean()
     results: dict = {"majority_class": round(float(share), artifacts.DIGITS)}
-    tables, right = [], {}  # by model and split, which pictures are classified correctly with each seed
+    tables, right = [], {}  # `right`: by model and split, whether each picture is classified correctly with each seed
     for name in p.models:
         results[name] = {}
         answers = pd.read_parquet(artifacts.LOGS / name / artifacts.ANSWERS)  # one model's: they may be large

@@ -77,9 +77,10 @@ def main() -> str:
     if p.filter.top_k == "all":
         sizes = ranking.set_index("landmark_id")["images"][p.filter.skip_top :]
         small = classes.too_small(usable.reindex(sizes.index).fillna(sizes).astype(int), p.filter.min_images)
+    others = (~index["landmark_id"].isin(wanted)).sum()
     return (
         f"kept {len(table)} pictures of {len(labels)} classes, dropped {len(dropped)}{why and f' ({why})'}, "
-        f"left out {(~index['landmark_id'].isin(wanted)).sum()} of {len(ranking) - len(wanted)} other classes{small}"
+        f"left out {others} pictures of {len(ranking) - len(wanted)} other classes{small}"
     )
 
 

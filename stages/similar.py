@@ -1,4 +1,4 @@
-"""similar: what model folders have of training pictures, so that `landmarks predict --similar` finds similar ones.
+"""similar: what model folders contain of training pictures, so that `landmarks predict --similar` finds similar ones.
 
 Writes an empty table if `package.similar` is none.
 """

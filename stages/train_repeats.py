@@ -2,7 +2,7 @@
 
 Trains each model `train.repeats` - 1 more times, with the seeds that follow `seed`. A finished training is used again
 until its settings, inputs or code change, so a higher number trains only the new seeds. An interrupted training
-continues from its last checkpoint. Trainings that are no longer wanted are removed.
+continues from its last checkpoint. Trainings of removed ablations and of seeds beyond `train.repeats` are deleted.
 """
 
 import re
@@ -13,7 +13,7 @@ from landmarks import artifacts, determinism, params, stage
 
 import pandas as pd
 
-FINGERPRINT = "fingerprint"  # file: what the answers beside it were computed from
+FINGERPRINT = "fingerprint"  # the file that identifies what the answers beside it were computed from
 
 
 class Training(NamedTuple):
@@ -31,7 +31,7 @@ class Training(NamedTuple):
 
 
 def planned(p: params.Params) -> list[Training]:
-    """All trainings, also the finished ones. Reads the inputs only if there are any."""
+    """All trainings, finished ones included. Reads the inputs only if there are any trainings."""
     seeds = range(p.seed + 1, p.seed + p.train.repeats)
     if not seeds:
         return []

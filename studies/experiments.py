@@ -92,7 +92,7 @@ def main(study: Study) -> str:
     given = parser.parse_args()
     wanted = [name for name in study.rows if given.only in " ".join(name)]
     if not wanted:
-        parser.error(f"--only {given.only}: no such row; there are {', '.join(map(' '.join, study.rows))}")
+        parser.error(f"--only {given.only}: no such row; there are {'; '.join(map(' '.join, study.rows))}")
     settings = [word for key, value in given.settings for word in ("-S", f"{key}={value}")]
     only = ["--only", given.only] if given.only else []
     command = shlex.join(["python", "-m", f"studies.{study.page.stem}", given.heading, *settings, *only])

@@ -3,7 +3,7 @@
     .venv/bin/python -m studies.unknown MODEL            after `make reproduce`, with the same params.yaml
     .venv/bin/python -m studies.unknown MODEL --thirds   for data without other landmarks, such as your own photographs
 
-The first command takes 200 pictures of landmarks in `data.source` that are no classes, equally many of each, the test
+The first command takes about 200 pictures of landmarks that the filter left out, equally many of each, the test
 pictures of the classes, and the trained MODEL (baseline, abn...). The second takes a third of the classes as unknown,
 trains MODEL on the others, and does so for each third; it prints the mean of the three.
 

@@ -62,7 +62,7 @@ def test_one_class_is_not_enough() -> None:
 
 def test_small_classes_are_named() -> None:
     sizes = ranked().set_index("landmark_id")["images"]
-    assert classes.too_small(sizes, 4) == "; 2 with fewer than 4 pictures: e (3), d (2)"
+    assert classes.too_small(sizes, 4) == "; 2 classes with fewer than 4 pictures: e (3), d (2)"
     assert classes.too_small(sizes, 2) == ""
     assert classes.too_small(pd.Series(1, range(12)), 2).endswith(
         ": " + ", ".join(f"{n} (1)" for n in range(10)) + " and 2 more"

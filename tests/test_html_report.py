@@ -112,7 +112,7 @@ def test_the_page_has_every_section(folder: Path) -> None:
     for text in (
         "Report: My pictures",
         "75.0 % of the test pictures are named right by the best model, abn (95 % interval: 10.0 % to 90.0 %)",
-        "40 pictures 4 classes 1 may be labelled wrong",
+        "40 pictures 4 classes 1 may have a wrong label",
         "Next: Check 1 label that may be wrong.",
         "training 24 pictures",
         "not usable: broken 2 pictures",

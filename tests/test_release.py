@@ -63,3 +63,8 @@ def test_the_model_card(tmp_path: Path, source: str, block: object) -> None:
     assert ("alpha 0.25" in card) is (block is not None)
     assert "40.00 % to 60.00 %" in card and "at most 5.00 %" in card and "None of" in card
     assert max(map(len, card.splitlines())) <= 120
+    assert ("# m\n\nVGG-16's classifier" in card) is (block is None)
+    content = release.read(tmp_path / "m")
+    content["params"]["train"]["hidden"] = 0
+    linear = release.card(content, 3, {"train": 30, "val": 40, "test": 40})
+    assert ("# m\n\nA linear classifier" in linear) is (block is None)

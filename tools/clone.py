@@ -1,4 +1,4 @@
-"""A clone of the repository to run the pipeline in, without DVC's cache and under stated circumstances."""
+"""A clone of the repository to run the pipeline in, without DVC's cache and under given conditions."""
 
 import argparse
 import os

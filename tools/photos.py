@@ -2,8 +2,8 @@
 
     .venv/bin/python -m tools.photos ROOT [--recipe NAME] [-S KEY=VALUE ...]
 
-Removes the ablations, sets the keys of a recipe of recipes.yaml, then those of -S, prints the `dvc exp run` that does
-the same, and runs it. Checks all settings before, because DVC leaves those of a failed run in params.yaml.
+Prints and runs one `dvc exp run`, which removes the ablations and sets the keys of a recipe of recipes.yaml, then those
+of -S. Checks all settings first, because DVC leaves those of a failed run in params.yaml.
 """
 
 import argparse
@@ -43,13 +43,13 @@ def version(root: Path) -> str:
         except (OSError, ValueError):  # images.csv names a file that is missing; the pipeline counts it
             size = time = 0
         digest.update(os.fsencode(f"{name}\0{size}\0{time}\0"))
-    return f"v{digest.hexdigest()[:12]}"  # never a number
+    return f"v{digest.hexdigest()[:12]}"  # with a letter first, because YAML would read some hashes as numbers
 
 
 def free_name(root: Path, taken: list[str]) -> str:
     """The name of the experiment: photos-FOLDER, or the first of photos-FOLDER-2, -3... that is not taken.
 
-    The prefix keeps it apart from branches and commits. It has only characters that git accepts in references.
+    The prefix keeps it apart from the names of branches and commits. It has only characters that git accepts in names.
     """
     name = re.sub(r"[\W_]+", "-", f"photos-{root.name}")[:50].strip("-")
     free, number = name, 1
@@ -69,7 +69,7 @@ def quote(text: str) -> str:
 def settings(root: Path, recipe: dict[str, str], changes: list[str], ablations: Iterable[str]) -> list[str]:
     """The arguments -S of `dvc exp run`: no `ablations`, the recipe, the pictures, and `changes`.
 
-    Of a key's values, the last one counts.
+    If a key occurs more than once, DVC takes its last value.
     """
     removed = [f"~ablations.{name}" for name in ablations]
     values = recipe | {"data.root": quote(str(root)), "data.version": version(root)}
@@ -134,7 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
         best = report.best(artifacts.read_results())
         print(f"photos: experiment {name} is done. Its report: {artifacts.REPORT.absolute()}")
         print(f"photos: its best model on validation pictures is {best}: landmarks predict PHOTO --model {best}")
-        print("photos: `dvc exp show` lists all; `git stash && dvc repro` brings the results of the last commit back")
+        restore = "git stash && dvc checkout --allow-missing && dvc repro"  # without checkout, repro computes all again
+        print(f"photos: `dvc exp list -A` lists all; `{restore}` brings the results of the last commit back")
     return done.returncode
 
 

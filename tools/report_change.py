@@ -2,8 +2,8 @@
 
     .venv/bin/python -m tools.report_change [REVISION] [--curves FILE] [--url URL]
 
-Prints the parameters and test metrics that differ from REVISION (default: main), and a link to FILE (default:
-dvc_plots/curves.png), where it draws the training curves of both. The link is URL if it is given.
+Prints the parameters and test metrics that differ from REVISION (default: main). Draws the training curves of changed
+models, at REVISION and now, into FILE (default: dvc_plots/curves.png), and prints a link to it: URL, if given.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def test_metrics(differences: dict[str, dict]) -> dict[str, dict]:
 
 
 def changed_curves(before: pd.DataFrame, now: pd.DataFrame, revision: str) -> pd.DataFrame:
-    """The training curves of each model whose curves differ: `MODEL (REVISION)`, and MODEL as it is now."""
+    """The training curves of each model whose curves differ: `MODEL (REVISION)` has the old ones, MODEL the new."""
     both = {name: [table[table["model"] == name] for table in (before, now)] for name in now["model"].unique()}
     pairs = [
         table
@@ -77,7 +77,7 @@ def main() -> str:
     parser = argparse.ArgumentParser(prog="report_change")
     parser.add_argument("revision", nargs="?", default="main")
     parser.add_argument("--curves", type=Path, default=Path("dvc_plots/curves.png"), metavar="FILE")
-    parser.add_argument("--url", help="of FILE, for the link")
+    parser.add_argument("--url", help="the address of FILE, for the link")
     args = parser.parse_args()
     resolve = ("git", "rev-parse", "--verify", f"{args.revision}^{{commit}}")
     if subprocess.run(resolve, capture_output=True, check=False).returncode:

@@ -38,7 +38,7 @@ EXAMPLES = """examples:
 """
 
 
-# Of more than one command.
+# Options that more than one command has.
 OPTIONS: dict[str, dict[str, Any]] = {
     "--device": {
         "default": "auto",
@@ -153,9 +153,9 @@ def parser() -> argparse.ArgumentParser:
         "  landmarks serve --port 8000 --models baseline abn",
         "--device",
     )
-    free_one = "of 127.0.0.1 (default: the first free one from 7860)"
+    free_one = "the port on 127.0.0.1 (default: the first free one from 7860)"
     command.add_argument("--port", type=number(1, 65535), help=free_one)
-    shown, several = ["baseline", "abn"], "to show side by side (default: baseline abn)"
+    shown, several = ["baseline", "abn"], "the models to show side by side (default: baseline abn)"
     command.add_argument("--models", nargs="+", default=shown, metavar="MODEL", help=several)
 
     needed = "Needs Dask: pip install --no-deps -r requirements-cluster.txt. See docs/cluster.md.\n\nexample:\n"
@@ -166,13 +166,16 @@ def parser() -> argparse.ArgumentParser:
     )
     default = "tcp://127.0.0.1:8786"
     listens = f"where it listens; whoever reaches a tcp:// address can run programs as you (default: {default})"
-    command.add_argument("address", nargs="?", default=default, type=place, metavar="ADDRESS", help=listens)
+    command.add_argument("address", nargs="?", default=default, type=scheduler_address, metavar="ADDRESS", help=listens)
 
     command = add(
         worker, "compute for the pipeline on another machine", f"{needed}  landmarks worker tls://10.0.0.1:8786"
     )
     command.add_argument(
-        "address", type=place, metavar="ADDRESS", help="of the scheduler, tcp://HOST:PORT or tls://HOST:PORT"
+        "address",
+        type=scheduler_address,
+        metavar="ADDRESS",
+        help="the scheduler's address, tcp://HOST:PORT or tls://HOST:PORT",
     )
     return top
 
@@ -189,7 +192,7 @@ def number(low: int, high: int | None = None) -> Callable[[str], int]:
     return integer
 
 
-def place(text: str) -> str:
+def scheduler_address(text: str) -> str:
     """The type of an argument that is the address of a scheduler."""
     found = re.fullmatch(r"(?:tcp|tls)://[^/]+:([0-9]+)", text)
     if not found or int(found[1]) > 65535:  # Dask would take another port

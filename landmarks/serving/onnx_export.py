@@ -1,7 +1,8 @@
 """A released model as one ONNX file: trunk, attention and classifier. Its metadata say how to use it.
 
 Input   pictures, float32 [N, 3, S, S]: RGB in 0..1. The model itself normalises them.
-Output  scores, float32 [N, K]: the classes' probabilities; map, float32 [N, H, W] in 0..1, of a model with attention.
+Output  scores, float32 [N, K]: the probabilities of the classes.
+        map, float32 [N, H, W] in 0..1: the attention map, if the model has one.
 """
 
 import json
@@ -14,7 +15,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-OPSET = 20  # of 2023, which the runtimes in use support
+OPSET = 20  # from 2023; common runtimes support it
 
 
 class WholeModel(nn.Module):
@@ -51,7 +52,7 @@ def metadata(recognizer: Recognizer) -> dict[str, str]:
 
 
 def write(recognizer: Recognizer, path: Path) -> None:
-    """Writes the file, in an atomic write."""
+    """Writes the ONNX file to `path`, completely or not at all."""
     side = recognizer.facts["preprocessing"]["crop"]
     program = torch.onnx.export(
         WholeModel(recognizer).eval(),

@@ -21,7 +21,8 @@ from landmarks.stage.pipeline import repository
 def atomic_output(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` (file or directory); it replaces `path` only if the block succeeds.
 
-    A file replaces only a file, and a directory only an out of the pipeline or an empty one; otherwise an `OSError`.
+    A file replaces only a file. A directory replaces only an out of the pipeline or an empty directory. Otherwise
+    raises `OSError`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = temporary_path(path)
@@ -42,9 +43,10 @@ def temporary_path(path: Path) -> Path:
 
 
 def check_targets(targets: Iterable[Path], reads: Iterable[Path], force: bool = False) -> None:
-    """Creates the parents of files that the user asks for. Raises `UserError` if one would replace something.
+    """Creates the folders of the files `targets`, which a command will write. Raises `UserError` if they would replace
+    something.
 
-    With `force`, regular files may be replaced, except those in `reads`, even by another name.
+    With `force`, regular files may be replaced, except those in `reads`, under whatever name.
     """
     kept = {os.stat(path)[1:3] for path in reads if os.path.exists(path)}  # inode and device
     for path in targets:

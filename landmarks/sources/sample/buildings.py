@@ -1,7 +1,7 @@
 """The buildings of the sample: meshes of flat quadrilaterals, and ten families of landmarks made of them.
 
 Lengths are in metres. x points right, y away and z up; the front of a landmark faces -y. The traits of a landmark are
-the same in all its pictures, and the landmarks of a family share out the range of each trait among themselves.
+the same in all its pictures. Each landmark of a family draws a trait from its own part of the trait's range.
 """
 
 import itertools
@@ -47,7 +47,7 @@ DISC = (((0.25, 0.07), (0.75, 0.07), (1, 0.5), (0, 0.5)), ((0, 0.5), (1, 0.5), (
 
 @dataclass(frozen=True)
 class Panes:
-    """A grid of windows or other panels on the walls of a prism (0 to 3 of a box: right, back, left, front)."""
+    """A grid of windows or other panels on walls of a prism. Those of a box are 0 right, 1 back, 2 left, 3 front."""
 
     paint: Paint
     columns: int = 1
@@ -114,7 +114,7 @@ class Mesh:
         return Mesh([quads.reshape(-1, 4, 3)], self.paints)
 
     def lathe(self, paint: Paint, rings: Rings, sides: int, at: ArrayLike = 0, stretch: Vector = (1, 1)) -> None:
-        """Adds a closed upright body of regular polygons, or equal ones at many positions."""
+        """Adds a closed upright body, whose horizontal sections are regular polygons, at each position of `at`."""
         outline = np.array([(0, rings[0][1]), *rings, (0, rings[-1][1])]).take((0, 0, 1), 1)[:, None]
         points = (outline * (polygon(sides) * (*stretch[:2], 1))).reshape(-1, 3)
         point = np.arange(len(points) - sides)
@@ -125,7 +125,7 @@ class Mesh:
     def prism(
         self, paint: Paint, at: Vector, size: Vector, panes: Panes | None = None, sides: int = 4, taper: float = 1
     ) -> None:
-        """Adds a box or prism with panes; `size` is width, depth and height, and its top is `taper` as wide."""
+        """Adds a box or prism with panes; `size` is width, depth and height, and its top is `taper` times as wide."""
         self.lathe(paint, [(0.5, 0), (0.5 * taper, size[2])], sides, at, size)
         if panes is None:
             return
@@ -148,7 +148,7 @@ class Mesh:
         self.add(wall, points[[(0, 1, 4, 4), (2, 3, 5, 5), (0, 3, 2, 1)]])
 
     def arcade(self, paint: Paint, arches: Sequence[Vector], size: Vector, rise: float = 1) -> None:
-        """Adds a wall along x pierced by arches: centre, half width, height of the springing."""
+        """Adds a wall along x with `arches`: centre, half width, and the height where the curve starts."""
         half, depth, top = size
         angles, line = np.linspace(math.pi, 0, 13), [(-half, 0.0)]
         for centre, reach, spring in arches:
@@ -185,7 +185,7 @@ BRIGHTS = ["b22e2a", "224884", "e2ded2", "282c32", "d4a83c", "2c6e5a"]
 
 @dataclass
 class Traits:
-    """What tells the landmarks of a family apart: draws whose ranges its six `slots` share out among themselves."""
+    """What tells the landmarks of a family apart: each of its six landmarks, the slots, has a sixth of every range."""
 
     rng: Rng  # starts in the same state for every slot of a family
     slot: int
@@ -532,7 +532,7 @@ FAMILIES = {f.__name__: f for f in (tower, dome, arch, temple, pyramid, bridge, 
 
 
 def build(family: str, rng: Rng, slot: int) -> Mesh:
-    """The landmark of the family whose traits have this slot."""
+    """The landmark in this slot of the family."""
     mesh = Mesh()
     FAMILIES[family](mesh, Traits(rng, slot))
     return mesh

@@ -159,7 +159,7 @@ def _masonry(paints: Array, u: Array, v: Array, pixel: Array, noise: Array) -> A
 
 
 def _shadows(scene: Scene, sun: Sequence[float], reach: float, size: int = 512) -> Callable[[Sequence[Array]], Array]:
-    """A function: whether the sun reaches a point; nothing within `reach` metres of the landmark is in its way."""
+    """A function of points: whether the sun reaches them. It is right within `reach` metres of the landmark's axis."""
     right = unit(-sun[1], sun[0], 0)
     axes = right.tolist(), np.cross(sun, right).tolist()
     scale, sight = size / (2 * reach), 4000.0
