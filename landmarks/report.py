@@ -81,7 +81,7 @@ def table(results: dict, source: str) -> str:
     """Markdown tables of results.json in percent: recognition, with the study's numbers below, attention maps, and
     repeats if there are any.
 
-    `source` is data.source.
+    `source` is data.source. The study's numbers are no measure for a folder of other landmarks.
     """
     pictures = "synthetic pictures (`data.source: sample`)" if source == "sample" else f"`data.source: {source}`"
     lines = [
@@ -91,7 +91,7 @@ def table(results: dict, source: str) -> str:
         "|---|" + "---:|" * 11,
         *map(line, recognition(results)),
     ]
-    for name, val, test in STUDY:
+    for name, val, test in STUDY if source != "folder" else ():
         lines.append(f"| *the study: {name}* | {val:.2f} | {test:.2f} |" + " |" * 9)
     lines += [
         "",

@@ -47,6 +47,10 @@ def test_the_table_has_a_row_per_model_and_the_studys_numbers() -> None:
     ]
 
 
+def test_a_folder_of_other_landmarks_is_not_compared_with_the_study() -> None:
+    assert "study" in report.table(RESULTS, "gldv2") and "study" not in report.table(RESULTS, "folder")
+
+
 def test_repeats_are_a_table_of_their_own() -> None:
     runs = {"seeds": 3.0, "each": [0.71, 0.7, 0.75], "mean": 0.72, "std": 0.0264575}
     runs |= {"above_baseline": 0.0321, "above_baseline_ci95": [-0.01, 0.07]}
