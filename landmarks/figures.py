@@ -301,11 +301,11 @@ def learning_curve(curve: pd.DataFrame) -> Figure:
     text = f"twice as many:\naccuracy {expected['trend']:.1%}\n({expected['low']:.1%} to {expected['high']:.1%})"
     axes.annotate(
         text,
-        (expected["pictures"], 1 - expected["trend"]),
-        (0, 34),
+        (expected["pictures"], 1 - expected["low"]),
+        (6, 5),
         textcoords="offset points",
         fontsize=8,
-        ha="center",
+        ha="right",
         color=RED,
     )
     axes.set(xscale="log", yscale="log", xlabel="training pictures", ylabel="error on validation and test pictures")

@@ -17,7 +17,6 @@ COMPONENTS, ITERATIONS, PERPLEXITY = 32, 500, 30  # of the map
 FRACTIONS = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the training pictures
 REPEATS = 5  # random subsets for each fraction
 DRAWS = 1000  # of the bootstrap
-SUSPECT = 0.01  # a label with a lower score is counted as suspect
 
 
 def pool(features: np.ndarray, views: pd.DataFrame) -> np.ndarray:
@@ -103,6 +102,11 @@ def suspects(chances: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     rows, others = np.arange(len(labels)), chances.round(6)
     others[rows, labels] = -1
     return pd.DataFrame({"suggested": others.argmax(1), "score": chances[rows, labels].round(4)})
+
+
+def suspect_score(classes: int) -> float:
+    """A label with a lower score is counted as suspect: 0.01, or a fifth of chance with many classes."""
+    return min(0.01, 0.2 / classes)
 
 
 def outlier_distances(x: np.ndarray, labels: np.ndarray, trains: np.ndarray) -> np.ndarray:

@@ -117,9 +117,9 @@ def main() -> str:
     for name, figure in drawn.items():
         with stage.atomic_output(artifacts.INSPECTION / f"{name}.png") as out:
             figures.save(figure, out, colours=256)
-    suspects, pairs = made["suspects"][0], made["duplicates"][0]
+    suspects, pairs, limit = made["suspects"][0], made["duplicates"][0], inspection.suspect_score(len(classes))
     return (
-        f"{(suspects['score'] < inspection.SUSPECT).sum()} suspect labels (score below {inspection.SUSPECT}), "
+        f"{(suspects['score'] < limit).sum()} suspect labels (score below {limit:.4f}), "
         f"{len(pairs)} pairs of near-duplicates, "
         f"{(pairs['landmark_id'] != pairs['other_landmark_id']).sum()} of them across classes"
     )

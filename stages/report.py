@@ -37,7 +37,8 @@ def main() -> str:
     scores, pairs = (artifacts.read_csv(artifacts.INSPECTION / f"{name}.csv") for name in ("suspects", "duplicates"))
     curve = pd.read_csv(artifacts.INSPECTION / "learning_curve.csv")
 
-    suspects = scores[scores["score"] < inspection.SUSPECT]
+    limit = inspection.suspect_score(len(known))
+    suspects = scores[scores["score"] < limit]
     predictions = pd.read_parquet(artifacts.PREDICTIONS).query("model == @best")
     typical = html_report.typical(predictions, known["landmark_id"].tolist())
     tables = {
@@ -72,7 +73,7 @@ def main() -> str:
         shown={name: html_report.illustrated(rows, pictures) for name, rows in shown.items()},
         first=FIRST,
         contradictions=contradictions,
-        suspect=inspection.SUSPECT,
+        suspect=f"{limit:.4f}",
         advice=html_report.advice(len(suspects), contradictions, curve, len(wrong)),
         figures={path.stem: html_report.drawing(path) for path in DRAWINGS}
         | {"attention": html_report.photographs(artifacts.PLOTS / "attention.png")},

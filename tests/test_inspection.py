@@ -173,3 +173,7 @@ def test_the_stage_lists_every_picture_and_the_copy_across_classes(
     assert "1 pairs of near-duplicates, 1 of them across classes" in summary
     inspect.main()
     assert made == {path.name: path.read_bytes() for path in artifacts.INSPECTION.iterdir()}
+
+
+def test_with_many_classes_a_label_as_improbable_as_all_others_is_not_suspect() -> None:
+    assert [inspection.suspect_score(classes) for classes in (2, 20, 200)] == [0.01, 0.01, 0.001]
