@@ -80,7 +80,7 @@ def main() -> str:
     others = (~index["landmark_id"].isin(wanted)).sum()
     return (
         f"kept {len(table)} pictures of {len(labels)} classes, dropped {len(dropped)}{why and f' ({why})'}, "
-        f"left out {others} pictures of {len(ranking) - len(wanted)} other classes{small}"
+        f"other classes left out: {len(ranking) - len(wanted)} (pictures: {others}){small}"
     )
 
 

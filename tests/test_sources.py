@@ -293,7 +293,7 @@ def test_a_roboflow_export_keeps_its_splits(tmp_path: Path, monkeypatch: pytest.
     assert downloaded.startswith(
         "29 pictures of 3 classes, 0 failed, 2 skipped (2 unsupported .txt), from an index of 30"
     )
-    assert filtered.endswith(", left out 1 pictures of 1 other classes; 1 class with fewer than 4 pictures: lone (1)")
+    assert filtered.endswith(", other classes left out: 1 (pictures: 1); 1 class with fewer than 4 pictures: lone (1)")
     assert text == (
         "17 train, 6 val, 6 test, as given (1 test drawn from train); "
         "2 near-duplicates are in different splits, set split.given: redraw to keep them together"
@@ -318,8 +318,8 @@ def test_a_class_that_its_unusable_pictures_make_too_small_is_left_out(
     downloaded, filtered, text = run_stages(tmp_path, tmp_path / "root")
     assert downloaded.startswith("45 pictures of 3 classes")
     assert filtered == (
-        "kept 30 pictures of 2 classes, dropped 15 (12 broken, 3 class too small), left out 0 pictures of 0 other "
-        "classes; 1 class with fewer than 4 pictures: gate (3)"
+        "kept 30 pictures of 2 classes, dropped 15 (12 broken, 3 class too small), "
+        "other classes left out: 0 (pictures: 0); 1 class with fewer than 4 pictures: gate (3)"
     )
     assert text.startswith("22 train, 4 val, 4 test; ")
     assert artifacts.read_classes()["landmark_id"].tolist() == ["arch", "tower"]
@@ -412,7 +412,7 @@ def test_the_summaries_account_for_every_file(folder: Path, tmp_path: Path, monk
     )
     assert filter_stage.main() == (
         "kept 10 pictures of 2 classes, dropped 7 (1 broken, 3 hidden, 1 not in a class folder, 1 repeated, "
-        "1 unsupported .txt), left out 1 pictures of 1 other classes"
+        "1 unsupported .txt), other classes left out: 1 (pictures: 1)"
     )
     assert sum(len(names) for _, _, names in os.walk(folder)) + 1 == 10 + 7 + 1, "and the link"
 
