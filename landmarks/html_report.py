@@ -33,13 +33,13 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def drawing(path: Path) -> str:
+def png(path: Path) -> str:
     """A PNG file as a data URI."""
     return data_uri(path.read_bytes(), "png")
 
 
-def photographs(path: Path) -> str:
-    """A PNG file of photographs as the data URI of a JPEG, which takes a quarter of the space."""
+def jpeg(path: Path) -> str:
+    """A PNG file of pictures as the data URI of a JPEG, which takes a quarter of the space."""
     with Image.open(path) as image:
         return data_uri(images.encode(image.convert("RGB"), "JPEG", quality=85), "jpeg")
 

@@ -75,8 +75,8 @@ def main() -> str:
         contradictions=contradictions,
         suspect=f"{limit:.4f}",
         advice=html_report.advice(len(suspects), contradictions, curve, len(wrong)),
-        figures={path.stem: html_report.drawing(path) for path in DRAWINGS}
-        | {"attention": html_report.photographs(artifacts.PLOTS / "attention.png")},
+        figures={path.stem: html_report.png(path) for path in DRAWINGS}
+        | {"attention": html_report.jpeg(artifacts.PLOTS / "attention.png")},
         settings=settings(p),
         versions=html_report.versions(Path("requirements.txt").read_text(encoding="utf-8")),
     )
