@@ -236,6 +236,15 @@ def test_nobody_answers(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
+    ("address", "advice"),
+    [("local:2", "close other programs"), ("tcp://127.0.0.1:1", "run `python -m landmarks worker ADDRESS`")],
+)
+def test_the_advice_if_all_workers_have_ended(address: str, advice: str) -> None:
+    with user_error(f"compute.cluster: {address} has no worker; {advice}, then this again"), cluster.explained(address):
+        raise TimeoutError
+
+
+@pytest.mark.parametrize(
     "address", ["127.0.0.1:8786", "tcp://127.0.0.1", "http://127.0.0.1:8786", "tcp://127.0.0.1:65536"]
 )
 def test_a_wrong_address_of_a_worker(machines: Machines, address: str) -> None:
