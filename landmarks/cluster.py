@@ -3,7 +3,8 @@
     python -m landmarks scheduler tcp://127.0.0.1:8786    one, near the machine that runs `dvc repro`
     python -m landmarks worker tcp://127.0.0.1:8786       one per machine or GPU
 
-`imap` is all that a stage uses. Tasks are pickled code: whoever reaches the scheduler can run programs as its user.
+`imap` is all that a stage uses. The process of the stage is the driver. Tasks are pickled code: whoever reaches a
+scheduler, a worker or a driver can run programs as its user.
 """
 
 import asyncio
@@ -17,14 +18,14 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any
 
 from landmarks import stage
 from landmarks.stage import UserError
 from landmarks.stage.errors import explain
 from landmarks.stage.imports import ROOT
 
-import numpy as np
 from tqdm import tqdm
 
 try:
@@ -34,7 +35,7 @@ try:
     loggers = ("distributed", "distributed.client", "tornado.application", "asyncio")
     dask.config.set({"logging": dict.fromkeys(loggers, "critical")})
     import distributed
-    from distributed.comm import connect as connect_to
+    from distributed import core, protocol, utils
 except ImportError as error:
     text = f"{error.name} is missing; pip install --no-deps -r requirements-cluster.txt"
     raise UserError(f"compute.cluster: {text}") from None
@@ -42,123 +43,111 @@ except ImportError as error:
 TASKS = 4  # submitted tasks per worker; more would only take memory
 SECONDS = 30  # until something that does not answer is given up: a scheduler, a worker, a run without workers
 CERTIFICATE = "cluster.pem"  # in the repository: certificate and private key of all machines of a tls:// cluster
-REJECTED = "rejected"  # topic of the events that tell the driver why a worker is rejected
+START = f"start the scheduler, or correct the address or {CERTIFICATE}"
+OTHER_BITS = "its processor or GPU computes other bits; use the same kind"  # a reason
 PACKAGES = ("torch", "numpy", "pillow", "pillow-heif", "timm", "pydantic", "distributed", "dask", "cloudpickle")
 LOCAL = {"dashboard_address": "127.0.0.1:0"}  # Dask's web page, for this machine only
-
-
-def facts() -> dict[str, str]:
-    """What all machines must have in common: versions, and a hash of each file of this package."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    files = sorted((ROOT / "landmarks").rglob("*.py"))
-    code = {file.relative_to(ROOT).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in files}
-    return {"Python": platform.python_version(), **versions, **code}
-
-
-FACTS = facts()  # when this process loaded the code
+# What all machines must have in common: versions, and a hash of each file of this package, when it was loaded.
+FILES = sorted((ROOT / "landmarks").rglob("*.py"))
+FACTS = {
+    "Python": platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in PACKAGES},
+    **{file.relative_to(ROOT).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in FILES},
+}
 rejections: list[str] = []  # why this process, a worker, was rejected
 
 
-class Function(distributed.WorkerPlugin):
-    """A function that is sent to each worker once, also to those that join later.
+class Driver:
+    """On a worker: the driver. Its methods are the `functions` that the stage gives to `imap`."""
 
-    `make` returns the function; `check` is an argument and the array that the function returns for it.
-    """
+    def __init__(self, address: str, worker: distributed.Worker) -> None:
+        self.address, self.worker = address, worker
 
-    def __init__(self, make: Callable[[], Callable], check: tuple[Any, np.ndarray]) -> None:
-        self.function: Callable = make
-        self.make, self.item, self.answer, self.facts = make, check[0], digest(check[1]), FACTS
+    def __getattr__(self, name: str) -> Callable:
+        def call(*arguments: object) -> object:
+            send = self.worker.rpc(self.address).call
+            try:
+                return utils.sync(self.worker.loop, send, name=name, arguments=protocol.to_serialize(arguments))
+            except OSError as error:
+                raise UserError(f"the driver, {self.address}: {explain(error)}") from None
 
-    async def setup(self, worker: distributed.Worker) -> None:
-        """Makes the function. A worker that differs from the driver tells it why, and ends."""
-        try:
-            self.function = await asyncio.to_thread(self.checked)
-        except Exception as error:
-            self.function = reschedule
-            rejections.append(f"rejected: {explain(error) or repr(error)}")
-            line = f"worker {worker.address} {rejections[0]}"
-            worker.loop.call_later(0.5, worker.log_event, REJECTED, line)  # by then the driver listens
-            worker.loop.call_later(1, worker.close)
+        return call
 
-    def checked(self) -> Callable:
-        """The function. Raises `UserError` if code, versions or the result of the check differ from the driver's."""
+
+@lru_cache(2)  # runs at the same time
+def function(run: str, address: str, worker: distributed.Worker) -> Callable:
+    """The function of a run, whose driver is at `address`. A worker that cannot make it says why, and ends."""
+    if rejections:
+        raise distributed.Reschedule
+    driver = Driver(address, worker)
+    try:
+        facts = driver.facts()
         for name, here in FACTS.items():
-            there = self.facts.get(name)
-            if there != here:
+            if here != (there := facts.get(name)):
                 raise UserError(f"its {name} is {here}, the driver's {there}; install the same, and restart it")
-        function = self.make()
-        if digest(function(self.item)) != self.answer:
-            raise UserError("its processor or GPU computes other bits; use the same kind")
-        return function
+        return driver.make()(driver)
+    except Exception as error:
+        reason = f"rejected: {explain(error) or repr(error)}"
+        driver.reject(f"worker {worker.address} {reason}")  # an error if the driver has ended
+        rejections.append(reason)
+        worker.loop.add_callback(worker.close_gracefully)
+        raise distributed.Reschedule from None
 
 
-def digest(array: np.ndarray) -> str:
-    return hashlib.sha256(array.tobytes()).hexdigest()
+def call(run: str, address: str, item: object) -> object:
+    """The task: applies the function of a run."""
+    worker = distributed.get_worker()
+    try:
+        return function(run, address, worker)(item)
+    except Exception as error:
+        if not (text := explain(error)):
+            raise
+        text = text if isinstance(error, UserError) else f"worker {worker.address}: {text}"
+    raise UserError(text)  # outside of `except`, so that it has no context, which could not always be pickled
 
 
-def reschedule(item: object) -> np.ndarray:
-    """The function of a rejected worker."""
-    raise distributed.Reschedule
+def imap(address: str, make: Callable, items: Iterable, functions: dict[str, Callable]) -> Iterator[Any]:
+    """Yields `make(driver)(item)` for each of `items`, in order, computed by the workers of `address`.
 
-
-def call(name: str, item: object) -> np.ndarray:
-    """The task: applies the function `name` of the worker."""
-    return cast(Function, distributed.get_worker().plugins[name]).function(item)
-
-
-class Cleanup(distributed.SchedulerPlugin):
-    """Removes the function of a driver from scheduler and workers when it ends, even by kill -9."""
-
-    def remove_client(self, scheduler: distributed.Scheduler, client: str) -> None:
-        if client in scheduler.worker_plugins:
-            scheduler.loop.add_callback(scheduler.unregister_worker_plugin, None, name=client)
-
-
-def imap(
-    address: str, make: Callable[[], Callable[[Any], np.ndarray]], items: Iterable, check: tuple[Any, np.ndarray]
-) -> Iterator[np.ndarray]:
-    """Yields `make()(item)` for each of `items`, in order, computed by the workers of `address` (`compute.cluster`).
-
-    Each worker calls `make` once. Its function must return the same bits as this machine's: `check` is an argument and
-    the result. At most `TASKS` items per worker are submitted. Tasks of lost workers run again elsewhere. Raises
-    `UserError` if the scheduler or all workers are lost.
+    Each worker calls `make` once; an error rejects the worker. `driver` has the methods `functions`, which this process
+    runs, in several threads. At most `TASKS` items per worker are submitted. Tasks of lost workers run again elsewhere.
+    Raises `UserError` if the scheduler or all workers are lost.
     """
-    with connect(address) as (client, address):
+    functions = functions | {"facts": lambda: FACTS, "make": lambda: make}
+    functions["reject"] = lambda line: tqdm.write(f"compute.cluster: {line}", sys.stderr)
+    with connect(address, functions) as (client, driver):
         waiting: deque[distributed.Future] = deque()
-        with explained(address):
-            client.subscribe_topic(REJECTED, lambda event: tqdm.write(f"compute.cluster: {event[1]}", sys.stderr))
-            client.wait_for_workers(1, timeout=SECONDS)
-            client.register_plugin(Function(make, check), name=client.id)
         for number, item in enumerate(items):
             with explained(address):
-                while len(waiting) >= TASKS * max(1, len(client.nthreads())):
-                    yield result(waiting.popleft(), client)
-                waiting.append(client.submit(call, client.id, item, key=f"{client.id}-{number}", pure=False))
-        with explained(address):
-            while waiting:
-                yield result(waiting.popleft(), client)
+                waiting.append(client.submit(call, client.id, driver, item, key=f"{client.id}-{number}"))
+                limit = TASKS * max(1, len(client.nthreads()))
+            while len(waiting) >= limit:
+                yield result(waiting.popleft(), client, address)
+        while waiting:
+            yield result(waiting.popleft(), client, address)
 
 
-def result(future: distributed.Future, client: distributed.Client) -> np.ndarray:
+def result(future: distributed.Future, client: distributed.Client, address: str) -> Any:  # noqa: ANN401
     """Waits for the result of a task."""
-    while True:
-        try:
-            return future.result(timeout=SECONDS)
-        except TimeoutError:  # a long task, or a worker that hangs: the scheduler gives its tasks to others
-            client.wait_for_workers(1, timeout=1)
+    with explained(address):
+        while True:
+            try:
+                return future.result(timeout=SECONDS)
+            except TimeoutError:  # a long task, or a worker that hangs: the scheduler gives its tasks to others
+                client.wait_for_workers(1, timeout=1)
 
 
 @contextmanager
-def explained(
-    address: str, fix: str = f"start the scheduler, or correct the address or {CERTIFICATE}"
-) -> Iterator[None]:
+def explained(address: str, fix: str = START) -> Iterator[None]:
     """Turns Dask's errors into `UserError`. `fix` is what to do if the connection fails."""
     try:
         yield
+        return
     except distributed.KilledWorker as error:
         text = f"{error.allowed_failures + 1} workers have ended in the same task; give them more memory"
     except TimeoutError:  # of `wait_for_workers`
-        text = f"{address} has no worker; run `python -m landmarks worker ADDRESS`, then this again"
+        start = "close other programs" if address.startswith("local:") else "run `python -m landmarks worker ADDRESS`"
+        text = f"{address} has no worker; {start}, then this again"
     except (OSError, RuntimeError, distributed.CancelledError, distributed.client.ClosedClientError) as error:
         cause: BaseException = error
         while cause.__cause__:  # Dask's own words do not say why
@@ -166,21 +155,35 @@ def explained(
         if isinstance(error, RuntimeError) and not isinstance(cause, OSError):
             raise
         text = f"{address}: {str(cause) or error}; {fix}"
-    else:
-        return
     raise UserError(f"compute.cluster: {text}")
 
 
 @contextmanager
-def connect(address: str) -> Iterator[tuple[distributed.Client, str]]:
-    """Connects to a scheduler, or starts one with workers on this machine. Yields also its address."""
+def connect(address: str, functions: dict[str, Callable]) -> Iterator[tuple[distributed.Client, str]]:
+    """Connects to a scheduler, or starts one with workers on this machine.
+
+    Yields also the address where workers can call `functions`. It is of the interface that leads to the scheduler.
+    """
+
+    async def call(name: str, arguments: tuple) -> object:
+        return protocol.to_serialize(await asyncio.to_thread(functions[name], *arguments))
+
+    async def listen() -> core.Server:
+        server = core.Server({"call": call}, needs_workdir=False)
+        host = client.scheduler_comm.comm.local_address.rpartition(":")[0]
+        await server.listen(host, **options["security"].get_listen_args("worker"))
+        return server
+
     with ExitStack() as held:
-        if address.startswith("local:"):
-            address = held.enter_context(local_workers(int(address.removeprefix("local:"))))
-        options = {"timeout": SECONDS, "security": security(address), "direct_to_workers": True}
+        number = address.removeprefix("local:")
+        place = address if number == address else held.enter_context(local_workers(int(number)))
+        options: dict[str, Any] = {"timeout": SECONDS, "security": security(place), "direct_to_workers": True}
         with explained(address):
-            client = held.enter_context(distributed.Client(address, set_as_default=False, **options))
-        yield client, address
+            client = held.enter_context(distributed.Client(place, set_as_default=False, **options))
+            client.wait_for_workers(1, timeout=SECONDS)
+        server = client.sync(listen)
+        held.callback(client.sync, server.close)
+        yield client, server.address
 
 
 @contextmanager
@@ -191,22 +194,20 @@ def local_workers(number: int) -> Iterator[str]:
 
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(max(1, cpu_count() // number))}
-    options: dict[str, Any] = LOCAL | {"n_workers": 0, "host": "127.0.0.1"}
-    with distributed.LocalCluster(**options) as cluster, ExitStack() as processes:
-        code = f"from landmarks import cluster, features, stage; stage.exit_with_parent({os.getpid()}); cluster.work"
-        command = [sys.executable, "-c", f"{code}({cluster.scheduler_address!r})"]
+    environment["TQDM_DISABLE"] = "1"  # only the driver shows progress
+    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", **LOCAL) as cluster, ExitStack() as processes:
+        command = [sys.executable, "-m", "landmarks", "worker", cluster.scheduler_address]
         for n in range(number):
             environment["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[n % len(gpus.split(","))]
             process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-            processes.callback(process.wait)
-            processes.callback(process.kill)
+            processes.callback(processes.enter_context(process).kill)
         yield cluster.scheduler_address
 
 
-def security(address: str) -> distributed.Security | None:
+def security(address: str) -> distributed.Security:
     """The certificate of a tls:// address. Raises `UserError` without one."""
     if not address.startswith("tls://"):
-        return None
+        return distributed.Security()
     path = stage.repository() / CERTIFICATE
     try:
         ssl.create_default_context().load_cert_chain(path)
@@ -219,11 +220,10 @@ def security(address: str) -> distributed.Security | None:
 
 def schedule(address: str) -> None:
     """Runs a scheduler that listens at `address`, until it is interrupted."""
-    options: dict[str, Any] = LOCAL | {"host": address, "worker_ttl": SECONDS}
+    options: dict[str, Any] = LOCAL | {"worker_ttl": SECONDS, "security": security(address)}
 
     async def run() -> None:
-        async with distributed.Scheduler(**options, security=security(address)) as scheduler:
-            scheduler.add_plugin(Cleanup())
+        async with distributed.Scheduler(host=address, **options) as scheduler:
             print(f"scheduler at {scheduler.address}", flush=True)
             await scheduler.finished()
 
@@ -236,8 +236,8 @@ def work(address: str) -> None:
     options: dict[str, Any] = LOCAL | {"nthreads": 1, "memory_limit": 0, "security": security(address)}
 
     async def run() -> None:
-        secure = options["security"].get_connection_args("worker") if options["security"] else {}
-        comm = await connect_to(address, timeout=SECONDS, **secure)  # a worker would not say why this fails
+        secure = options["security"].get_connection_args("worker")
+        comm = await distributed.comm.connect(address, timeout=SECONDS, **secure)  # a worker hides why this fails
         options["host"] = comm.local_address.rpartition(":")[0]  # listens only on the interface that leads there
         await comm.close()
         async with distributed.Worker(address, **options) as worker:

@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from hashlib import sha256
 from itertools import groupby
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from landmarks import augment, determinism, images
 from landmarks.augment import View
@@ -22,6 +23,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+if TYPE_CHECKING:
+    from landmarks.cluster import Driver
 
 # Views per forward pass. The last batch is padded to this size: other sizes may use kernels that round differently.
 CPU_BATCH = 8  # larger batches are no faster
@@ -174,19 +178,27 @@ def extract_on_cluster(
     inputs = Inputs(directory, index, crop)
     if not len(inputs):
         return
-    make = partial(group_extractor, weights, backbone, crop, precision, trunk.mean.device.type)
     probe = inputs.load(0)[:CPU_BATCH]
-    answer = group_features(trunk, crop, precision, probe)
-    yield from cluster.imap(address, make, map(inputs.load, range(len(inputs))), (probe, answer))
+    answer = sha256(group_features(trunk, crop, precision, probe).tobytes()).hexdigest()
+    make = partial(group_extractor, backbone, crop, precision, trunk.mean.device.type, probe, answer)
+    yield from cluster.imap(address, make, map(inputs.load, range(len(inputs))), {"weights": lambda: weights})
 
 
 def group_extractor(
-    weights: dict[str, Tensor], backbone: Backbone, crop: int, precision: str, device: str
+    backbone: Backbone, crop: int, precision: str, device: str, probe: Group, answer: str, driver: "Driver"
 ) -> Callable[[Group], np.ndarray]:
-    """On a worker: `group_features` with the trunk of these weights."""
+    """On a worker: `group_features` with the driver's weights.
+
+    Raises `UserError` if the features of `probe` have another SHA-256 than `answer`.
+    """
+    from landmarks import cluster
+
     determinism.prepare_inference()
-    trunk = Trunk(weights, backbone).to(determinism.pick_device(device))
-    return partial(group_features, trunk, crop, precision)
+    trunk = Trunk(driver.weights(), backbone).to(determinism.pick_device(device))
+    extract = partial(group_features, trunk, crop, precision)
+    if sha256(extract(probe).tobytes()).hexdigest() != answer:
+        raise UserError(cluster.OTHER_BITS)
+    return extract
 
 
 def group_features(trunk: Trunk, crop: int, precision: str, group: Group) -> np.ndarray:

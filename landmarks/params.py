@@ -19,6 +19,7 @@ Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 # A name is a folder in models/trained/ and a row of the results table.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+ADDRESS = r"(tcp|tls)://[^/]+:[0-9]+"  # of a scheduler
 NAMED_WEIGHTS = "|".join(dict.fromkeys(row.name for row in WEIGHT_SETS))
 
 
@@ -164,7 +165,7 @@ class Compute(Block):
     device: Literal["auto", "cpu", "cuda", "mps"]
     precision: Literal["float32", "bfloat16"]
     workers: Annotated[int, Field(ge=0)]
-    cluster: Annotated[str, Field(pattern=r"^(local:[1-9][0-9]*|(tcp|tls)://[^/]+:[0-9]+)$")] | None
+    cluster: Annotated[str, Field(pattern=rf"^(local:[1-9][0-9]*|{ADDRESS})$")] | None
 
 
 class Params(Block):

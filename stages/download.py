@@ -14,7 +14,9 @@ import pandas as pd
 def main() -> str:
     p = params.load()
     scratch = stage.repository() / artifacts.DOWNLOADS
-    with sources.open_source(p.data, p.download, seed=p.seed, workers=p.compute.workers, scratch=scratch) as source:
+    with sources.open_source(
+        p.data, p.download, seed=p.seed, workers=p.compute.workers, scratch=scratch, cluster=p.compute.cluster
+    ) as source:
         index, absent = sources.restrict(source.index(), p.data.only)
         ranking = classes.rank(index, skip_top=p.filter.skip_top, top_k=p.filter.top_k, min_images=p.filter.min_images)
         kept = sorted(ranking.loc[ranking["kept"], "landmark_id"])

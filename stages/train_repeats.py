@@ -2,7 +2,8 @@
 
 Trains each model `train.repeats` - 1 more times, with the seeds that follow `seed`. A finished training is used again
 until its settings, inputs or code change, so a higher number trains only the new seeds. An interrupted training
-continues from its last checkpoint. Trainings of removed ablations and of seeds beyond `train.repeats` are deleted.
+continues from its last checkpoint. Trainings of removed ablations and of seeds beyond `train.repeats` are deleted. With
+`compute.cluster`, the missing trainings run side by side on the workers.
 """
 
 import re
@@ -16,7 +17,7 @@ import pandas as pd
 FINGERPRINT = "fingerprint"  # the file that identifies what the answers beside it were computed from
 
 
-class Training(NamedTuple):
+class Planned(NamedTuple):
     """A model to be trained with a seed."""
 
     folder: Path
@@ -30,8 +31,8 @@ class Training(NamedTuple):
         return file.is_file() and file.read_text(encoding="utf-8") == self.fingerprint
 
 
-def planned(p: params.Params) -> list[Training]:
-    """All trainings, finished ones included. Reads the inputs only if there are any trainings."""
+def plan(p: params.Params) -> list[Planned]:
+    """All trainings, also the finished ones. Reads the inputs only if there are any."""
     seeds = range(p.seed + 1, p.seed + p.train.repeats)
     if not seeds:
         return []
@@ -40,37 +41,38 @@ def planned(p: params.Params) -> list[Training]:
     for name, abn in p.models.items():
         for seed in seeds:
             fingerprint = stage.fingerprint({"shared": shared, "abn": abn, "seed": seed}, [])
-            trainings.append(Training(artifacts.REPEATS / name / str(seed), abn, seed, fingerprint))
+            trainings.append(Planned(artifacts.REPEATS / name / str(seed), abn, seed, fingerprint))
     return trainings
 
 
-def run(trainings: list[Training], p: params.Params) -> None:
+def run(planned: list[Planned], p: params.Params) -> None:
     """Trains, and writes the predictions for validation and test pictures with the fingerprint."""
-    from landmarks.answers import predictions  # imported here because torch takes seconds
-    from landmarks.training import prepare_training, trainer
+    from landmarks.trainings import Files, Training, train_on_cluster, train_repeat, write  # here because torch is slow
 
-    prepare_training()
-    device = determinism.pick_device(p.compute.device)
-    train = trainer(p.backbone, p.train, device)
-    features, views = artifacts.read_features(), artifacts.read_labelled_views()
-    judged = [views[views["split"] == split] for split in ("val", "test")]
+    device = determinism.pick_device(p.compute.device).type
+    trainings = {str(plan.folder): Training(p.backbone, p.train, plan.abn, plan.seed, device) for plan in planned}
+    fingerprints = {str(plan.folder): plan.fingerprint for plan in planned}
+
+    def keep(folder: str, files: Files) -> None:
+        with stage.atomic_output(Path(folder)) as out:
+            write(files | {FINGERPRINT: fingerprints[folder].encode()}, out)
+
+    if p.compute.cluster and len(trainings) > 1:  # one alone has checkpoints here
+        return train_on_cluster(p.compute.cluster, train_repeat, trainings, keep)
     with stage.progress(len(trainings), "trainings") as bar:
-        for folder, abn, seed, fingerprint in trainings:
-            bar.set_postfix_str(f"{folder.parent.name}, seed {seed}")
-            settings = {"training": fingerprint, "device": device.type}
-            with stage.scratch("repeats", settings, []) as scratch, stage.atomic_output(folder) as out:
-                model, _ = train(abn=abn, seed=seed, log=scratch / "log", checkpoint=scratch / "checkpoint.pt")
-                tables = [predictions(model.to(device), features, rows) for rows in judged]
-                out.mkdir()
-                pd.concat(tables).to_parquet(out / artifacts.ANSWERS, index=False)
-                (out / FINGERPRINT).write_text(fingerprint, encoding="utf-8")
+        for folder, training in trainings.items():
+            bar.set_postfix_str(f"{Path(folder).parent.name}, seed {training.seed}")
+            settings = {"training": fingerprints[folder], "device": device}
+            with stage.scratch("repeats", settings, []) as scratch, stage.atomic_output(Path(folder)) as out:
+                train_repeat(training, out, scratch)
+                (out / FINGERPRINT).write_text(fingerprints[folder], encoding="utf-8")
             bar.update()
 
 
 def main() -> str:
     p = params.load()
     artifacts.REPEATS.mkdir(parents=True, exist_ok=True)
-    trainings = planned(p)
+    trainings = plan(p)
     missing = [training for training in trainings if not training.finished]
     if missing:
         run(missing, p)

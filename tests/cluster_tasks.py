@@ -4,18 +4,28 @@ import os
 import time
 from collections.abc import Callable
 
-import numpy as np
-
-ANSWER = 0
+from landmarks.cluster import Driver
 
 
-def waiting(seconds: float) -> Callable[[int], np.ndarray]:
-    """A function that waits, and returns its argument and the process that ran it; for -1 `ANSWER` at once."""
+def waiting(seconds: float, _: Driver) -> Callable[[int], tuple[int, int]]:
+    """A function that waits, and returns its argument and the process that ran it."""
 
-    def wait(item: int) -> np.ndarray:
-        if item == -1:
-            return np.full(2, ANSWER)
+    def wait(item: int) -> tuple[int, int]:
         time.sleep(seconds)
-        return np.array([item, os.getpid()])
+        return item, os.getpid()
 
     return wait
+
+
+def asking(driver: Driver) -> Callable[[str], int]:
+    """A function that asks the driver for the length of a text, or for what it lacks."""
+    return lambda text: driver.length(text)
+
+
+def failing(driver: Driver) -> Callable[[int], None]:
+    """A function that lacks a file of the worker."""
+
+    def fail(item: int) -> None:
+        open(f"missing-{item}").close()
+
+    return fail

@@ -1,6 +1,5 @@
 """Several workers on the loopback address: the same features, and what happens if something is lost or differs."""
 
-import os
 import re
 import shlex
 import signal
@@ -19,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, VGG, Project, pictures, user_error
+from machines import Machines
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt, see docs/cluster.md")
 from landmarks import cluster
@@ -28,34 +28,6 @@ SETTINGS = {
     **{"views": 2, "rotation": 45.0, "eval_rotation": 0.0, "scale": (0.7, 1.0), "brightness": 0.25, "flip": True},
     "seed": 1,
 }
-CHECK = (-1, np.zeros(2, int))  # of `cluster_tasks`
-
-
-class Machines:
-    """A scheduler and workers, each started as a user starts them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.processes = folder, list[subprocess.Popen]()
-
-    def start(self, *arguments: str, code: str = "", **environment: str) -> str:
-        """Starts `landmarks scheduler` or `worker`, or `code`; returns its address, or else the line that it prints."""
-        command = [sys.executable, *(["-c", code] if code else ["-m", "landmarks"]), *arguments]
-        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"} | environment
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self.processes.append(subprocess.Popen(command, cwd=self.folder, env=environment, **pipes))
-        line = self.processes[-1].stdout.readline()
-        found = re.match(r"(?:scheduler at|worker) (\S+)", line)
-        return found[1] if found else line
-
-    def schedule(self, silent: int = 30) -> str:
-        """Starts a scheduler that gives up workers that are `silent` for so many seconds."""
-        code = f"from landmarks import cluster; cluster.SECONDS = {silent}; cluster.schedule('tcp://127.0.0.1:0')"
-        return self.start(code=code)
-
-    def end(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture
@@ -67,8 +39,7 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
 
 def wait(address: str, items: int, seconds: float = 0.2) -> Iterator[tuple[int, int]]:
     """Tasks that wait: yields the number of each and the process that ran it."""
-    for found in cluster.imap(address, partial(cluster_tasks.waiting, seconds), range(items), CHECK):
-        yield found[0], found[1]
+    return cluster.imap(address, partial(cluster_tasks.waiting, seconds), range(items), {})
 
 
 class Work:
@@ -186,9 +157,9 @@ for number, _ in test_cluster.wait({address!r}, 1000):
     assert machines.start(code=code) == "0\n"
     machines.processes[-1].kill()
     assert [number for number, _ in wait(address, 3)] == [0, 1, 2]
-    with cluster.connect(address) as (client, _):
-        left = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.worker_plugins))
-    assert not [name for name in left if name.startswith("Client")]
+    with cluster.connect(address, {}) as (client, _):
+        assert client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0
+    assert machines.processes[1].poll() is None, "the worker waits for the next run"
 
 
 @pytest.mark.slow
@@ -197,20 +168,33 @@ for number, _ in test_cluster.wait({address!r}, 1000):
     [
         ("cluster.FACTS['torch'] = '1.0'", r"its torch is 1\.0, the driver's \d.*; install the same"),
         ("cluster.FACTS['landmarks/features.py'] = '0'", r"its landmarks/features\.py is 0, the driver's \w{8}"),
-        ("cluster_tasks.ANSWER = 1", "its processor or GPU computes other bits"),
+        ("features.decode_group = lambda *arguments: 255 - decode(*arguments)", "its processor or GPU computes other"),
     ],
 )
 def test_a_worker_that_differs_is_rejected(
-    machines: Machines, prepare: str, message: str, capfd: pytest.CaptureFixture
+    machines: Machines, work: Work, prepare: str, message: str, capfd: pytest.CaptureFixture
 ) -> None:
     address = machines.schedule()
-    code = f"import cluster_tasks; from landmarks import cluster; {prepare}; cluster.work('{address}')"
-    other = machines.start(code=code)
+    code = "from landmarks import cluster, features; decode = features.decode_group"
+    other = machines.start(code=f"{code}; {prepare}; cluster.work('{address}')")
     machines.start("worker", address)
-    found = list(wait(address, 10))
-    assert {process for _, process in found} == {machines.processes[2].pid}
+    assert np.concatenate(work.on(address)).tobytes() == work.here()
     assert re.search(rf"^compute\.cluster: worker {other} rejected: {message}", capfd.readouterr().err, re.MULTILINE)
     assert re.search(f"rejected: {message}", machines.processes[1].stdout.read())
+    assert machines.processes[2].poll() is None
+
+
+@pytest.mark.slow
+def test_workers_call_functions_of_the_driver(machines: Machines) -> None:
+    """An error in a function is one of the task. So is a failure of the worker's machine, in one line."""
+    address = machines.schedule()
+    worker = machines.start("worker", address)
+    assert list(cluster.imap(address, cluster_tasks.asking, ["a", "abc"], {"length": len})) == [1, 3]
+    with pytest.raises(ZeroDivisionError):
+        list(cluster.imap(address, cluster_tasks.asking, ["a"], {"length": lambda _: 1 / 0}))
+    with user_error(rf"worker {worker}: missing-0: no such file or directory"):
+        list(cluster.imap(address, cluster_tasks.failing, range(3), {}))
+    assert [number for number, _ in wait(address, 3, 0)] == [0, 1, 2]
 
 
 def certificate(folder: Path) -> None:
@@ -249,6 +233,15 @@ def test_nobody_answers(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> 
         list(wait("tcp://127.0.0.1:1", 1))
     with user_error(r"compute\.cluster: tcp://\S+ has no worker; run `python -m landmarks worker ADDRESS`"):
         list(wait(machines.schedule(), 1))
+
+
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [("local:2", "close other programs"), ("tcp://127.0.0.1:1", "run `python -m landmarks worker ADDRESS`")],
+)
+def test_the_advice_if_all_workers_have_ended(address: str, advice: str) -> None:
+    with user_error(f"compute.cluster: {address} has no worker; {advice}, then this again"), cluster.explained(address):
+        raise TimeoutError
 
 
 @pytest.mark.parametrize(

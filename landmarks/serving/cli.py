@@ -194,8 +194,9 @@ def number(low: int, high: int | None = None) -> Callable[[str], int]:
 
 def scheduler_address(text: str) -> str:
     """The type of an argument that is the address of a scheduler."""
-    found = re.fullmatch(r"(?:tcp|tls)://[^/]+:([0-9]+)", text)
-    if not found or int(found[1]) > 65535:  # Dask would take another port
+    from landmarks.params import ADDRESS
+
+    if not re.fullmatch(ADDRESS, text) or int(text.rpartition(":")[2]) > 65535:  # Dask would take another port
         raise argparse.ArgumentTypeError("must be tcp://HOST:PORT or tls://HOST:PORT, with a port up to 65535")
     return text
 
@@ -362,7 +363,7 @@ def scheduler(args: argparse.Namespace) -> int:
 
 
 def worker(args: argparse.Namespace) -> int:
-    from landmarks import cluster, features  # noqa: F401  # a worker that imported features later would seem to hang
+    from landmarks import cluster, features, trainings  # noqa: F401  # if it imported them later, it would seem to hang
 
     cluster.work(args.address)
     return 0

@@ -43,8 +43,10 @@ class Source(Protocol):
 
 
 @contextmanager
-def open_source(data: Data, download: Download, *, seed: int, workers: int, scratch: Path) -> Iterator[Source]:
-    """Opens the source that `data` names. It keeps what it downloads below `scratch`.
+def open_source(
+    data: Data, download: Download, *, seed: int, workers: int, scratch: Path, cluster: str | None = None
+) -> Iterator[Source]:
+    """Opens the source that `data` names. It keeps what it downloads below `scratch`. `cluster` is compute.cluster.
 
     Raises `UserError` if the source needs a `data.root` and it is missing or wrong.
     """
@@ -73,7 +75,7 @@ def open_source(data: Data, download: Download, *, seed: int, workers: int, scra
     root = Root(str(path) if local else data.root, download, seed)
     key = hashlib.sha256(root.fs.unstrip_protocol(root.path).encode()).hexdigest()[:12]
     with Store(scratch / f"{data.source}-{key}") as store:
-        yield (Gldv1 if data.source == "gldv1" else Gldv2)(root, store, download)
+        yield Gldv1(root, store, download) if data.source == "gldv1" else Gldv2(root, store, download, cluster)
 
 
 def restrict(index: pd.DataFrame, only: str | None) -> tuple[pd.DataFrame, int]:

@@ -1,19 +1,20 @@
 """Google Landmarks v2 in its official layout: `metadata/train.csv`, `train/*.tar`, `md5sum/train/*.txt`.
 
-Several tars are streamed at a time. Only the wanted members are stored, and the MD5 of every tar is checked. An
-interrupted run resumes with the unfinished tars, each from its beginning.
+Several tars are streamed at a time, by this machine or by the workers of a cluster. Only the wanted members are stored,
+and the MD5 of every tar is checked. An interrupted run resumes with the unfinished tars, each from its beginning.
 """
 
 import hashlib
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import PurePosixPath
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 from urllib.parse import unquote
 
 from landmarks import stage
@@ -29,6 +30,9 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import compute, csv
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from landmarks.cluster import Driver
 
 BUFFER = 1 << 16  # bytes per read of a tar
 PROBES = 16  # tars whose existence is checked at the same time
@@ -46,6 +50,7 @@ class Gldv2(Source):
     root: Root
     store: Store
     download: Download
+    cluster: str | None = None  # compute.cluster
     without_landmark: pd.DataFrame = field(init=False)  # set by `index`
 
     def index(self) -> pd.DataFrame:
@@ -166,15 +171,29 @@ class Gldv2(Source):
 
     def read_tars(self, tars: list[Tar], ids: set[str]) -> None:
         """Reads several tars at a time, and stores the pictures of `ids` in them."""
+        if self.cluster:
+            return self.read_tars_on_cluster(self.cluster, tars, ids)
         with stage.progress(None, "B", "tars") as bar, self.root.pool(self.download.workers) as pool:
-
-            def read(tar: Tar) -> None:
-                path = f"train/{tar.name}.tar"
-                if not self.root.retry(path, lambda: self.read_tar(path, tar, ids, bar, len(tars))):
-                    raise UserError(f"{self.root.name(path)}: no such file, but its MD5 file exists; restore the tar")
-
-            for future in as_completed([pool.submit(read, tar) for tar in tars]):
+            for future in as_completed([pool.submit(self.read, tar, ids, bar, len(tars)) for tar in tars]):
                 future.result()
+
+    def read_tars_on_cluster(self, address: str, tars: list[Tar], ids: set[str]) -> None:
+        """The same by the workers of the cluster at `address`. Each reads a tar at a time, and sends its pictures."""
+        from landmarks import cluster  # imported here because it needs Dask
+
+        functions: dict[str, Callable] = {"wanted": lambda: ids}
+        functions |= {name: getattr(self.store, name) for name in ("add", "fail", "restart", "finish")}
+        url = self.root.path if self.root.local else self.root.url  # of a path, the absolute one
+        make = partial(tar_reader, url, self.download, self.root.seed)
+        with stage.progress(len(tars), "tars") as bar:
+            for _ in cluster.imap(address, make, tars, functions):
+                bar.update()
+
+    def read(self, tar: Tar, ids: set[str], bar: tqdm, tars: int) -> None:
+        """Reads one of `tars` tars, again after transient errors, and stores the pictures of `ids` in it."""
+        path = f"train/{tar.name}.tar"
+        if not self.root.retry(path, lambda: self.read_tar(path, tar, ids, bar, tars)):
+            raise UserError(f"{self.root.name(path)}: no such file, but its MD5 file exists; restore the tar")
 
     def read_tar(self, path: str, tar: Tar, ids: set[str], bar: tqdm, tars: int) -> bool:
         """Reads one of `tars` tars, stores the pictures of `ids` in it, checks its MD5 and returns True."""
@@ -189,7 +208,8 @@ class Gldv2(Source):
                 bar.update(-reader.position)
                 if not isinstance(error, tarfile.TarError | ValueError | DamagedTar):
                     raise
-                self.store.restart(tar)
+                self.store.restart(tar.name)
+                tar.md5 = ""
                 raise DamagedTar(f"truncated or damaged tar ({error})") from None
             self.store.finish(tar, members)
         return True
@@ -210,6 +230,15 @@ class Gldv2(Source):
                 elif content := archive.extractfile(member):
                     self.store.add(name.stem, tar.name, content.read())
         return members
+
+
+def tar_reader(url: str, download: Download, seed: int, driver: "Driver") -> Callable[[Tar], None]:
+    """On a worker: `Gldv2.read` with the driver's store. Raises `UserError` if this machine cannot read `url`."""
+    root, ids = Root(url, download, seed), driver.wanted()
+    if root.text("metadata/train.csv") is None:
+        raise UserError(f"data.root: {url} is not on its machine; mount it there, or use other workers")
+    source = Gldv2(root, cast(Store, driver), download)
+    return lambda tar: source.read(tar, ids, tqdm(disable=True), 1)
 
 
 class Md5Reader:

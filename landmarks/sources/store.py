@@ -127,16 +127,14 @@ class Store:
 
     def finish(self, tar: Tar, members: list[str]) -> None:
         """Records that a tar was read to its end, and the ids in it."""
-        tar.done, tar.members = True, "\n".join(members)
         with self.transaction() as sql:
-            put_tar(sql, tar)
+            put_tar(sql, Tar(tar.name, tar.md5, "\n".join(members), done=True))
 
-    def restart(self, tar: Tar) -> None:
+    def restart(self, name: str) -> None:
         """Deletes everything from a tar, and its MD5, because the MD5 file may be what was wrong."""
-        tar.md5, tar.members, tar.done = "", "", False
         with self.transaction() as sql:
-            delete_tar(sql, tar.name)
-            put_tar(sql, tar)
+            delete_tar(sql, name)
+            put_tar(sql, Tar(name, ""))
 
 
 def put_tar(sql: sqlite3.Connection, tar: Tar) -> None:

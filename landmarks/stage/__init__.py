@@ -14,7 +14,7 @@ from pathlib import Path
 
 from landmarks.stage.errors import UserError, explain
 from landmarks.stage.outputs import atomic_output, check_targets, fingerprint, lock, remove, scratch
-from landmarks.stage.pipeline import check_unchanged, current_inputs, repository, restore_outs
+from landmarks.stage.pipeline import check_unchanged, current_inputs, outdated, repository, restore_outs
 from landmarks.stage.pool import run_in_processes
 from landmarks.stage.progress import count_reasons, progress
 from landmarks.stage.signals import (
@@ -33,6 +33,7 @@ __all__ = [
     "count_reasons",
     "fingerprint",
     "lock",
+    "outdated",
     "progress",
     "remove",
     "repository",

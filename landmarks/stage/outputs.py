@@ -72,11 +72,11 @@ def fingerprint(settings: dict, inputs: Iterable[Path]) -> str:
 
 
 @contextmanager
-def scratch(name: str, settings: dict, inputs: Iterable[Path]) -> Iterator[Path]:
+def scratch(name: str, settings: dict, inputs: Iterable[Path], keep: bool = False) -> Iterator[Path]:
     """Yields a directory for work in progress of the stage `name`, with the files that an interrupted run left there.
 
     Only runs with the same `fingerprint` share a directory. They wait for each other. Other directories of the stage
-    are removed unless they are in use, and this one is removed when the block succeeds.
+    are removed unless they are in use, and this one is removed when the block succeeds, unless it is to be kept.
     """
     directory = repository() / ".scratch" / name / fingerprint(settings, inputs)
     with lock(directory):
@@ -86,7 +86,8 @@ def scratch(name: str, settings: dict, inputs: Iterable[Path]) -> Iterator[Path]
                     remove(other)
         directory.mkdir(exist_ok=True)
         yield directory
-        remove(directory)
+        if not keep:
+            remove(directory)
 
 
 @contextmanager

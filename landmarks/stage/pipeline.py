@@ -1,8 +1,12 @@
-"""Everything that touches DVC: the outs that it removes before a run, and the inputs that it records after one."""
+"""Everything that touches DVC: the outs that it removes before a run, the inputs that it records after one, and which
+stages it will run.
+"""
 
+import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from landmarks.stage.errors import UserError
@@ -49,6 +53,32 @@ def value_of(values: object, key: str) -> object:
     for name in key.split("."):
         values = values.get(name) if isinstance(values, dict) else None
     return values
+
+
+def outdated(addresses: list[str]) -> list[str]:
+    """Those of these stages that `dvc repro` would run, with the inputs that there are now. None outside DVC.
+
+    A stage that DVC can restore from its cache is none of them.
+    """
+    if not os.environ.get("DVC_STAGE"):
+        return []
+    from dvc.exceptions import DvcException  # imported here because it is slow
+    from dvc.repo import Repo
+    from dvc.stage.cache import RunCacheNotFoundError
+
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+    found = []
+    with Repo() as repo, suppress(DvcException), repo.lock:
+        for stage in repo.index.stages:
+            if stage.addressing in addresses and stage.changed():
+                stage.save_deps()
+                for out in stage.outs:
+                    out.clear()  # those in dvc.lock have other inputs
+                try:
+                    repo.stage_cache.restore(stage, dry=True)
+                except RunCacheNotFoundError:
+                    found.append(stage.addressing)
+    return found
 
 
 def restore_outs() -> None:

@@ -1,0 +1,179 @@
+"""One training and what is kept of it, on this machine; or several, side by side on the workers of a cluster."""
+
+import hashlib
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from landmarks import answers, artifacts, determinism, models, stage
+from landmarks.models import Baseline
+from landmarks.params import Abn, Backbone, Train
+from landmarks.stage.signals import exit_with_parent
+from landmarks.training import prepare_training, trainer
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from landmarks.cluster import Driver
+
+CHUNK = 1 << 24  # bytes of a file that travel to a worker at a time
+SPAWN = multiprocessing.get_context("spawn")  # without the threads of the parent
+SECONDS = 5  # between a worker's looks at whether the driver is still there
+
+
+class Training(NamedTuple):
+    """Everything that decides about a training, except `artifacts.TRAINING`. `device` is the type of a device."""
+
+    backbone: Backbone
+    train: Train
+    abn: Abn | None
+    seed: int
+    device: str
+
+
+Files = dict[str, bytes]  # by relative path
+Run = Callable[[Training, Path, Path], None]  # trains, and writes into a new folder; the other one is for its own files
+
+
+def train_row(training: Training, out: Path, scratch: Path) -> None:
+    """A row of the results table: writes the folders `model` and `log`, with all answers, and the file `summary`.
+
+    Continues from the checkpoint in `scratch`.
+    """
+    out.mkdir()
+    model, metrics = train(training, log=out / "log", checkpoint=scratch / "checkpoint.pt")
+    models.save(model, out / "model")
+    answer = partial(answers.answers, seed=training.seed)
+    judge(training, model, answer).to_parquet(out / "log" / artifacts.ANSWERS, index=False)
+    summary = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+    (out / "summary").write_text(summary, encoding="utf-8")
+
+
+def train_repeat(training: Training, out: Path, scratch: Path) -> None:
+    """A repeat with another seed: writes only the predictions. Continues from the checkpoint in `scratch`."""
+    model, _ = train(training, log=scratch / "log", checkpoint=scratch / "checkpoint.pt")
+    out.mkdir()
+    judge(training, model, answers.predictions).to_parquet(out / artifacts.ANSWERS, index=False)
+
+
+def train_step(training: Training, out: Path, scratch: Path) -> None:
+    """The first step of a training: writes the model after it, to see whether a machine computes the same bits."""
+    views = artifacts.read_labelled_views()
+    few = views[views["view"] == 0].groupby("split").head(training.train.batch_size)
+    short = training.train.model_copy(update={"epochs": 1})
+    model, _ = train(training, log=scratch / "log", index=few, train=short)
+    models.save(model, out)
+
+
+def train(training: Training, **arguments: Any) -> tuple[Baseline, dict[str, float]]:  # noqa: ANN401
+    """`training.trainer` with the earlier stages' outs, which are below the current directory."""
+    prepare_training()
+    device = determinism.pick_device(training.device)
+    return trainer(training.backbone, training.train, device)(abn=training.abn, seed=training.seed, **arguments)
+
+
+def judge(
+    training: Training, model: Baseline, answer: Callable[[Baseline, np.ndarray, pd.DataFrame], pd.DataFrame]
+) -> pd.DataFrame:
+    """What the model answers for validation and test pictures."""
+    features, views = artifacts.read_features(), artifacts.read_labelled_views()
+    model.to(determinism.pick_device(training.device))
+    return pd.concat([answer(model, features, views[views["split"] == split]) for split in ("val", "test")])
+
+
+def write(files: Files, out: Path) -> None:
+    """Writes what `Run` has written on a worker."""
+    for name, content in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(content)
+
+
+# --- On the workers of a cluster
+
+
+def train_on_cluster(
+    address: str, run: Run, trainings: dict[str, Training], keep: Callable[[str, Files], None]
+) -> None:
+    """Trains on the workers of the cluster at `address`, each one training at a time.
+
+    Calls `keep`, in another thread, as soon as a training is finished, with its key and the files that `run` has
+    written. Workers that have the files of the earlier stages read them, such as with a shared disk. Others get a copy.
+    """
+    from landmarks import cluster  # imported here because it needs Dask
+
+    def read(path: Path, start: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(CHUNK)
+
+    first = next(iter(trainings.values()))
+    with tempfile.TemporaryDirectory() as folder:
+        answer = digest(run_in(Path(), train_step, first, Path(folder)))
+    inputs = {path: identity(path) for path in artifacts.TRAINING}
+    make = partial(remote_trainer, Path.cwd(), inputs, run, first, answer)
+    functions: dict[str, Callable] = {"read": read, "keep": keep, "is_alive": lambda: None}
+    with stage.progress(len(trainings), "trainings") as bar:
+        for _ in cluster.imap(address, make, trainings.items(), functions):
+            bar.update()
+
+
+def run_in(root: Path, run: Run, training: Training, folder: Path) -> Files:
+    """Trains with the data of the repository `root`; returns the files. `folder` is empty."""
+    os.chdir(root)
+    out = folder / "out"
+    run(training, out, folder)
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def digest(files: Files) -> str:
+    return hashlib.sha256(files["model.safetensors"]).hexdigest()
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file, if it exists. Another machine sees the same if it is the same file on a shared disk."""
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
+
+
+def remote_trainer(
+    root: Path, inputs: dict[Path, tuple[int, int] | None], run: Run, first: Training, answer: str, driver: "Driver"
+) -> Callable[[tuple[str, Training]], None]:
+    """On a worker: a function that trains and sends the files to the driver.
+
+    Raises `UserError` if the model after the first step has another digest than `answer`.
+    """
+    from landmarks import cluster
+
+    own = tempfile.TemporaryDirectory(dir=driver.worker.local_directory)  # removed with the function, or by Dask
+    if any(identity(root / path) != inputs[path] for path in inputs):
+        root = Path(own.name)
+        for path in inputs:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            with (root / path).open("wb") as file:
+                while content := driver.read(path, file.tell()):
+                    file.write(content)
+
+    def train_here(run: Run, training: Training) -> Files:
+        with (
+            tempfile.TemporaryDirectory(dir=own.name) as folder,
+            # A process of its own: settings of torch that training needs do not stay, and it can be ended.
+            ProcessPoolExecutor(1, SPAWN, exit_with_parent, (os.getpid(),)) as pool,
+        ):
+            done = pool.submit(run_in, root, run, training, Path(folder))
+            try:
+                while not wait([done], SECONDS).done:
+                    driver.is_alive()
+            except BaseException:
+                for process in multiprocessing.active_children():
+                    process.kill()
+                raise
+            return done.result()
+
+    if digest(train_here(train_step, first)) != answer:
+        raise stage.UserError(cluster.OTHER_BITS)
+    return lambda item: driver.keep(item[0], train_here(run, item[1]))

@@ -1,0 +1,36 @@
+"""A scheduler and workers on the loopback address, each started as a user starts them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from landmarks.stage.imports import ROOT
+
+
+class Machines:
+    """The processes, which run in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.processes = folder, list[subprocess.Popen]()
+
+    def start(self, *arguments: str, code: str = "", **environment: str) -> str:
+        """Starts `landmarks scheduler` or `worker`, or `code`; returns its address, or else the line that it prints."""
+        command = [sys.executable, *(["-c", code] if code else ["-m", "landmarks"]), *arguments]
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"} | environment
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.processes.append(subprocess.Popen(command, cwd=self.folder, env=environment, **pipes))
+        line = self.processes[-1].stdout.readline()
+        found = re.match(r"(?:scheduler at|worker) (\S+)", line)
+        return found[1] if found else line
+
+    def schedule(self, silent: int = 30) -> str:
+        """Starts a scheduler that gives up workers that are `silent` for so many seconds."""
+        code = f"from landmarks import cluster; cluster.SECONDS = {silent}; cluster.schedule('tcp://127.0.0.1:0')"
+        return self.start(code=code)
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()

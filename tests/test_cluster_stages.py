@@ -1,0 +1,212 @@
+"""The stages download, train and train-repeats on workers of the loopback address: the same outs as without."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from landmarks import artifacts
+
+import loopback
+import psutil
+import pytest
+import torch
+import yaml
+from conftest import ROOT, Project, stages_run, user_error
+from loopback import Server
+from machines import Machines
+from test_download import SUM, TAR, TARS, Workplace
+from test_download import mirror as mirror  # a fixture
+from test_download import server as server
+from test_train_repeats import Workspace, outs
+
+pytest.importorskip("distributed", reason="needs requirements-cluster.txt, see docs/cluster.md")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    machines = Machines(tmp_path_factory.mktemp("machines"))
+    yield machines
+    machines.end()
+
+
+@pytest.fixture(scope="module")
+def address(machines: Machines) -> str:
+    """A scheduler with two workers. They are less patient with a server, and with a driver that has ended."""
+    address = machines.schedule()
+    code = "from landmarks.sources import retry; retry.FIRST_WAIT = 0.1"
+    code = f"{code}; from landmarks import cluster, trainings; cluster.work('{address}')"
+    for _ in range(2):
+        machines.start(code=code, DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="3s")
+    return address
+
+
+@pytest.fixture
+def v2(tmp_path: Path, server: Server, address: str) -> Workplace:
+    workplace = Workplace(tmp_path / "v2", "gldv2")
+    workplace.set("data", root=server.url)
+    workplace.set("compute", cluster=address)
+    return workplace
+
+
+@pytest.fixture
+def expected(mirror: Path, tmp_path: Path) -> dict[str, str]:
+    """data/downloaded of a run on this machine."""
+    workplace = Workplace(tmp_path / "expected", "gldv2")
+    workplace.set("data", root=str(mirror))
+    workplace.run()
+    return workplace.raw()
+
+
+# --- download
+
+
+@pytest.mark.parametrize("remotely", [True, False], ids=["server", "directory"])
+def test_workers_download_the_same(v2: Workplace, server: Server, expected: dict[str, str], remotely: bool) -> None:
+    """Transient errors are retried. Each tar is read once."""
+    server.faults[TAR] = loopback.breaks_off(2)
+    v2.set("data", root=server.url if remotely else os.path.relpath(server.root, v2.root))
+    assert v2.run() == "21 pictures of 3 classes, 0 failed, from an index of 39 in 6 classes"
+    assert v2.raw() == expected
+    assert [server.requests[f"train/{tar}.tar"] for tar in TARS] == ([1, 3, 1] if remotely else [0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("path", "fault", "message"),
+    [
+        (TAR, loopback.status(500), r"train/images_001\.tar: HTTP 500 after 3 attempts; run it again"),
+        (TAR, loopback.status(404), r"train/images_001\.tar: no such file, but its MD5 file exists"),
+        (SUM, loopback.body(b"0" * 32), r"images_001\.tar: .*MD5 is .*, not 0{32}.* after 3 attempts"),
+    ],
+    ids=["500", "missing", "wrong sum"],
+)
+def test_an_error_of_a_download_is_the_same_line(
+    v2: Workplace, server: Server, expected: dict[str, str], path: str, fault: loopback.Fault, message: str
+) -> None:
+    """The next run goes on, also after a wrong MD5, whose pictures are not kept."""
+    v2.set("download", retries=2)
+    server.faults[path] = fault
+    with user_error(message):
+        v2.run()
+    server.faults.clear()
+    v2.run()
+    assert v2.raw() == expected
+
+
+def test_a_worker_without_the_data_is_rejected(
+    machines: Machines, v2: Workplace, mirror: Path, expected: dict[str, str], capfd: pytest.CaptureFixture
+) -> None:
+    """It sees another folder there. The others go on."""
+    code = f"import fsspec.core; found = fsspec.core.url_to_fs; lost = lambda url, **_: found('{v2.root}/lost')"
+    work = f"from landmarks import cluster, trainings; cluster.work('{v2.params['compute']['cluster']}')"
+    other = machines.start(code=f"{code}; import fsspec; fsspec.url_to_fs = lost; {work}")
+    v2.set("data", root=str(mirror))
+    v2.run()
+    assert v2.raw() == expected
+    line = f"compute.cluster: worker {other} rejected: data.root: {mirror} is not on its machine; mount it there"
+    assert line in capfd.readouterr().err
+    assert machines.processes[-1].wait(30) != 0
+
+
+# --- train-repeats
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    monkeypatch.chdir(tmp_path)
+    yield Workspace()
+    torch.use_deterministic_algorithms(False)
+
+
+def test_workers_train_the_same_repeats(workspace: Workspace, address: str) -> None:
+    workspace.run(3)
+    here = outs()
+    shutil.rmtree(artifacts.REPEATS)
+    workspace.values["compute"]["cluster"] = address
+    assert workspace.run(3) == "4 trained, 0 kept"
+    assert outs() == here
+
+
+def test_features_travel_to_workers_without_them(
+    workspace: Workspace, machines: Machines, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The copy is removed with the worker."""
+    workspace.run(2)
+    here = outs()
+    shutil.rmtree(artifacts.REPEATS)
+    address, folder = machines.schedule(), tmp_path_factory.mktemp("copies")
+    code = "from landmarks import cluster, trainings; trainings.identity = lambda _: None; trainings.CHUNK = 1000"
+    machines.start(code=f"{code}; cluster.work('{address}')", TMPDIR=str(folder))
+    workspace.values["compute"]["cluster"] = address
+    assert workspace.run(2) == "2 trained, 0 kept"
+    assert outs() == here
+    for path in artifacts.TRAINING:
+        assert [copy.read_bytes() for copy in folder.rglob(f"*/{path}")] == [path.read_bytes()]
+    machines.processes[-1].send_signal(signal.SIGINT)
+    machines.processes[-1].wait(30)
+    assert not list(folder.rglob("features.npy"))
+
+
+def test_finished_repeats_survive_the_end_of_the_driver(workspace: Workspace, machines: Machines) -> None:
+    """Workers end the trainings in flight."""
+    address = machines.schedule()
+    machines.start("worker", address, DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="3s")
+    workspace.values["compute"]["cluster"] = address
+    workspace.values["train"] |= {"epochs": 20, "repeats": 3}
+    Path("params.yaml").write_text(yaml.safe_dump(workspace.values), encoding="utf-8")
+    command = [sys.executable, "-m", "stages.train_repeats"]
+    options = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "text": True}
+    driver = subprocess.Popen(command, **options)
+    while not list(artifacts.REPEATS.glob("*/*/fingerprint")):
+        assert driver.poll() is None
+        time.sleep(0.1)
+    driver.kill()
+    driver.wait()
+    worker, until = psutil.Process(machines.processes[-1].pid), time.monotonic() + 60
+    while [child for child in worker.children() if "spawn_main" in " ".join(child.cmdline())]:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    finished = len(list(artifacts.REPEATS.glob("*/*/fingerprint")))
+    done = subprocess.run(command, capture_output=True, check=True, **options)
+    assert 0 < finished < 4
+    assert done.stdout == f"train-repeats: {4 - finished} trained, {finished} kept\n"
+
+
+# --- The pipeline
+
+
+def test_rows_of_the_table_are_trained_side_by_side(project: Project) -> None:
+    """Only those that DVC would train. All outs are those of a run without workers."""
+    project.set("train.hidden", 32)
+    project.set("ablations.alpha-0.alpha", 0.5)
+    assert project.dvc("repro").returncode == 0
+    lock, here = project.lock(), project.outs()
+    project.restore()
+    shutil.rmtree(project.root / ".dvc/cache/runs")
+    project.set("train.hidden", 32)
+    project.set("ablations.alpha-0.alpha", 0.5)
+    project.set("compute.cluster", "local:2")
+    done = project.dvc("repro")
+    assert done.returncode == 0, done.stderr
+    assert project.lock() == lock and project.outs() == here
+    assert re.search(r"4/4 \[[^]]*trainings", done.stderr), "all in the first stage"
+    assert not list((project.root / ".scratch").glob("train-*/*"))
+
+
+def test_a_row_that_waits_in_scratch_is_only_moved(project: Project) -> None:
+    """The second stage finds its model after the scheduler and all workers have ended."""
+    project.set("train.hidden", 48)
+    project.set("compute.cluster", "local:2")
+    assert project.dvc("repro", "train-baseline").returncode == 0
+    waiting = [path.parent.parent.name for path in (project.root / ".scratch").glob("train-*/*/finished")]
+    assert sorted(waiting) == ["train-abn", "train-alpha-0", "train-study"]
+    project.set("compute.cluster", "tcp://127.0.0.1:1")
+    done = project.dvc("repro", "train-abn", "train-ablation@study")
+    assert done.returncode == 0, done.stderr
+    assert len(stages_run(done)) == 2
