@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from landmarks import artifacts
@@ -153,6 +154,14 @@ def test_features_travel_to_workers_without_them(
     assert not list(folder.rglob("features.npy"))
 
 
+def is_training(worker: psutil.Process) -> bool:
+    for child in worker.children():
+        with suppress(psutil.NoSuchProcess):  # ended meanwhile, or a zombie
+            if "spawn_main" in " ".join(child.cmdline()):
+                return True
+    return False
+
+
 def test_finished_repeats_survive_the_end_of_the_driver(workspace: Workspace, machines: Machines) -> None:
     """Workers end the trainings in flight."""
     address = machines.schedule()
@@ -169,7 +178,7 @@ def test_finished_repeats_survive_the_end_of_the_driver(workspace: Workspace, ma
     driver.kill()
     driver.wait()
     worker, until = psutil.Process(machines.processes[-1].pid), time.monotonic() + 60
-    while [child for child in worker.children() if "spawn_main" in " ".join(child.cmdline())]:
+    while is_training(worker):
         assert time.monotonic() < until
         time.sleep(0.1)
     finished = len(list(artifacts.REPEATS.glob("*/*/fingerprint")))
