@@ -149,7 +149,7 @@ def test_features_travel_to_workers_without_them(
     for path in artifacts.TRAINING:
         assert [copy.read_bytes() for copy in folder.rglob(f"*/{path}")] == [path.read_bytes()]
     machines.processes[-1].send_signal(signal.SIGINT)
-    machines.processes[-1].wait(30)
+    machines.processes[-1].wait(60)
     assert not list(folder.rglob("features.npy"))
 
 
