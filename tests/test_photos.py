@@ -119,7 +119,8 @@ def test_each_run_is_an_experiment_that_runs_what_changed(root: Path, tmp_path: 
     """For a user whom git does not know, in a repository with changes."""
     here = tmp_path / "repository"
     here.mkdir()
-    for name in ("params.yaml", "recipes.yaml"):
+    (here / "metrics").mkdir()
+    for name in ("params.yaml", "recipes.yaml", "metrics/results.json"):
         shutil.copyfile(ROOT / name, here / name)
     (here / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
     environment = {name: os.environ[name] for name in os.environ if not name.startswith(("DVC_", "GIT_"))}
@@ -146,6 +147,7 @@ def test_each_run_is_an_experiment_that_runs_what_changed(root: Path, tmp_path: 
     assert words[-2:] == ["-S", "train.batch_size=32"]
     assert "Running stage 'read'" in first and "Running stage 'train'" in first
     assert f"Its report: {here / 'report.html'}" in first
+    assert first.splitlines()[-2].endswith("is abn: landmarks predict PHOTO --model abn")
     (root / "a/new.jpg").write_bytes(jpeg(drawing(1)))
     second = run(*tool, str(root))
     assert f"experiment {name}-2 is done" in second
