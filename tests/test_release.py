@@ -51,7 +51,7 @@ def test_no_model_folder(tmp_path: Path, content: str) -> None:
 
 def test_another_format(tmp_path: Path) -> None:
     (tmp_path / "release.json").write_text(json.dumps({"format": 99}), encoding="utf-8")
-    with user_error("format 99, this code reads 2"):
+    with user_error("format 99, this code reads 3"):
         release.read(tmp_path)
 
 
