@@ -93,7 +93,8 @@ def main() -> str:
             results[name][split] = metrics.rounded(entry)
             tables.append(table.assign(model=name))
 
-    predictions, best = pd.concat(tables, ignore_index=True), report.best(results)
+    predictions = pd.concat(tables, ignore_index=True)
+    best = report.best(predictions)
     test = predictions[(predictions["model"] == best) & (predictions["split"] == "test")]
     wrong = wrong_table(pd.read_parquet(artifacts.LOGS / best / artifacts.ANSWERS), classes)
     for path, rows in ((artifacts.CLASSES, class_table(views, test, classes)), (artifacts.WRONG, wrong)):

@@ -76,7 +76,7 @@ def main() -> str:
     drawn = {
         "class_histogram": figures.class_histogram(ranking),
         "training": figures.training_curves(curves),
-        "classes": figures.class_accuracy(classes, report.best(artifacts.read_results())),
+        "classes": figures.class_accuracy(classes, report.best(predictions)),
         "confusion": figures.confusion(abn, landmarks, shown, title),
         "calibration": figures.reliability(calibration),
         "attention": figures.attention_gallery(rows, mapped),

@@ -28,8 +28,8 @@ def settings(p: params.Params) -> dict[str, str]:
 
 def main() -> str:
     p = params.load()
-    results = artifacts.read_results()
-    best = report.best(results)
+    results, predictions = artifacts.read_results(), pd.read_parquet(artifacts.PREDICTIONS)
+    best = report.best(predictions)
     known, classes = artifacts.read_named_classes(), artifacts.read_csv(artifacts.CLASSES)
     classes["precision"] = pd.to_numeric(classes["precision"])  # empty for a class that is never predicted
     names = known["name"].where(known["name"] != "", known["landmark_id"])
@@ -39,8 +39,7 @@ def main() -> str:
 
     limit = inspection.suspect_score(len(known))
     suspects = scores[scores["score"] < limit]
-    predictions = pd.read_parquet(artifacts.PREDICTIONS).query("model == @best")
-    typical = html_report.typical(predictions, known["landmark_id"].tolist())
+    typical = html_report.typical(predictions.query("model == @best"), known["landmark_id"].tolist())
     tables = {
         "wrong": wrong.assign(other=wrong["predicted"].map(typical).fillna("")),
         "suspects": suspects.assign(other=suspects["suggested"].map(typical).fillna("")),

@@ -63,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     results = {name: {"val": values, "test": values} for name, values in results.items()}
     write(artifacts.RESULTS, json.dumps({"majority_class": 0.25, **results}))
     right = pd.DataFrame(
-        {"model": "abn", "id": ids[12:16], "label": range(4), "predicted": range(4), "confidence": 0.9}
+        {"model": "abn", "split": "val", "id": ids[12:16], "label": range(4), "predicted": range(4), "confidence": 0.9}
     )
     right.to_parquet(artifacts.PREDICTIONS)
     artifacts.PLOTS.mkdir()

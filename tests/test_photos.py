@@ -10,6 +10,7 @@ from pathlib import Path
 from landmarks import params
 from tools import photos
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT, drawing, jpeg, user_error
@@ -119,9 +120,11 @@ def test_each_run_is_an_experiment_that_runs_what_changed(root: Path, tmp_path: 
     """For a user whom git does not know, in a repository with changes."""
     here = tmp_path / "repository"
     here.mkdir()
-    (here / "metrics").mkdir()
-    for name in ("params.yaml", "recipes.yaml", "metrics/results.json"):
+    for name in ("params.yaml", "recipes.yaml"):
         shutil.copyfile(ROOT / name, here / name)
+    (here / "data").mkdir()
+    rows = pd.DataFrame({"model": ["baseline", "abn"], "split": "val", "label": 0, "predicted": [1, 0]})
+    rows.to_parquet(here / "data/predictions.parquet")
     (here / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
     environment = {name: os.environ[name] for name in os.environ if not name.startswith(("DVC_", "GIT_"))}
     environment |= {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}

@@ -24,6 +24,7 @@ from landmarks.sources.folder import open_folder
 from landmarks.stage import UserError
 from landmarks.stage.errors import explain
 
+import pandas as pd
 import yaml
 
 RECIPES = Path("recipes.yaml")
@@ -131,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for DVC, which ends its stages
     done = subprocess.run([sys.executable, "-m", "dvc", *run], env=os.environ | identity(), check=False)
     if done.returncode == 0:
-        best = report.best(artifacts.read_results())
+        best = report.best(pd.read_parquet(artifacts.PREDICTIONS))
         print(f"photos: experiment {name} is done. Its report: {artifacts.REPORT.absolute()}")
         print(f"photos: its best model on validation pictures is {best}: landmarks predict PHOTO --model {best}")
         restore = "git stash && dvc checkout --allow-missing && dvc repro"  # without checkout, repro computes all again
