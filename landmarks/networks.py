@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar, cast
 
+from landmarks.convolutions import add_up
 from landmarks.params import Backbone
 from landmarks.stage import UserError
 
@@ -147,11 +148,8 @@ class ChannelSum(nn.Conv2d):
     def forward(self, maps: Tensor) -> Tensor:
         if not maps.is_cpu or maps.dtype != torch.float32:  # faster, and not bit-identical in any case
             return super().forward(maps)
-        first, *others = zip(maps.split(self.parts[0].shape[1], dim=1), self.parts, strict=True)
-        total = self._conv_forward(*first, self.bias)
-        for other in others:
-            total += self._conv_forward(*other, None)
-        return total
+        parts = zip(maps.split(self.parts[0].shape[1], dim=1), self.parts, strict=True)
+        return add_up(self._conv_forward(*part, None if number else self.bias) for number, part in enumerate(parts))
 
 
 def fix_order(layers: Part) -> Part:

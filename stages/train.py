@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from landmarks import artifacts, determinism, params, stage
-from landmarks.trainings import Files, Training, train_on_cluster, train_row, write
+from landmarks.jobs import Files, Job, train_on_cluster, train_row, write
 
 FINISHED = "finished"  # in the scratch folder: a trained model that is complete
 
@@ -28,11 +28,11 @@ def main() -> str:
     name, p = sys.argv[1].rpartition("@")[2], params.load()
     p.model(name)  # an error if there is no such model
     device = determinism.pick_device(p.compute.device).type
-    trainings = {key: Training(p.backbone, p.train, abn, p.seed, device) for key, abn in p.models.items()}
+    jobs = {key: Job(p.backbone, p.train, abn, p.seed, device) for key, abn in p.models.items()}
     inputs = stage.fingerprint({}, artifacts.TRAINING)
 
     def scratch(key: str, keep: bool) -> AbstractContextManager[Path]:
-        return stage.scratch(f"train-{key}", trainings[key]._asdict() | {"inputs": inputs}, [], keep)
+        return stage.scratch(f"train-{key}", jobs[key]._asdict() | {"inputs": inputs}, [], keep)
 
     def is_finished(key: str) -> bool:
         with scratch(key, keep=True) as folder:
@@ -45,9 +45,9 @@ def main() -> str:
                     write(files, out)
 
     if p.compute.cluster and not is_finished(name):
-        stages = {address(key): key for key in trainings if key != name}
+        stages = {address(key): key for key in jobs if key != name}
         others = [stages[found] for found in stage.outdated(list(stages))]
-        missing = {key: trainings[key] for key in sorted([name, *others]) if not is_finished(key)}
+        missing = {key: jobs[key] for key in sorted([name, *others]) if not is_finished(key)}
         if len(missing) > 1:  # one alone has checkpoints here
             train_on_cluster(p.compute.cluster, train_row, missing, keep)
     with (
@@ -58,7 +58,7 @@ def main() -> str:
         finished = folder / FINISHED
         if not finished.exists():
             with stage.atomic_output(finished) as out:
-                train_row(trainings[name], out, folder)
+                train_row(jobs[name], out, folder)
         shutil.copytree(finished / "model", model)
         shutil.copytree(finished / "log", log)
         summary = (finished / "summary").read_text(encoding="utf-8")

@@ -47,24 +47,24 @@ def plan(p: params.Params) -> list[Planned]:
 
 def run(planned: list[Planned], p: params.Params) -> None:
     """Trains, and writes the predictions for validation and test pictures with the fingerprint."""
-    from landmarks.trainings import Files, Training, train_on_cluster, train_repeat, write  # here because torch is slow
+    from landmarks.jobs import Files, Job, train_on_cluster, train_repeat, write  # here because torch is slow
 
     device = determinism.pick_device(p.compute.device).type
-    trainings = {str(plan.folder): Training(p.backbone, p.train, plan.abn, plan.seed, device) for plan in planned}
+    jobs = {str(plan.folder): Job(p.backbone, p.train, plan.abn, plan.seed, device) for plan in planned}
     fingerprints = {str(plan.folder): plan.fingerprint for plan in planned}
 
     def keep(folder: str, files: Files) -> None:
         with stage.atomic_output(Path(folder)) as out:
             write(files | {FINGERPRINT: fingerprints[folder].encode()}, out)
 
-    if p.compute.cluster and len(trainings) > 1:  # one alone has checkpoints here
-        return train_on_cluster(p.compute.cluster, train_repeat, trainings, keep)
-    with stage.progress(len(trainings), "trainings") as bar:
-        for folder, training in trainings.items():
-            bar.set_postfix_str(f"{Path(folder).parent.name}, seed {training.seed}")
+    if p.compute.cluster and len(jobs) > 1:  # one alone has checkpoints here
+        return train_on_cluster(p.compute.cluster, train_repeat, jobs, keep)
+    with stage.progress(len(jobs), "trainings") as bar:
+        for folder, job in jobs.items():
+            bar.set_postfix_str(f"{Path(folder).parent.name}, seed {job.seed}")
             settings = {"training": fingerprints[folder], "device": device}
             with stage.scratch("repeats", settings, []) as scratch, stage.atomic_output(Path(folder)) as out:
-                train_repeat(training, out, scratch)
+                train_repeat(job, out, scratch)
                 (out / FINGERPRINT).write_text(fingerprints[folder], encoding="utf-8")
             bar.update()
 

@@ -180,6 +180,16 @@ FLAGS = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def settings_of_torch() -> Iterator[None]:
+    """Undoes at the end of a test file what `prepare_training` has changed in this process."""
+    conv2d, threads = torch.nn.functional.conv2d, torch.get_num_threads()
+    yield
+    torch.nn.functional.conv2d = conv2d
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     """Debian's Chromium, driven by Playwright. Skips the test if one of them is missing."""

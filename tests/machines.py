@@ -30,6 +30,10 @@ class Machines:
         code = f"from landmarks import cluster; cluster.SECONDS = {silent}; cluster.schedule('tcp://127.0.0.1:0')"
         return self.start(code=code)
 
+    def work(self, address: str) -> str:
+        """Starts a worker for tasks that need no PyTorch, without which it starts five times as fast."""
+        return self.start(code=f"from landmarks import cluster; cluster.work({address!r})")
+
     def end(self) -> None:
         for process in self.processes:
             process.kill()

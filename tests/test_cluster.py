@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
@@ -53,7 +53,9 @@ class Work:
         self.weights = weight_files.fetch("vgg16", "random", 1)
         self.trunk = networks.Trunk(self.weights, VGG)
 
+    @cached_property
     def here(self) -> bytes:
+        """The features, computed by this process."""
         return np.concatenate(list(features.extract(self.trunk, self.directory, self.index, CROP))).tobytes()
 
     def on(self, address: str, done: int = 0) -> list[np.ndarray]:
@@ -81,7 +83,7 @@ def test_nothing_left_needs_no_cluster(work: Work) -> None:
 @pytest.mark.slow
 def test_workers_give_the_same_features(work: Work) -> None:
     """Also the rest of an interrupted run, which starts in the middle of a row group."""
-    whole, here = work.on("local:2"), work.here()
+    whole, here = work.on("local:2"), work.here
     assert [len(part) for part in whole] == [128, 128, 128, 16]
     assert np.concatenate(whole).tobytes() == here
     rest = work.on("local:1", 201)
@@ -108,7 +110,7 @@ def test_tasks_of_a_lost_worker_run_elsewhere(
     monkeypatch.setattr(cluster, "SECONDS", 5)
     address = machines.schedule(silent=5)
     for _ in range(2):
-        machines.start("worker", address)
+        machines.work(address)
     found = wait(address, 30)
     begun = list(islice(found, 8))
     machines.processes[1].send_signal(event)
@@ -119,10 +121,10 @@ def test_tasks_of_a_lost_worker_run_elsewhere(
 @pytest.mark.slow
 def test_late_workers_share_the_work(machines: Machines) -> None:
     address = machines.schedule()
-    machines.start("worker", address)
+    machines.work(address)
     found = wait(address, 40)
     first = list(islice(found, 5))
-    machines.start("worker", address)
+    machines.work(address)
     assert {process for _, process in first} == {machines.processes[1].pid}
     assert machines.processes[2].pid in {process for _, process in found}
 
@@ -133,7 +135,7 @@ def test_losing_all_of_it_is_one_line(machines: Machines, lost: str, monkeypatch
     """Workers end with their scheduler."""
     monkeypatch.setattr(cluster, "SECONDS", 5)
     address = machines.schedule()
-    machines.start("worker", address)
+    machines.work(address)
     found = wait(address, 30)
     next(found)
     scheduler, worker = machines.processes
@@ -148,7 +150,7 @@ def test_losing_all_of_it_is_one_line(machines: Machines, lost: str, monkeypatch
 @pytest.mark.slow
 def test_a_driver_that_is_killed_leaves_nothing_on_the_scheduler(machines: Machines) -> None:
     address = machines.schedule()
-    machines.start("worker", address)
+    machines.work(address)
     code = f"""
 import test_cluster
 for number, _ in test_cluster.wait({address!r}, 1000):
@@ -178,7 +180,7 @@ def test_a_worker_that_differs_is_rejected(
     code = "from landmarks import cluster, features; decode = features.decode_group"
     other = machines.start(code=f"{code}; {prepare}; cluster.work('{address}')")
     machines.start("worker", address)
-    assert np.concatenate(work.on(address)).tobytes() == work.here()
+    assert np.concatenate(work.on(address)).tobytes() == work.here
     assert re.search(rf"^compute\.cluster: worker {other} rejected: {message}", capfd.readouterr().err, re.MULTILINE)
     assert re.search(f"rejected: {message}", machines.processes[1].stdout.read())
     assert machines.processes[2].poll() is None
@@ -188,7 +190,7 @@ def test_a_worker_that_differs_is_rejected(
 def test_workers_call_functions_of_the_driver(machines: Machines) -> None:
     """An error in a function is one of the task. So is a failure of the worker's machine, in one line."""
     address = machines.schedule()
-    worker = machines.start("worker", address)
+    worker = machines.work(address)
     assert list(cluster.imap(address, cluster_tasks.asking, ["a", "abc"], {"length": len})) == [1, 3]
     with pytest.raises(ZeroDivisionError):
         list(cluster.imap(address, cluster_tasks.asking, ["a"], {"length": lambda _: 1 / 0}))

@@ -15,7 +15,6 @@ from landmarks import artifacts
 import loopback
 import psutil
 import pytest
-import torch
 import yaml
 from conftest import ROOT, Project, user_error
 from loopback import Server
@@ -41,7 +40,7 @@ def address(machines: Machines) -> str:
     """A scheduler with two workers. They are less patient with a server, and with a driver that has ended."""
     address = machines.schedule()
     code = "from landmarks.sources import retry; retry.FIRST_WAIT = 0.1"
-    code = f"{code}; from landmarks import cluster, trainings; cluster.work('{address}')"
+    code = f"{code}; from landmarks import cluster, jobs; cluster.work('{address}')"
     for _ in range(2):
         machines.start(code=code, DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="3s")
     return address
@@ -104,7 +103,7 @@ def test_a_worker_without_the_data_is_rejected(
 ) -> None:
     """It sees another folder there. The others go on."""
     code = f"import fsspec.core; found = fsspec.core.url_to_fs; lost = lambda url, **_: found('{v2.root}/lost')"
-    work = f"from landmarks import cluster, trainings; cluster.work('{v2.params['compute']['cluster']}')"
+    work = f"from landmarks import cluster, jobs; cluster.work('{v2.params['compute']['cluster']}')"
     other = machines.start(code=f"{code}; import fsspec; fsspec.url_to_fs = lost; {work}")
     v2.set("data", root=str(mirror))
     v2.run()
@@ -118,10 +117,9 @@ def test_a_worker_without_the_data_is_rejected(
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.chdir(tmp_path)
-    yield Workspace()
-    torch.use_deterministic_algorithms(False)
+    return Workspace()
 
 
 def test_workers_train_the_same_repeats(workspace: Workspace, address: str) -> None:
@@ -141,7 +139,7 @@ def test_features_travel_to_workers_without_them(
     here = outs()
     shutil.rmtree(artifacts.REPEATS)
     address, folder = machines.schedule(), tmp_path_factory.mktemp("copies")
-    code = "from landmarks import cluster, trainings; trainings.identity = lambda _: None; trainings.CHUNK = 1000"
+    code = "from landmarks import cluster, jobs; jobs.identity = lambda _: None; jobs.CHUNK = 1000"
     machines.start(code=f"{code}; cluster.work('{address}')", TMPDIR=str(folder))
     workspace.values["compute"]["cluster"] = address
     assert workspace.run(2) == "2 trained, 0 kept"
@@ -166,7 +164,7 @@ def test_finished_repeats_survive_the_end_of_the_driver(workspace: Workspace, ma
     address = machines.schedule()
     machines.start("worker", address, DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="3s")
     workspace.values["compute"]["cluster"] = address
-    workspace.values["train"] |= {"epochs": 20, "repeats": 3}
+    workspace.values["train"] |= {"epochs": 20, "repeats": 2}
     Path("params.yaml").write_text(yaml.safe_dump(workspace.values), encoding="utf-8")
     command = [sys.executable, "-m", "stages.train_repeats"]
     options = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "text": True}
@@ -180,10 +178,8 @@ def test_finished_repeats_survive_the_end_of_the_driver(workspace: Workspace, ma
     while is_training(worker):
         assert time.monotonic() < until
         time.sleep(0.1)
-    finished = len(list(artifacts.REPEATS.glob("*/*/fingerprint")))
     done = subprocess.run(command, capture_output=True, check=True, **options)
-    assert 0 < finished < 4
-    assert done.stdout == f"train-repeats: {4 - finished} trained, {finished} kept\n"
+    assert done.stdout == "train-repeats: 1 trained, 1 kept\n"
 
 
 # --- The pipeline
@@ -191,14 +187,10 @@ def test_finished_repeats_survive_the_end_of_the_driver(workspace: Workspace, ma
 
 def test_rows_of_the_table_are_trained_side_by_side(project: Project) -> None:
     """The first stage trains all that DVC would train. The others find their models after all workers have ended."""
-    project.set("train.hidden", 32)
-    project.set("ablations.alpha-0.alpha", 0.5)
-    assert project.dvc("repro").returncode == 0
-    lock, here = project.lock(), project.outs()
-    project.restore()
+    lock = project.lock()
+    left = {name: entry for name, entry in lock["stages"].items() if not name.startswith("train-")}
+    (project.root / "dvc.lock").write_text(yaml.safe_dump(lock | {"stages": left}), encoding="utf-8")
     shutil.rmtree(project.root / ".dvc/cache/runs")
-    project.set("train.hidden", 32)
-    project.set("ablations.alpha-0.alpha", 0.5)
     project.set("compute.cluster", "local:2")
     done = project.dvc("repro", "train-baseline")
     assert done.returncode == 0, done.stderr
@@ -207,5 +199,5 @@ def test_rows_of_the_table_are_trained_side_by_side(project: Project) -> None:
     project.set("compute.cluster", "tcp://127.0.0.1:1")  # nobody answers
     done = project.dvc("repro")
     assert done.returncode == 0, done.stderr
-    assert project.lock() == lock and project.outs() == here
+    assert project.lock() == lock and project.outs() == project.first_outs
     assert not list((project.root / ".scratch").glob("train-*/*"))

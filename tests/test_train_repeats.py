@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from landmarks import artifacts
@@ -11,7 +10,6 @@ from stages import train_repeats
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 from conftest import ROOT
 
@@ -43,10 +41,9 @@ class Workspace:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.chdir(tmp_path)
-    yield Workspace()
-    torch.use_deterministic_algorithms(False)
+    return Workspace()
 
 
 def outs() -> dict[str, bytes]:

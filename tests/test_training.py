@@ -20,10 +20,8 @@ SETTINGS = train(dropout=0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def reproducible() -> Iterator[None]:
+def reproducible() -> None:
     prepare_training()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def data(views: int = 2) -> tuple[np.ndarray, pd.DataFrame]:

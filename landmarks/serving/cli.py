@@ -363,7 +363,7 @@ def scheduler(args: argparse.Namespace) -> int:
 
 
 def worker(args: argparse.Namespace) -> int:
-    from landmarks import cluster, features, trainings  # noqa: F401  # if it imported them later, it would seem to hang
+    from landmarks import cluster, features, jobs  # noqa: F401  # if it imported them later, it would seem to hang
 
     cluster.work(args.address)
     return 0

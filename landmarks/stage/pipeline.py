@@ -1,5 +1,5 @@
-"""Everything that touches DVC: the outs that it removes before a run, the inputs that it records after one, and which
-stages it will run.
+"""What a stage and DVC know about each other: the outs that DVC removes before a run, the inputs that it records after
+one, and which stages it will run.
 """
 
 import logging

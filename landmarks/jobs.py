@@ -1,4 +1,4 @@
-"""One training and what is kept of it, on this machine; or several, side by side on the workers of a cluster."""
+"""Training jobs: a training and what is kept of it, on this machine or side by side on the workers of a cluster."""
 
 import hashlib
 import multiprocessing
@@ -27,8 +27,8 @@ SPAWN = multiprocessing.get_context("spawn")  # without the threads of the paren
 SECONDS = 5  # between a worker's looks at whether the driver is still there
 
 
-class Training(NamedTuple):
-    """Everything that decides about a training, except `artifacts.TRAINING`. `device` is the type of a device."""
+class Job(NamedTuple):
+    """All that decides the result of a training, except `artifacts.TRAINING`. `device` is the type of a device."""
 
     backbone: Backbone
     train: Train
@@ -38,52 +38,52 @@ class Training(NamedTuple):
 
 
 Files = dict[str, bytes]  # by relative path
-Run = Callable[[Training, Path, Path], None]  # trains, and writes into a new folder; the other one is for its own files
+Run = Callable[[Job, Path, Path], None]  # trains, and writes into a new folder; the other one is for its own files
 
 
-def train_row(training: Training, out: Path, scratch: Path) -> None:
+def train_row(job: Job, out: Path, scratch: Path) -> None:
     """A row of the results table: writes the folders `model` and `log`, with all answers, and the file `summary`.
 
     Continues from the checkpoint in `scratch`.
     """
     out.mkdir()
-    model, metrics = train(training, log=out / "log", checkpoint=scratch / "checkpoint.pt")
+    model, metrics = train(job, log=out / "log", checkpoint=scratch / "checkpoint.pt")
     models.save(model, out / "model")
-    answer = partial(answers.answers, seed=training.seed)
-    judge(training, model, answer).to_parquet(out / "log" / artifacts.ANSWERS, index=False)
+    answer = partial(answers.answers, seed=job.seed)
+    judge(job, model, answer).to_parquet(out / "log" / artifacts.ANSWERS, index=False)
     summary = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
     (out / "summary").write_text(summary, encoding="utf-8")
 
 
-def train_repeat(training: Training, out: Path, scratch: Path) -> None:
+def train_repeat(job: Job, out: Path, scratch: Path) -> None:
     """A repeat with another seed: writes only the predictions. Continues from the checkpoint in `scratch`."""
-    model, _ = train(training, log=scratch / "log", checkpoint=scratch / "checkpoint.pt")
+    model, _ = train(job, log=scratch / "log", checkpoint=scratch / "checkpoint.pt")
     out.mkdir()
-    judge(training, model, answers.predictions).to_parquet(out / artifacts.ANSWERS, index=False)
+    judge(job, model, answers.predictions).to_parquet(out / artifacts.ANSWERS, index=False)
 
 
-def train_step(training: Training, out: Path, scratch: Path) -> None:
+def train_step(job: Job, out: Path, scratch: Path) -> None:
     """The first step of a training: writes the model after it, to see whether a machine computes the same bits."""
     views = artifacts.read_labelled_views()
-    few = views[views["view"] == 0].groupby("split").head(training.train.batch_size)
-    short = training.train.model_copy(update={"epochs": 1})
-    model, _ = train(training, log=scratch / "log", index=few, train=short)
+    few = views[views["view"] == 0].groupby("split").head(job.train.batch_size)
+    short = job.train.model_copy(update={"epochs": 1})
+    model, _ = train(job, log=scratch / "log", index=few, train=short)
     models.save(model, out)
 
 
-def train(training: Training, **arguments: Any) -> tuple[Baseline, dict[str, float]]:  # noqa: ANN401
+def train(job: Job, **arguments: Any) -> tuple[Baseline, dict[str, float]]:  # noqa: ANN401
     """`training.trainer` with the earlier stages' outs, which are below the current directory."""
     prepare_training()
-    device = determinism.pick_device(training.device)
-    return trainer(training.backbone, training.train, device)(abn=training.abn, seed=training.seed, **arguments)
+    device = determinism.pick_device(job.device)
+    return trainer(job.backbone, job.train, device)(abn=job.abn, seed=job.seed, **arguments)
 
 
 def judge(
-    training: Training, model: Baseline, answer: Callable[[Baseline, np.ndarray, pd.DataFrame], pd.DataFrame]
+    job: Job, model: Baseline, answer: Callable[[Baseline, np.ndarray, pd.DataFrame], pd.DataFrame]
 ) -> pd.DataFrame:
     """What the model answers for validation and test pictures."""
     features, views = artifacts.read_features(), artifacts.read_labelled_views()
-    model.to(determinism.pick_device(training.device))
+    model.to(determinism.pick_device(job.device))
     return pd.concat([answer(model, features, views[views["split"] == split]) for split in ("val", "test")])
 
 
@@ -97,9 +97,7 @@ def write(files: Files, out: Path) -> None:
 # --- On the workers of a cluster
 
 
-def train_on_cluster(
-    address: str, run: Run, trainings: dict[str, Training], keep: Callable[[str, Files], None]
-) -> None:
+def train_on_cluster(address: str, run: Run, jobs: dict[str, Job], keep: Callable[[str, Files], None]) -> None:
     """Trains on the workers of the cluster at `address`, each one training at a time.
 
     Calls `keep`, in another thread, as soon as a training is finished, with its key and the files that `run` has
@@ -112,22 +110,22 @@ def train_on_cluster(
             file.seek(start)
             return file.read(CHUNK)
 
-    first = next(iter(trainings.values()))
+    first = next(iter(jobs.values()))
     with tempfile.TemporaryDirectory() as folder:
         answer = digest(run_in(Path(), train_step, first, Path(folder)))
     inputs = {path: identity(path) for path in artifacts.TRAINING}
     make = partial(remote_trainer, Path.cwd(), inputs, run, first, answer)
     functions: dict[str, Callable] = {"read": read, "keep": keep, "is_alive": lambda: None}
-    with stage.progress(len(trainings), "trainings") as bar:
-        for _ in cluster.imap(address, make, trainings.items(), functions):
+    with stage.progress(len(jobs), "trainings") as bar:
+        for _ in cluster.imap(address, make, jobs.items(), functions):
             bar.update()
 
 
-def run_in(root: Path, run: Run, training: Training, folder: Path) -> Files:
+def run_in(root: Path, run: Run, job: Job, folder: Path) -> Files:
     """Trains with the data of the repository `root`; returns the files. `folder` is empty."""
     os.chdir(root)
     out = folder / "out"
-    run(training, out, folder)
+    run(job, out, folder)
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
@@ -141,8 +139,8 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def remote_trainer(
-    root: Path, inputs: dict[Path, tuple[int, int] | None], run: Run, first: Training, answer: str, driver: "Driver"
-) -> Callable[[tuple[str, Training]], None]:
+    root: Path, inputs: dict[Path, tuple[int, int] | None], run: Run, first: Job, answer: str, driver: "Driver"
+) -> Callable[[tuple[str, Job]], None]:
     """On a worker: a function that trains and sends the files to the driver.
 
     Raises `UserError` if the model after the first step has another digest than `answer`.
@@ -158,13 +156,13 @@ def remote_trainer(
                 while content := driver.read(path, file.tell()):
                     file.write(content)
 
-    def train_here(run: Run, training: Training) -> Files:
+    def train_here(run: Run, job: Job) -> Files:
         with (
             tempfile.TemporaryDirectory(dir=own.name) as folder,
             # A process of its own: settings of torch that training needs do not stay, and it can be ended.
             ProcessPoolExecutor(1, SPAWN, exit_with_parent, (os.getpid(),)) as pool,
         ):
-            done = pool.submit(run_in, root, run, training, Path(folder))
+            done = pool.submit(run_in, root, run, job, Path(folder))
             try:
                 while not wait([done], SECONDS).done:
                     driver.is_alive()
