@@ -5,15 +5,16 @@
     .venv/bin/python -m benchmarks.scale --classes 1000 --out FILE       300,000 pictures of 1,000 classes
 
 Draws data sets in the layout of Google Landmarks v2, with the study's class sizes and index. Runs the whole pipeline
-of HEAD on each, in a temporary clone. To end within an hour, inputs have 32 pixels, training has one epoch, there are no
-ablations, and features come from conv3: 25 KB per view, half of conv4's, with which the attention branch takes four
-times as long.
+of HEAD on each, in a temporary clone. To end within an hour, it has no ablations and one epoch of training. Inputs have
+32 pixels. Features come from conv3: 25 KB per view, half of conv4's, with which the attention branch takes four times
+as long.
 """
 
 import argparse
 import hashlib
 import shutil
 import tarfile
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -156,11 +157,12 @@ def measure(classes: int | None, share: float) -> Result:
     sizes, skipped = class_sizes(classes, share)
     kept = list(sizes)[skipped : skipped + (classes or len(generated.STUDY_COUNTS))]
     needed = DISK * sum(sizes[name] for name in kept)
+    parent = tempfile.gettempdir()
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        text = f"{needed / 1e9:.0f} GB are needed in {parent}, {free / 1e9:.0f} GB are free"
+        raise stage.UserError(f"TMPDIR: {text}; set TMPDIR, or a smaller --percent")
     with temporary_folder() as folder:
-        free = shutil.disk_usage(folder).free
-        if free < needed:
-            text = f"{needed / 1e9:.0f} GB are needed in {folder.parent}, {free / 1e9:.0f} GB are free"
-            raise stage.UserError(f"TMPDIR: {text}; set TMPDIR, or a smaller --percent")
         start = time.monotonic()
         pictures = write_data_set(folder / "data", sizes, kept)
         print(f"{pictures} pictures drawn in {time.monotonic() - start:.0f} s", flush=True)
@@ -192,8 +194,8 @@ def measure(classes: int | None, share: float) -> Result:
 def growth(seconds: pd.DataFrame, pictures: Sequence[int]) -> pd.DataFrame:
     """How often the cost per picture at a size is that at the size before it. `seconds` is stages x sizes.
 
-    The last column compares additional pictures, which leaves out the start of each stage: those between the last two
-    sizes with those between the two before.
+    The last column leaves out the start of each stage. It divides the cost of a picture added from the second-last to
+    the last size by that of a picture added in the step before.
     """
     each = seconds / list(pictures)
     found = pd.DataFrame({f"{b} / {a}": each[b] / each[a] for a, b in pairwise(seconds)})
@@ -245,8 +247,8 @@ A stage includes what DVC does for it: hashing, and linking into the cache. At 2
 
 ## Growth
 
-The cost per picture, relative to that at the smaller size. The target is at most 1.2. `additional` compares additional
-pictures, which leaves out the start of each stage.
+The cost per picture, relative to that at the smaller size. The target is at most 1.2. `additional` compares only the
+pictures that each size adds, so the start of a stage does not count.
 
 {grown.to_markdown(floatfmt=".2f")}
 

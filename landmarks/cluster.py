@@ -15,10 +15,12 @@ import platform
 import ssl
 import subprocess
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
+from itertools import cycle, islice
 from typing import Any
 
 from landmarks import stage
@@ -36,24 +38,36 @@ try:
     dask.config.set({"logging": dict.fromkeys(loggers, "critical")})
     import distributed
     from distributed import core, protocol, utils
+
+    warnings.filterwarnings("ignore", module="distributed")
 except ImportError as error:
     text = f"{error.name} is missing; pip install --no-deps -r requirements-cluster.txt"
     raise UserError(f"compute.cluster: {text}") from None
 
 TASKS = 4  # submitted tasks per worker; more would only take memory
-SECONDS = 30  # until something that does not answer is given up: a scheduler, a worker, a run without workers
+SECONDS = 30  # how long to wait for a scheduler, for a silent worker, and for the first worker
+DRIVER_SECONDS = 300  # how long a worker waits for an answer of the driver
 CERTIFICATE = "cluster.pem"  # in the repository: certificate and private key of all machines of a tls:// cluster
 START = f"start the scheduler, or correct the address or {CERTIFICATE}"
 OTHER_BITS = "its processor or GPU computes other bits; use the same kind"  # a reason
-PACKAGES = ("torch", "numpy", "pillow", "pillow-heif", "timm", "pydantic", "distributed", "dask", "cloudpickle")
+PACKAGES = (
+    *("torch", "numpy", "pillow", "pillow-heif", "timm", "pydantic", "distributed", "dask", "cloudpickle"),
+    *("pandas", "pyarrow", "safetensors", "dvclive"),  # of the files that a training leaves
+)
 LOCAL = {"dashboard_address": "127.0.0.1:0"}  # Dask's web page, for this machine only
-# What all machines must have in common: versions, and a hash of each file of this package, when it was loaded.
-FILES = sorted((ROOT / "landmarks").rglob("*.py"))
-FACTS = {
-    "Python": platform.python_version(),
-    **{name: importlib.metadata.version(name) for name in PACKAGES},
-    **{file.relative_to(ROOT).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in FILES},
-}
+
+
+def facts() -> dict[str, str]:
+    """What all machines must have in common: versions, and a hash of each file of this package."""
+    files = sorted((ROOT / "landmarks").rglob("*.py"))
+    return {
+        "Python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        **{file.relative_to(ROOT).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in files},
+    }
+
+
+FACTS = facts()  # of the code that this process has loaded
 rejections: list[str] = []  # why this process, a worker, was rejected
 
 
@@ -64,28 +78,32 @@ class Driver:
         self.address, self.worker = address, worker
 
     def __getattr__(self, name: str) -> Callable:
-        def call(*arguments: object) -> object:
-            send = self.worker.rpc(self.address).call
+        def ask(*arguments: object) -> object:
+            send, data = self.worker.rpc(self.address).call, protocol.to_serialize(arguments)
             try:
-                return utils.sync(self.worker.loop, send, name=name, arguments=protocol.to_serialize(arguments))
-            except OSError as error:
+                return utils.sync(self.worker.loop, send, callback_timeout=DRIVER_SECONDS, name=name, arguments=data)
+            except OSError as error:  # also a TimeoutError
                 raise UserError(f"the driver, {self.address}: {explain(error)}") from None
 
-        return call
+        return ask
 
 
 @lru_cache(2)  # runs at the same time
-def function(run: str, address: str, worker: distributed.Worker) -> Callable:
-    """The function of a run, whose driver is at `address`. A worker that cannot make it says why, and ends."""
+def prepared(run: str, address: str, worker: distributed.Worker) -> Callable[[int], Any]:
+    """A function that processes an item of a run, whose driver is at `address`, by its number.
+
+    A worker that cannot make it says why, and ends. Only a worker with the driver's code unpickles an item.
+    """
     if rejections:
         raise distributed.Reschedule
     driver = Driver(address, worker)
     try:
-        facts = driver.facts()
+        theirs = driver.facts()
         for name, here in FACTS.items():
-            if here != (there := facts.get(name)):
+            if here != (there := theirs.get(name)):
                 raise UserError(f"its {name} is {here}, the driver's {there}; install the same, and restart it")
-        return driver.make()(driver)
+        process = driver.make()(driver)
+        return lambda number: process(driver.item(number))
     except Exception as error:
         reason = f"rejected: {explain(error) or repr(error)}"
         driver.reject(f"worker {worker.address} {reason}")  # an error if the driver has ended
@@ -94,11 +112,11 @@ def function(run: str, address: str, worker: distributed.Worker) -> Callable:
         raise distributed.Reschedule from None
 
 
-def call(run: str, address: str, item: object) -> object:
-    """The task: applies the function of a run."""
+def run_task(run: str, address: str, number: int) -> object:
+    """The task: processes an item of a run."""
     worker = distributed.get_worker()
     try:
-        return function(run, address, worker)(item)
+        return prepared(run, address, worker)(number)
     except Exception as error:
         if not (text := explain(error)):
             raise
@@ -109,22 +127,31 @@ def call(run: str, address: str, item: object) -> object:
 def imap(address: str, make: Callable, items: Iterable, functions: dict[str, Callable]) -> Iterator[Any]:
     """Yields `make(driver)(item)` for each of `items`, in order, computed by the workers of `address`.
 
-    Each worker calls `make` once; an error rejects the worker. `driver` has the methods `functions`, which this process
-    runs, in several threads. At most `TASKS` items per worker are submitted. Tasks of lost workers run again elsewhere.
-    Raises `UserError` if the scheduler or all workers are lost.
+    Each worker calls `make` before its first task of this run; an error rejects the worker. `driver` has the methods
+    `functions`, which this process runs, in several threads. At most `TASKS` items per worker are submitted: to the
+    scheduler, a task is a number, and its worker fetches the item. Tasks of lost workers run again elsewhere. Raises
+    `UserError` if the scheduler or all workers are lost.
     """
-    functions = functions | {"facts": lambda: FACTS, "make": lambda: make}
+    submitted: dict[int, Any] = {}
+    functions = functions | {"facts": lambda: FACTS, "make": lambda: make, "item": submitted.__getitem__}
     functions["reject"] = lambda line: tqdm.write(f"compute.cluster: {line}", sys.stderr)
     with connect(address, functions) as (client, driver):
         waiting: deque[distributed.Future] = deque()
+
+        def first() -> Any:  # noqa: ANN401
+            found = result(waiting.popleft(), client, address)
+            del submitted[next(iter(submitted))]
+            return found
+
         for number, item in enumerate(items):
+            submitted[number] = item
             with explained(address):
-                waiting.append(client.submit(call, client.id, driver, item, key=f"{client.id}-{number}"))
-                limit = TASKS * max(1, len(client.nthreads()))
+                waiting.append(client.submit(run_task, client.id, driver, number, key=f"{client.id}-{number}"))
+                limit = TASKS * max(1, workers(client))
             while len(waiting) >= limit:
-                yield result(waiting.popleft(), client, address)
+                yield first()
         while waiting:
-            yield result(waiting.popleft(), client, address)
+            yield first()
 
 
 def result(future: distributed.Future, client: distributed.Client, address: str) -> Any:  # noqa: ANN401
@@ -134,7 +161,16 @@ def result(future: distributed.Future, client: distributed.Client, address: str)
             try:
                 return future.result(timeout=SECONDS)
             except TimeoutError:  # a long task, or a worker that hangs: the scheduler gives its tasks to others
-                client.wait_for_workers(1, timeout=1)
+                if not workers(client):
+                    raise
+
+
+def workers(client: distributed.Client) -> int:
+    """The number of workers. Raises `OSError` if the scheduler does not answer."""
+    try:
+        return len(client.nthreads(callback_timeout=SECONDS))
+    except TimeoutError:
+        raise OSError("the scheduler does not answer") from None
 
 
 @contextmanager
@@ -145,7 +181,7 @@ def explained(address: str, fix: str = START) -> Iterator[None]:
         return
     except distributed.KilledWorker as error:
         text = f"{error.allowed_failures + 1} workers have ended in the same task; give them more memory"
-    except TimeoutError:  # of `wait_for_workers`
+    except TimeoutError:  # of `wait_for_workers` or `result`
         start = "close other programs" if address.startswith("local:") else "run `python -m landmarks worker ADDRESS`"
         text = f"{address} has no worker; {start}, then this again"
     except (OSError, RuntimeError, distributed.CancelledError, distributed.client.ClosedClientError) as error:
@@ -162,15 +198,14 @@ def explained(address: str, fix: str = START) -> Iterator[None]:
 def connect(address: str, functions: dict[str, Callable]) -> Iterator[tuple[distributed.Client, str]]:
     """Connects to a scheduler, or starts one with workers on this machine.
 
-    Yields also the address where workers can call `functions`. It is of the interface that leads to the scheduler.
+    Also yields the address at which workers call `functions`.
     """
 
-    async def call(name: str, arguments: tuple) -> object:
+    async def answer(name: str, arguments: tuple) -> object:
         return protocol.to_serialize(await asyncio.to_thread(functions[name], *arguments))
 
     async def listen() -> core.Server:
-        server = core.Server({"call": call}, needs_workdir=False)
-        host = client.scheduler_comm.comm.local_address.rpartition(":")[0]
+        server = core.Server({"call": answer}, needs_workdir=False)
         await server.listen(host, **options["security"].get_listen_args("worker"))
         return server
 
@@ -179,11 +214,26 @@ def connect(address: str, functions: dict[str, Callable]) -> Iterator[tuple[dist
         place = address if number == address else held.enter_context(local_workers(int(number)))
         options: dict[str, Any] = {"timeout": SECONDS, "security": security(place), "direct_to_workers": True}
         with explained(address):
+            host = asyncio.run(own_host(place, options["security"]))
             client = held.enter_context(distributed.Client(place, set_as_default=False, **options))
             client.wait_for_workers(1, timeout=SECONDS)
         server = client.sync(listen)
         held.callback(client.sync, server.close)
         yield client, server.address
+
+
+async def own_host(address: str, security: distributed.Security) -> str:
+    """This machine's address on the network interface that leads to a scheduler, such as tcp://10.0.0.2.
+
+    Raises `OSError` if the scheduler does not answer.
+    """
+    connecting = distributed.comm.connect(address, timeout=SECONDS, **security.get_connection_args("worker"))
+    try:
+        comm = await asyncio.wait_for(connecting, SECONDS + 1)  # `timeout` does not cover the handshake
+    except TimeoutError:
+        raise OSError("the scheduler does not answer") from None
+    await comm.close()
+    return comm.local_address.rpartition(":")[0]
 
 
 @contextmanager
@@ -195,10 +245,11 @@ def local_workers(number: int) -> Iterator[str]:
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(max(1, cpu_count() // number))}
     environment["TQDM_DISABLE"] = "1"  # only the driver shows progress
-    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", **LOCAL) as cluster, ExitStack() as processes:
+    options: dict[str, Any] = LOCAL | {"scheduler_kwargs": {"worker_ttl": SECONDS}}
+    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", **options) as cluster, ExitStack() as processes:
         command = [sys.executable, "-m", "landmarks", "worker", cluster.scheduler_address]
-        for n in range(number):
-            environment["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[n % len(gpus.split(","))]
+        for gpu in islice(cycle(gpus.split(",")), number):
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
             process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
             processes.callback(processes.enter_context(process).kill)
         yield cluster.scheduler_address
@@ -236,10 +287,7 @@ def work(address: str) -> None:
     options: dict[str, Any] = LOCAL | {"nthreads": 1, "memory_limit": 0, "security": security(address)}
 
     async def run() -> None:
-        secure = options["security"].get_connection_args("worker")
-        comm = await distributed.comm.connect(address, timeout=SECONDS, **secure)  # a worker hides why this fails
-        options["host"] = comm.local_address.rpartition(":")[0]  # listens only on the interface that leads there
-        await comm.close()
+        options["host"] = await own_host(address, options["security"])  # first, because a worker hides why it fails
         async with distributed.Worker(address, **options) as worker:
             print(f"worker {worker.address} of {address}", flush=True)
             await worker.finished()
@@ -248,3 +296,4 @@ def work(address: str) -> None:
         asyncio.run(run())
     if rejections:
         raise UserError(rejections[0])
+    print(f"worker ended: {address} has closed the connection")

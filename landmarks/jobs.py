@@ -1,4 +1,4 @@
-"""Training jobs: a training and what is kept of it, on this machine or side by side on the workers of a cluster."""
+"""Trainings and the files that they leave, on this machine or on the workers of a cluster."""
 
 import hashlib
 import multiprocessing
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 24  # bytes of a file that travel to a worker at a time
 SPAWN = multiprocessing.get_context("spawn")  # without the threads of the parent
-SECONDS = 5  # between a worker's looks at whether the driver is still there
+ALIVE_SECONDS = 5  # between a worker's looks at whether the driver is still there
 
 
 class Job(NamedTuple):
@@ -38,7 +38,8 @@ class Job(NamedTuple):
 
 
 Files = dict[str, bytes]  # by relative path
-Run = Callable[[Job, Path, Path], None]  # trains, and writes into a new folder; the other one is for its own files
+# Trains. The first path is the folder that it creates for the result, the second a folder for temporary files.
+Run = Callable[[Job, Path, Path], None]
 
 
 def train_row(job: Job, out: Path, scratch: Path) -> None:
@@ -101,7 +102,7 @@ def train_on_cluster(address: str, run: Run, jobs: dict[str, Job], keep: Callabl
     """Trains on the workers of the cluster at `address`, each one training at a time.
 
     Calls `keep`, in another thread, as soon as a training is finished, with its key and the files that `run` has
-    written. Workers that have the files of the earlier stages read them, such as with a shared disk. Others get a copy.
+    written. A worker that sees the driver's files, such as on a shared disk, reads them. Any other worker gets a copy.
     """
     from landmarks import cluster  # imported here because it needs Dask
 
@@ -134,8 +135,12 @@ def digest(files: Files) -> str:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Size and time of a file, if it exists. Another machine sees the same if it is the same file on a shared disk."""
-    return (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
+    """Size and time of a file, or None if this user sees none. Two machines see the same one on a shared disk."""
+    try:
+        found = path.stat()
+    except OSError:  # also if this user may not look there
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def remote_trainer(
@@ -164,13 +169,15 @@ def remote_trainer(
         ):
             done = pool.submit(run_in, root, run, job, Path(folder))
             try:
-                while not wait([done], SECONDS).done:
+                while not wait([done], ALIVE_SECONDS).done:
                     driver.is_alive()
             except BaseException:
                 for process in multiprocessing.active_children():
                     process.kill()
                 raise
-            return done.result()
+        if cluster.facts() != cluster.FACTS:  # the process may have loaded other code than that of the driver
+            raise stage.UserError(f"worker {driver.worker.address}: its code was changed; restart it")
+        return done.result()
 
     if digest(train_here(train_step, first)) != answer:
         raise stage.UserError(cluster.OTHER_BITS)

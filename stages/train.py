@@ -2,10 +2,10 @@
 
     python -m stages.train MODEL
 
-MODEL is baseline (VGG-16's classifier), abn (the Attention Branch Network with the block `abn`), or an ablation (the
-same with the block `ablations.NAME`), as NAME or train-ablation@NAME. On the CPU, the weights are the same on any
-x86-64 machine with AVX2. An interrupted run continues from its last checkpoint. At the end, the model answers for
-validation and test pictures; evaluate reads these answers.
+MODEL is baseline (VGG-16's classifier), abn (the Attention Branch Network with the block `abn`), or an ablation: the
+same with the block `ablations.NAME`. For an ablation, MODEL is NAME or train-ablation@NAME. On the CPU, the weights are
+the same on any x86-64 machine with AVX2. An interrupted run continues from its last checkpoint. At the end, the model
+answers for validation and test pictures; evaluate reads these answers.
 
 With `compute.cluster`, the first of these stages also trains the models of the others that DVC will run, side by side
 on the workers. Each finished model waits in the scratch folder of its own stage.

@@ -2,11 +2,17 @@
 
 import os
 import re
+import select
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from landmarks.stage.imports import ROOT
+
+PATIENCE = 120  # seconds until a process must have printed its first line
 
 
 class Machines:
@@ -20,8 +26,10 @@ class Machines:
         command = [sys.executable, *(["-c", code] if code else ["-m", "landmarks"]), *arguments]
         environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"} | environment
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self.processes.append(subprocess.Popen(command, cwd=self.folder, env=environment, **pipes))
-        line = self.processes[-1].stdout.readline()
+        process = subprocess.Popen(command, cwd=self.folder, env=environment, **pipes)
+        self.processes.append(process)
+        assert select.select([process.stdout], [], [], PATIENCE)[0], "it has printed nothing"
+        line = process.stdout.readline()
         found = re.match(r"(?:scheduler at|worker) (\S+)", line)
         return found[1] if found else line
 
@@ -33,6 +41,15 @@ class Machines:
     def work(self, address: str) -> str:
         """Starts a worker for tasks that need no PyTorch, without which it starts five times as fast."""
         return self.start(code=f"from landmarks import cluster; cluster.work({address!r})")
+
+    @contextmanager
+    def replaced(self, start: Callable[[], object]) -> Iterator[None]:
+        """Within it, the last process must end. Then `start` starts another one."""
+        process = self.processes[-1]
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(lambda: (process.wait(PATIENCE), start()))
+            yield
+            other.result()
 
     def end(self) -> None:
         for process in self.processes:

@@ -130,21 +130,30 @@ def test_late_workers_share_the_work(machines: Machines) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", ["scheduler", "workers"])
-def test_losing_all_of_it_is_one_line(machines: Machines, lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("lost", "event", "message"),
+    [
+        (0, signal.SIGKILL, "start the scheduler"),
+        (0, signal.SIGSTOP, "the scheduler does not answer; start the scheduler"),
+        (1, signal.SIGKILL, "has no worker; run `python -m landmarks worker"),
+    ],
+    ids=["scheduler ends", "scheduler hangs", "worker ends"],
+)
+def test_losing_all_of_it_is_one_line(
+    machines: Machines, lost: int, event: signal.Signals, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Workers end with their scheduler."""
     monkeypatch.setattr(cluster, "SECONDS", 5)
     address = machines.schedule()
     machines.work(address)
     found = wait(address, 30)
     next(found)
-    scheduler, worker = machines.processes
-    (scheduler if lost == "scheduler" else worker).kill()
-    message = "start the scheduler" if lost == "scheduler" else "has no worker; run `python -m landmarks worker"
+    machines.processes[lost].send_signal(event)
     with user_error(rf"compute\.cluster: {address}.*{message}"):
         list(found)
-    if lost == "scheduler":
-        assert worker.wait(30) == 0
+    if lost == 0 and event == signal.SIGKILL:
+        assert machines.processes[1].wait(30) == 0
+        assert machines.processes[1].stdout.read() == f"worker ended: {address} has closed the connection\n"
 
 
 @pytest.mark.slow
@@ -170,6 +179,7 @@ for number, _ in test_cluster.wait({address!r}, 1000):
     [
         ("cluster.FACTS['torch'] = '1.0'", r"its torch is 1\.0, the driver's \d.*; install the same"),
         ("cluster.FACTS['landmarks/features.py'] = '0'", r"its landmarks/features\.py is 0, the driver's \w{8}"),
+        ("sys.modules['landmarks.features'] = None; cluster.FACTS['timm'] = '0'", r"its timm is 0, the driver's \d"),
         ("features.decode_group = lambda *arguments: 255 - decode(*arguments)", "its processor or GPU computes other"),
     ],
 )
@@ -177,10 +187,10 @@ def test_a_worker_that_differs_is_rejected(
     machines: Machines, work: Work, prepare: str, message: str, capfd: pytest.CaptureFixture
 ) -> None:
     address = machines.schedule()
-    code = "from landmarks import cluster, features; decode = features.decode_group"
+    code = "import sys; from landmarks import cluster, features; decode = features.decode_group"
     other = machines.start(code=f"{code}; {prepare}; cluster.work('{address}')")
-    machines.start("worker", address)
-    assert np.concatenate(work.on(address)).tobytes() == work.here
+    with machines.replaced(lambda: machines.start("worker", address)):
+        assert np.concatenate(work.on(address)).tobytes() == work.here
     assert re.search(rf"^compute\.cluster: worker {other} rejected: {message}", capfd.readouterr().err, re.MULTILINE)
     assert re.search(f"rejected: {message}", machines.processes[1].stdout.read())
     assert machines.processes[2].poll() is None
@@ -231,6 +241,10 @@ def test_tls(machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.slow
 def test_nobody_answers(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with user_error(f"compute.cluster: {address}: the scheduler does not answer; start the scheduler"):
+            list(wait(address, 1))
     reason = "(refused|Timed out.*)"  # depends on where the last attempt ends
     with user_error(
         rf"compute\.cluster: tcp://127\.0\.0\.1:1: .*{reason}; start the scheduler, or correct the address"

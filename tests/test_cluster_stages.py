@@ -20,9 +20,11 @@ from conftest import ROOT, Project, user_error
 from loopback import Server
 from machines import Machines
 from test_download import SUM, TAR, TARS, Workplace
-from test_download import mirror as mirror  # a fixture
+from test_download import expected as expected  # a fixture
+from test_download import mirror as mirror
 from test_download import server as server
 from test_train_repeats import Workspace, outs
+from test_train_repeats import workspace as workspace
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt, see docs/cluster.md")
 pytestmark = pytest.mark.slow
@@ -52,15 +54,6 @@ def v2(tmp_path: Path, server: Server, address: str) -> Workplace:
     workplace.set("data", root=server.url)
     workplace.set("compute", cluster=address)
     return workplace
-
-
-@pytest.fixture
-def expected(mirror: Path, tmp_path: Path) -> dict[str, str]:
-    """data/downloaded of a run on this machine."""
-    workplace = Workplace(tmp_path / "expected", "gldv2")
-    workplace.set("data", root=str(mirror))
-    workplace.run()
-    return workplace.raw()
 
 
 # --- download
@@ -101,25 +94,22 @@ def test_an_error_of_a_download_is_the_same_line(
 def test_a_worker_without_the_data_is_rejected(
     machines: Machines, v2: Workplace, mirror: Path, expected: dict[str, str], capfd: pytest.CaptureFixture
 ) -> None:
-    """It sees another folder there. The others go on."""
+    """It sees another folder there. Another worker goes on."""
+    address = machines.schedule()
     code = f"import fsspec.core; found = fsspec.core.url_to_fs; lost = lambda url, **_: found('{v2.root}/lost')"
-    work = f"from landmarks import cluster, jobs; cluster.work('{v2.params['compute']['cluster']}')"
+    work = f"from landmarks import cluster; cluster.work('{address}')"
     other = machines.start(code=f"{code}; import fsspec; fsspec.url_to_fs = lost; {work}")
+    v2.set("compute", cluster=address)
     v2.set("data", root=str(mirror))
-    v2.run()
+    with machines.replaced(lambda: machines.work(address)):
+        v2.run()
     assert v2.raw() == expected
     line = f"compute.cluster: worker {other} rejected: data.root: {mirror} is not on its machine; mount it there"
     assert line in capfd.readouterr().err
-    assert machines.processes[-1].wait(30) != 0
+    assert machines.processes[-2].returncode == 1
 
 
 # --- train-repeats
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.chdir(tmp_path)
-    return Workspace()
 
 
 def test_workers_train_the_same_repeats(workspace: Workspace, address: str) -> None:
@@ -151,16 +141,17 @@ def test_features_travel_to_workers_without_them(
     assert not list(folder.rglob("features.npy"))
 
 
-def is_training(worker: psutil.Process) -> bool:
+def training(worker: psutil.Process) -> psutil.Process | None:
+    """The process in which a worker trains, if there is one."""
     for child in worker.children():
         with suppress(psutil.NoSuchProcess):  # ended meanwhile, or a zombie
             if "spawn_main" in " ".join(child.cmdline()):
-                return True
-    return False
+                return child
+    return None
 
 
 def test_finished_repeats_survive_the_end_of_the_driver(workspace: Workspace, machines: Machines) -> None:
-    """Workers end the trainings in flight."""
+    """Workers end the trainings in flight: here one that stands still, and would not end by itself."""
     address = machines.schedule()
     machines.start("worker", address, DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="3s")
     workspace.values["compute"]["cluster"] = address
@@ -169,15 +160,14 @@ def test_finished_repeats_survive_the_end_of_the_driver(workspace: Workspace, ma
     command = [sys.executable, "-m", "stages.train_repeats"]
     options = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "text": True}
     driver = subprocess.Popen(command, **options)
-    while not list(artifacts.REPEATS.glob("*/*/fingerprint")):
+    worker = psutil.Process(machines.processes[-1].pid)
+    while not list(artifacts.REPEATS.glob("*/*/fingerprint")) or not (child := training(worker)):
         assert driver.poll() is None
         time.sleep(0.1)
+    child.suspend()
     driver.kill()
     driver.wait()
-    worker, until = psutil.Process(machines.processes[-1].pid), time.monotonic() + 60
-    while is_training(worker):
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    child.wait(60)
     done = subprocess.run(command, capture_output=True, check=True, **options)
     assert done.stdout == "train-repeats: 1 trained, 1 kept\n"
 
