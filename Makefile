@@ -12,7 +12,7 @@ reproduce: .venv/installed
 photos: .venv/installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.photos "$$ROOT" $(ARGS)
 
-# Lint, types and the fast tests: a minute on two cores.
+# Lint, types and the fast tests: two minutes on two cores.
 quick: lint
 	$(BIN)/python -m pytest -q -m "not slow"
 

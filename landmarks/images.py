@@ -210,7 +210,8 @@ def shrink(picture: Picture, short_side: int) -> tuple[Picture, Image.Image]:
     image = decode(picture.picture, short_side)
     scale = short_side / min(image.size)
     original = open_image(picture.picture)
-    if scale >= 1 and original.mode == "RGB" and original.size == image.size and not original.getexif().get(0x0112):
+    upright = original.getexif().get(0x0112, 1) == 1
+    if scale >= 1 and original.mode == "RGB" and original.size == image.size and upright:
         return picture, image
     size = image.size if scale >= 1 else (round(image.width * scale), round(image.height * scale))
     if size != image.size:

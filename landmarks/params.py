@@ -29,9 +29,15 @@ class Block(BaseModel):
 
 class Data(Block):
     source: Literal["sample", "folder", "gldv1", "gldv2"]
-    root: str | None
+    root: Annotated[str, Field(min_length=1)] | None
     only: Annotated[str, Field(min_length=1)] | None
     version: str | None
+
+    @model_validator(mode="after")
+    def is_used(self) -> "Data":
+        if self.source == "sample" and self.root:
+            raise ValueError(f"source sample has no root, {self.root} is not used; set source: folder, gldv1 or gldv2")
+        return self
 
     @property
     def portable(self) -> "Data":

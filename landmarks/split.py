@@ -58,5 +58,6 @@ def check(labels: pd.Series, splits: np.ndarray, names: Iterable[str], given: bo
     for name in counts:
         empty = counts.index[counts[name] == 0]
         if len(empty):
-            advice = "add some, or set split.given: redraw" if given else f"raise split.{name} or filter.min_images"
+            raised = f"raise split.{name} or filter.min_images, or add pictures that are no near-duplicates"
+            advice = "add some, or set split.given: redraw" if given else raised
             raise UserError(f"split.{name}: class {empty[0]} has no picture left for it; {advice}")

@@ -1,7 +1,7 @@
 """download: the index of all pictures, and the pictures of the classes that the filter will keep.
 
 The outputs have the same bytes for any number of workers and interruptions: pictures are in id order. Fetched pictures
-stay in the scratch folder, so that another choice of classes does not fetch them again.
+stay in the scratch folder, and another choice of classes uses them again.
 """
 
 from collections.abc import Iterator

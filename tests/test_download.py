@@ -19,6 +19,7 @@ from landmarks import images, params
 from landmarks.determinism import stream
 from landmarks.sources import retry
 from landmarks.sources.store import Store
+from landmarks.stage import UserError
 from stages import download
 
 import loopback
@@ -798,6 +799,17 @@ def test_ctrl_c_ends_the_stage_with_one_line(tmp_path: Path, site: Server, serve
     answer.set()
     assert process.returncode == 130 and "Traceback" not in stderr
     assert stderr.splitlines()[-1] == "download: interrupted"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError])
+def test_failures_of_an_interrupted_run_are_tried_again(tmp_path: Path, error: type[BaseException]) -> None:
+    """Those that are permanent are not."""
+    with pytest.raises(error), Store(tmp_path) as store:
+        store.fail("a", "http://x/a", "no connection", 4)
+        store.fail("b", "http://x/b", "HTTP 404", None)
+        raise error
+    with Store(tmp_path) as store:
+        assert list(store.failures()) == [("b", "http://x/b")]
 
 
 def test_a_second_download_waits_for_the_first(v2: Workplace) -> None:

@@ -248,6 +248,13 @@ def test_shrink_applies_the_exif_rotation_to_the_pixels() -> None:
     assert images.decode(shrunk.picture).size == (80, 96)
 
 
+def test_shrink_keeps_the_bytes_of_a_picture_that_is_marked_as_upright() -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 1
+    drawing().save(buffer, "JPEG", exif=exif)
+    assert images.shrink(Picture("a", "b", buffer.getvalue()), 256)[0].picture == buffer.getvalue()
+
+
 def test_shards_return_the_written_pictures_in_order(tmp_path: Path) -> None:
     written = pictures(150)
     images.write_shards(tmp_path, written, len(written))

@@ -64,6 +64,12 @@ def test_classes_are_told_apart_as_by_scikit_learn() -> None:
     assert np.isfinite(missing).all() and (missing.argmax(1) > 0).all(), "a class without pictures is improbable"
 
 
+def test_a_single_group_of_near_duplicates_is_divided_into_folds() -> None:
+    x, labels = blobs()
+    chances = inspection.probabilities(x, labels, np.zeros(len(x)), CLASSES, 0)
+    assert (chances.argmax(1) == labels).mean() > 0.9
+
+
 def test_swapped_labels_come_first_and_are_corrected() -> None:
     x, labels = blobs()
     swapped, chosen = swap(labels, np.arange(len(labels)), 0.05, 1)

@@ -55,18 +55,26 @@ def test_models_are_in_the_order_of_the_results_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("block", "key", "value"),
     [
-        ("data.root", "data/downloaded"),
-        ("data.root", "."),
-        ("data.root", "file://data/filtered"),
-        ("data.only", "data/downloaded/ids.txt"),
-        ("backbone.weights", "models/backbone.safetensors"),
+        ("data", "root", "data/downloaded"),
+        ("data", "root", "."),
+        ("data", "root", "file://data/filtered"),
+        ("data", "only", "data/downloaded/ids.txt"),
+        ("backbone", "weights", "models/backbone.safetensors"),
     ],
 )
-def test_user_files_that_overlap_an_out_are_refused(file: Path, key: str, value: str) -> None:
-    with user_error(rf"params\.yaml: {key}: {value} overlaps \S+, which DVC deletes and rewrites; move your files"):
-        params.load(write(file, key, value))
+def test_user_files_that_overlap_an_out_are_refused(file: Path, block: str, key: str, value: str) -> None:
+    settings = VALUES[block] | ({"source": "folder"} if block == "data" else {}) | {key: value}
+    message = rf"{block}\.{key}: {value} overlaps \S+, which DVC deletes and rewrites; move your files"
+    with user_error(rf"params\.yaml: {message}"):
+        params.load(write(file, block, settings))
+
+
+def test_the_sample_has_no_root(file: Path) -> None:
+    """Otherwise a run without data.source would silently not use the pictures."""
+    with user_error(r"params\.yaml: data: source sample has no root, /my/pictures is not used; set source"):
+        params.load(write(file, "data.root", "/my/pictures"))
 
 
 @pytest.mark.parametrize("key", ["sede", "filter.topk", "ablations.study.alhpa"])
@@ -119,6 +127,7 @@ def test_wrong_type(file: Path, key: str, value: object) -> None:
     [
         ("seed", -1),
         ("data.source", "gldv3"),
+        ("data.root", ""),
         ("filter.top_k", 1),
         ("filter.top_k", "most"),
         ("filter.skip_top", -1),

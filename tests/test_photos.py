@@ -96,6 +96,7 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("data.root=data", "^data.root: data overlaps data/downloaded"),
         ("filter.top=1", "^ARGS: .*'filter.top'; give -S KEY=VALUE"),
         ("filter.top_k", "^ARGS: .*'filter.top_k'; give -S KEY=VALUE"),
+        ("data.version=${nokey}", "^ARGS: .*nokey.*; give -S KEY=VALUE"),
     ],
 )
 def test_wrong_settings_change_nothing(
@@ -104,7 +105,7 @@ def test_wrong_settings_change_nothing(
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     with user_error(message):
-        photos.check(["train.epochs=2", setting])
+        photos.check(["data.source=folder", "train.epochs=2", setting])
     assert (tmp_path / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 

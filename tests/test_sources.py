@@ -99,8 +99,9 @@ def test_an_index_is_read_as_text_and_sorted(tmp_path: Path) -> None:
         ("id,landmark_id\na,1\n,2\n", "a row without id"),
         ("id,landmark_id\na,\n", "a row without landmark_id"),
         ("id,landmark_id\na,1\nb\n", "[Cc]olumn"),
+        ('id,landmark_id\na,"tow\rer"\n', "a line break in landmark_id"),
     ],
-    ids=["missing", "empty", "header", "no column", "repeated", "no id", "no class", "short row"],
+    ids=["missing", "empty", "header", "no column", "repeated", "no id", "no class", "short row", "line break"],
 )
 def test_a_malformed_index_is_an_error(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "index.csv"

@@ -217,6 +217,12 @@ def test_a_stage_prints_its_summary() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "my-stage: 3 pictures\n", "")
 
 
+def test_a_terminal_may_lack_characters_of_the_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONIOENCODING", "latin-1")
+    done = run(r"return '\u6771\u4eac'")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "my-stage: \\u6771\\u4eac\n", "")
+
+
 def test_a_mistake_of_the_user_is_one_line() -> None:
     done = run("raise stage.UserError('abn.alpha: too large')")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "my-stage: abn.alpha: too large\n")
@@ -236,13 +242,14 @@ def test_a_bug_keeps_its_traceback() -> None:
             r"/.*: (permission denied|is a directory)",
         ),
         ("raise OSError(28, 'said by a library', 'data/out')", "data/out: no space left on device; make room"),
+        ("raise OSError(13, 'x', '/root/pictures')", "/root/pictures: permission denied; give yourself access"),
         ("raise OSError(30, 'x', 'data/out')", "data/out: read-only file system; make it writable"),
         ("raise OSError('512 requested and 0 written')", "512 requested and 0 written"),
         ("raise MemoryError", r"not enough memory .*compute\.workers"),
         ("import numpy\nnumpy.ones(2**50)", r"not enough memory .*compute\.workers"),
         ("import torch\ntorch.ones(2**50)", r"not enough memory .*compute\.workers"),
     ],
-    ids=["directory", "full", "read-only", "half written", "memory", "numpy", "torch"],
+    ids=["directory", "full", "denied", "read-only", "half written", "memory", "numpy", "torch"],
 )
 def test_a_failure_of_the_machine_is_one_line(body: str, message: str) -> None:
     done = run(body)

@@ -31,9 +31,10 @@ def main() -> str:
     for path in damaged:
         os.utime(path)  # also the time of its links, which makes DVC hash them again
         path.unlink()
-    for path in (path for out in outs for path in [out, *out.rglob("*")]):
-        if path.is_file() and path.stat().st_nlink == 1:
-            os.utime(path)  # a copy instead of a link: DVC hashes it again
+    for out in outs:
+        for path in (out, *out.rglob("*")):
+            if path.is_file() and path.stat().st_nlink == 1:
+                os.utime(path)  # a copy instead of a link: DVC hashes it again
     if damaged:
         raise UserError(f"{len(damaged)} of {len(objects)} cache objects were damaged and deleted; run dvc repro")
     return f"{len(objects)} cache objects are intact"

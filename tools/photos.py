@@ -35,7 +35,7 @@ def version(root: Path) -> str:
 
     Raises `UserError` as `open_folder` does, for a folder that the pipeline cannot use.
     """
-    listed = [name for name in ("images.csv",) if (root / name).is_file()]
+    listed = ["images.csv"] if (root / "images.csv").is_file() else []
     digest = hashlib.sha256()
     for name in [*open_folder(root).files["file"], *listed]:
         try:
@@ -81,12 +81,13 @@ def check(changes: list[str]) -> None:
     """Raises `UserError` if params.yaml would be wrong with these values of -S. Does not change it."""
     from dvc.exceptions import DvcException  # imported here because DVC is slow
     from dvc.utils.hydra import apply_overrides  # what `dvc exp run -S` calls
+    from omegaconf.errors import OmegaConfBaseException
 
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copy("params.yaml", folder))
         try:
             apply_overrides(copy, changes)
-        except DvcException as error:
+        except (DvcException, OmegaConfBaseException) as error:
             reason = str(error.__cause__ or error).partition("\n")[0].rstrip(".")
             raise UserError(f"ARGS: {reason}; give -S KEY=VALUE with a key of params.yaml") from None
         try:
@@ -106,7 +107,8 @@ def identity() -> dict[str, str]:
 
 
 def output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    return done.stdout.strip()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -118,10 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if not args.root:
         raise UserError("ROOT: missing; make photos ROOT=/my/pictures")
-    root = Path(os.path.abspath(Path(args.root).expanduser()))
+    root = Path(os.path.abspath(os.path.expanduser(args.root)))
     if str(root) != (shown := scan.printable(str(root))):
         raise UserError(f"ROOT: {shown} has characters that params.yaml cannot hold; rename it")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"ROOT: {root} is not a directory; name one with a directory of pictures per landmark")
     taken = output("git", "for-each-ref", "--format=%(refname:lstrip=-1)", "refs/exps").splitlines()
     name = free_name(root, taken)
@@ -145,3 +147,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except (UserError, OSError) as error:
         sys.exit(f"photos: {explain(error)}")
+    except KeyboardInterrupt:
+        sys.exit(130)

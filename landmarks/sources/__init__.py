@@ -5,6 +5,7 @@ in id order.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,7 @@ def open_source(
         raise UserError(f"data.root: missing; data.source {data.source} needs {NEEDS[data.source]}")
     path = repository() / data.root
     local = data.source == "folder" or "://" not in data.root
-    if local and not (path.is_file() if data.source == "gldv1" else path.is_dir()):
+    if local and not (os.path.isfile(path) if data.source == "gldv1" else os.path.isdir(path)):
         raise UserError(f"data.root: {data.root} is not {NEEDS[data.source]}; correct the path")
     if data.source == "folder":
         from landmarks.sources.folder import open_folder

@@ -206,7 +206,7 @@ class Gldv2(Source):
                 reader.finish(tar.md5)
             except BaseException as error:
                 bar.update(-reader.position)
-                if not isinstance(error, tarfile.TarError | ValueError | DamagedTar):
+                if not isinstance(error, tarfile.TarError | ValueError | RecursionError | DamagedTar):
                     raise
                 self.store.restart(tar.name)
                 tar.md5 = ""

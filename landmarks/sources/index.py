@@ -53,6 +53,9 @@ def read_index(
     for column in required or columns:
         if compute.any(compute.equal(table[column], "")).as_py():
             raise UserError(f"{name}: a row without {column}; fill it in or remove the row")
+    for column in columns:
+        if compute.any(compute.match_substring_regex(table[column], "[\r\n]")).as_py():  # would corrupt tables
+            raise UserError(f"{name}: a line break in {column}; remove it")
     ids = table["id"]
     repeated = ids[1:].filter(compute.equal(ids[1:], ids[:-1]))  # a Python set of five million ids takes a gigabyte
     if len(repeated):

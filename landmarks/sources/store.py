@@ -37,8 +37,8 @@ class Tar:
 class Store:
     """Pictures by id and origin (the URL or the tar they come from). A context manager.
 
-    Waits for another run that uses the directory. If the block ends in a `UserError`, failures that are not permanent
-    are deleted, so that the next run retries those pictures. Raises `UserError` if the file cannot be used.
+    Waits for another run that uses the directory. If the block ends in an error or Ctrl-C, failures that are not
+    permanent are deleted, so that the next run retries those pictures. Raises `UserError` if the file cannot be used.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -59,7 +59,7 @@ class Store:
         return self
 
     def __exit__(self, cls: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if isinstance(error, UserError):
+        if error is not None:
             with self.transaction() as sql:
                 sql.execute("delete from failures where attempts is not null")
         self.connection.close()

@@ -6,6 +6,7 @@ not outlive the DVC process that runs it.
 """
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -53,6 +54,8 @@ def run(main: Callable[[], str]) -> None:
     Ctrl-C (130) and for SIGTERM (143). Any other exception is a bug in this project and keeps its traceback.
     """
     name = os.environ.get("DVC_STAGE") or Path(sys.argv[0]).stem.replace("_", "-")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: the terminal may not show every character
     for number in SIGNAL_OUTCOMES:
         signal.signal(number, on_signal)
     if os.environ.get("DVC_STAGE"):

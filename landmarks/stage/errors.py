@@ -7,7 +7,8 @@ from concurrent.futures import BrokenExecutor
 
 ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give yourself access"),
+    errno.EROFS: "make it writable",
 }
 MORE_MEMORY = "close other programs, or set compute.workers to 1"
 

@@ -40,8 +40,11 @@ def check_unchanged(before: dict[Path, bytes]) -> None:
             name, _, key = address.partition("@")
             entry = yaml.safe_load(Path("dvc.yaml").read_bytes())["stages"][name]
             keys = [listed.replace("${key}", key) for listed in entry.get("do", entry).get("params", [])]
-            old, new = (yaml.safe_load(content) for content in (before[path], path.read_bytes()))
-            changed = [listed for listed in keys if value_of(old, listed) != value_of(new, listed)]
+            try:
+                old, new = (yaml.safe_load(content) for content in (before[path], path.read_bytes()))
+                changed = [listed for listed in keys if value_of(old, listed) != value_of(new, listed)]
+            except yaml.YAMLError:  # a half-finished edit
+                changed = [path.name]
         else:
             changed = [path.name]
         if changed:
