@@ -55,10 +55,10 @@ def seed_torch(seed: int, *names: str | int) -> None:
     torch.manual_seed(int(stream(seed, *names).integers(2**63)))
 
 
-def pick_device(name: str) -> "torch.device":
+def pick_device(name: str, key: str = "compute.device") -> "torch.device":
     """The device for a `compute.device` of cpu, cuda, mps or auto (cuda if available, else mps, else cpu).
 
-    Raises `UserError` if the machine has no such device.
+    Raises `UserError` that names `key` if the machine has no such device.
     """
     import torch
 
@@ -66,7 +66,7 @@ def pick_device(name: str) -> "torch.device":
     if name == "auto":
         name = next(device for device, usable in available.items() if usable)
     if not available[name]:
-        raise UserError(f"compute.device: this machine has no {name}; set auto or cpu")
+        raise UserError(f"{key}: this machine has no {name}; set auto or cpu")
     torch.backends.cudnn.allow_tf32 = False  # otherwise convolutions use 10 of 23 mantissa bits
     return torch.device(name)
 

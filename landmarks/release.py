@@ -15,6 +15,8 @@ from landmarks.stage import UserError
 import numpy as np
 
 FORMAT = 3  # of release.json; it changes with the layout
+# Of model cards: key in results.json, and title.
+METRICS = {"accuracy": "accuracy", "top5": "top-5 accuracy", "macro_recall": "mean recall of the classes"}
 
 
 def threshold(confidence: np.ndarray, rate: float) -> float:
@@ -94,9 +96,8 @@ def card(content: dict, classes: int, sizes: dict[str, int]) -> str:
     tail = " and trained from there on" if backbone["tail"] == "trained" else ""
     synthetic = "**Synthetic pictures**, drawn by the pipeline: the results do not apply to photographs of real places."
     sides = "stayed on one side" if p["split"]["group_near_duplicates"] else "may be on both sides"
-    metrics = [("accuracy", "accuracy"), ("top5", "top-5 accuracy"), ("macro_recall", "mean recall of the classes")]
     table = ["", "| | validation | test |", "|---|---:|---:|"]
-    table += [f"| {title} | {percent(val[key])} | {percent(test[key])} |" for key, title in metrics]
+    table += [f"| {title} | {percent(val[key])} | {percent(test[key])} |" for key, title in METRICS.items()]
     sections = {  # by heading
         f"# {name}": f"{kind} for {classes} landmarks, on `{backbone['name']}` with the weights "
         f"`{backbone['weights']}`, frozen up to `{backbone['layer']}`{tail}. This folder and the code are all that "

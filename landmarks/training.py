@@ -251,6 +251,9 @@ def fit(
             "train/accuracy": correct.item() / len(data),
             **{f"val/{name}": value for name, value in validate(model, val).items()},
         }
+        if not all(map(math.isfinite, metrics.values())):
+            text = f"{train.learning_rate:g} gives no finite loss in epoch {number + 1}; lower it"
+            raise stage.UserError(f"train.learning_rate: {text}")
         history.append(Epoch(metrics, losses))
         if checkpoint and len(history) < train.epochs and time.monotonic() - saved >= every:
             save_checkpoint(checkpoint, model, optimizer, schedule, history)

@@ -7,6 +7,7 @@ import shutil
 
 from landmarks import artifacts, determinism, features, images, networks, params, stage
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 
 
@@ -33,6 +34,9 @@ def main() -> str:
             else:
                 batches = features.extract(trunk, artifacts.FILTERED, left, crop, precision, p.compute.workers)
             for batch in batches:
+                if not np.isfinite(batch).all():
+                    key = "backbone.weights or backbone.layer"
+                    raise stage.UserError(f"{key}: a feature exceeds float16 (65504); choose others")
                 file.write(batch.tobytes())
                 bar.update(len(batch))
         with stage.atomic_output(artifacts.FEATURES.parent) as out:

@@ -169,7 +169,7 @@ def measure(
     groups = [scores(single, singles[0]) for single in singles]
     rows = {}
     for name, (val, test, other) in ((name, [group[name] for group in groups]) for name in groups[0]):
-        limit = release.threshold(val, rate)
+        limit = release.threshold(val, rate) or -np.inf  # 0: no alarm, but scores may be negative
         truth = [1] * len(test) + [0] * len(other)
         area = roc_auc_score(truth, np.concatenate([test, other]))
         rows[name] = [100 * area, 100 * np.mean(other < limit), 100 * np.mean(test < limit)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from landmarks.serving import cli
 from landmarks.serving.cli import VERSION, main
 
 import pytest
@@ -81,6 +82,18 @@ def test_a_broken_file_is_one_line_and_the_rest_goes_on(model: str, photos: Path
     ]
     assert main(["predict", str(photos / "1.jpg"), "--model", model, "--json"]) == 1
     assert json.loads(capsys.readouterr().out) == {"file": str(photos / "1.jpg"), "error": "broken"}
+
+
+def test_a_folder_of_overlays_does_not_hide_a_released_model(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    monkeypatch.setattr(cli, "ROOT", photos / "repository")
+    Path("abn").mkdir()
+    assert cli.folder("abn") == Path("abn")
+    released = photos / "repository/models/released/abn"
+    released.mkdir(parents=True)
+    assert cli.folder("abn") == released
+    Path("abn/release.json").touch()
+    assert cli.folder("abn") == Path("abn")
 
 
 def test_odd_files_are_one_line_each(model: str, photos: Path, capsys: Captured) -> None:

@@ -156,7 +156,9 @@ def test_files_folders_and_globs(tmp_path: Path) -> None:
     for name in ("", "**/*.*"):
         assert found(name) == ["a.PNG", "b.jpg", "d[1].jpg", *["notes.txt"] * bool(name), "sub/c.webp"]
     assert found("**/*.webp", "notes.txt", "d[1].jpg") == ["sub/c.webp", "notes.txt", "d[1].jpg"]
-    assert found("none.jpg", "none*") == ["none.jpg", "none*"], "they fail when they are read"
+    (tmp_path / "empty/folder").mkdir(parents=True)
+    for name in ("none.jpg", "none*", "empty", "empty/*", "x" * 300):
+        assert found(name) == [name], "it fails when it is read"
 
 
 @pytest.mark.parametrize(("key", "value"), [("short_side", 64), ("centre_scale", 0.5), ("crop", 32)])

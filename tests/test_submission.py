@@ -1,7 +1,8 @@
 """Answers for the challenge: the format of the rows, their order, complete files, resuming after a kill."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from landmarks.serving import recognizer, submission
@@ -67,17 +68,15 @@ def test_pictures_without_an_answer_have_empty_rows(model: Recognizer, folder: P
 
 
 def interrupted(model: Recognizer, photos: dict, out: Path, after: int) -> None:
-    """Writes until a picture is asked for, as if someone pressed Ctrl-C then."""
+    """Writes until there are `after` answers, as if someone pressed Ctrl-C then."""
 
-    class Stopped(dict):
-        def values(self) -> Iterator[Path]:
-            for place, path in enumerate(super().values()):
-                if place == after:
-                    raise KeyboardInterrupt
-                yield path
+    def stopped(paths: Iterable[Path | None], recognise: Callable = model.recognise) -> Iterator:
+        yield from islice(recognise(paths), after)
+        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        submission.write(model, Stopped(photos), out)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(model, "recognise", stopped)
+        submission.write(model, photos, out)
 
 
 @pytest.mark.parametrize("cut", [0, 5], ids=["between rows", "within a row"])
@@ -86,7 +85,7 @@ def test_an_interrupted_run_resumes(
 ) -> None:
     monkeypatch.setattr(recognizer, "BATCH", 2)
     photos, out = submission.photos(folder, None), tmp_path / "out.csv"
-    interrupted(model, photos, out, after=8)
+    interrupted(model, photos, out, after=7)
     assert not out.exists(), "whole or absent"
     (part,) = tmp_path.glob(".out.csv.*.part")
     content = part.read_text(encoding="utf-8")
@@ -109,10 +108,21 @@ def test_rows_of_other_pictures_are_discarded(
 ) -> None:
     monkeypatch.setattr(recognizer, "BATCH", 2)
     photos, out = submission.photos(folder, None), tmp_path / "out.csv"
-    interrupted(model, photos, out, after=8)
+    interrupted(model, photos, out, after=7)
     del photos["100a"]
     assert submission.write(model, photos, out) == f"9 rows in {out}"
     assert [name for name, _ in rows(out)] == list(photos)
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_rows_of_photos_that_were_missing_are_discarded(
+    model: Recognizer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run may name another folder, with the same ids."""
+    monkeypatch.setattr(recognizer, "BATCH", 2)
+    photos, out = submission.photos(folder, None), tmp_path / "out.csv"
+    interrupted(model, dict.fromkeys(photos), out, after=7)
+    assert "earlier" not in submission.write(model, photos, out)
 
 
 def test_mistakes(model: Recognizer, folder: Path, tmp_path: Path) -> None:
@@ -124,6 +134,9 @@ def test_mistakes(model: Recognizer, folder: Path, tmp_path: Path) -> None:
         submission.photos(index, None)
     index.write_text("id\n", encoding="utf-8")
     with user_error("no rows"):
+        submission.photos(index, None)
+    index.write_text("url,id\nhttp://x\n", encoding="utf-8")
+    with user_error("a row has no id"):
         submission.photos(index, None)
     index.write_text("id\nx\ny\nx\n", encoding="utf-8")
     with user_error("id x appears more than once"):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LITE, VGG, abn, design, tailed, train
+from conftest import LITE, VGG, abn, design, tailed, train, user_error
 from torch import Tensor
 
 CLASSES, PER_CLASS = 3, 4
@@ -123,6 +123,12 @@ def test_eight_pictures_can_be_memorised(block: Abn | None) -> None:
     assert history[-1]["train/loss"] < history[0]["train/loss"] / 4
     assert history[-1]["val/accuracy"] == history[-1]["train/accuracy"] == 1
     assert history[-1]["val/loss"] < history[0]["val/loss"]
+
+
+def test_a_training_that_diverges_is_an_error() -> None:
+    settings = SETTINGS.model_copy(update={"optimizer": "sgd", "learning_rate": 1e30})
+    with user_error(r"train\.learning_rate: 1e\+30 gives no finite loss in epoch 1; lower it"):
+        list(fit(models.build(design()), [eight()], eight(), settings, 0, lambda: None))
 
 
 def test_epoch_e_reads_view_e_mod_views() -> None:

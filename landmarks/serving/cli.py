@@ -207,8 +207,9 @@ def folder(model: str) -> Path:
         from landmarks.serving import hub
 
         return hub.fetch(model)
-    path = Path(model)
-    return path if path.is_dir() else ROOT / artifacts.RELEASED / model
+    path, released = Path(model), ROOT / artifacts.RELEASED / model
+    # A folder that is no model, such as one of overlays, does not hide a released model of the same name.
+    return path if (path / "release.json").exists() or (path.is_dir() and not released.is_dir()) else released
 
 
 def load(model: str, device: str) -> "Recognizer":
@@ -374,13 +375,17 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("landmarks: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (UserError, OSError) as error:
-        print(f"landmarks: {explain(error)}", file=sys.stderr)
+    except Exception as error:
+        if not (text := explain(error)):
+            raise
+        print(f"landmarks: {text}", file=sys.stderr)
         return 1

@@ -27,6 +27,7 @@ except ImportError as error:
     raise UserError(f"serve: {error.name} is missing; pip install --no-deps -r requirements-demo.txt") from None
 
 MEGABYTES = 20  # of an upload
+HOUR = 3600  # seconds
 TOP = 5  # landmarks shown
 SIMILAR = 5  # training pictures shown
 OPACITY = 0.6  # of the map, initially
@@ -122,7 +123,8 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
     def slide(seen: Seen | None, opacity: float) -> list:
         return [None if seen is None else picture(seen, column, opacity) for column in range(len(models))]
 
-    with gr.Blocks(title="Landmarks", analytics_enabled=False) as blocks:
+    # Photos and maps of visitors are deleted within two hours, and when the server ends.
+    with gr.Blocks(title="Landmarks", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as blocks:
         synthetic = any(model.facts["params"]["data"]["source"] == "sample" for model in models)
         known = " The models know only synthetic landmarks, no real ones." if synthetic else ""
         gr.Markdown(f"# Which landmark is it?\nDrop a photo, and see what each model recognises.{known}")

@@ -18,7 +18,6 @@ SCHEME = "hf://"
 NAME = r"[\w-]+/\w[\w.-]*"
 REVISION = r"\w[\w./-]*"
 FILES = ("README.md", "release.json", "classes.csv", "design.json", "model.safetensors", "backbone.safetensors")
-METRICS = {"accuracy": "accuracy", "top5": "top-5 accuracy", "macro_recall": "mean recall of the classes"}
 
 
 def card(folder: Path, repository: str) -> str:
@@ -38,7 +37,7 @@ def card(folder: Path, repository: str) -> str:
         tags=["landmark-recognition", *(["attention-branch-network"] if facts["params"]["abn"] else [])],
         eval_results=[
             EvalResult("image-classification", metric_type=key, metric_name=name, metric_value=test[key], **data)
-            for key, name in METRICS.items()
+            for key, name in release.METRICS.items()
         ],
     )
     written = (folder / "README.md").read_text(encoding="utf-8", errors="replace")

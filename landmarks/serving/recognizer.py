@@ -1,11 +1,13 @@
 """A released model in use: photos in, answers out. It needs a model folder (landmarks/release.py) and nothing else.
 
-A photo is processed like a validation picture, by the same functions: shrink, cut out the centre, trunk, classifier. So
-the answer for a picture of the data set is the one in data/predictions.parquet.
+A photo is processed like a validation picture, by the same functions: shrink, cut out the centre, trunk, classifier.
+Only the rotation `augment.eval_rotation` is left out. If that is 0, the answer for a picture of the data set is the one
+in data/predictions.parquet.
 """
 
 import csv
 import glob
+import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -22,6 +24,7 @@ from landmarks.networks import Trunk
 from landmarks.params import Backbone
 from landmarks.scan import is_hidden, scan
 from landmarks.stage import UserError, count_reasons
+from landmarks.stage.errors import explain
 
 import numpy as np
 import torch
@@ -62,13 +65,15 @@ class Recognizer:
 
     def __init__(self, folder: Path, device: str = "auto") -> None:
         self.folder, self.facts = folder, release.read(folder)
-        self.device = determinism.pick_device(device)
+        self.device = determinism.pick_device(device, "--device")
         try:
             self.trunk = Trunk(load_file(folder / "backbone.safetensors"), Backbone(**self.facts["backbone"]))
             self.model = models.load(folder)
             with (folder / "classes.csv").open(newline="", encoding="utf-8") as file:
                 self.names = {row["landmark_id"]: row.get("name") or "" for row in csv.DictReader(file)}
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            if explain(error) and not isinstance(error, OSError):  # too little memory
+                raise
             raise self.broken(error) from None
         self.trunk.to(self.device)
         self.model.to(self.device).eval()
@@ -179,23 +184,22 @@ def read_bytes(path: Path) -> bytes:
 def find(arguments: Iterable[str]) -> Iterator[Path]:
     """The photos of files, folders (at any depth, by file ending) and globs, sorted within each argument.
 
-    Folders and globs give each file once. An argument that matches nothing is passed on as it is, and fails when it is
-    read.
+    Folders and globs give each file once. An argument without a photo is passed on as it is, and fails when it is read.
     """
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
-            yield from pictures(path)
-        elif path.exists() or not glob.has_magic(argument):
+        if os.path.isdir(path):  # unlike `Path.is_dir`, without an error for a path that one may not enter
+            yield from pictures(path) or [path]
+        elif os.path.exists(path) or not glob.has_magic(argument):
             yield path
         else:
             found = [Path(name) for name in sorted(glob.iglob(argument, recursive=True), key=len, reverse=True)]
             once = {
                 (file.stat().st_dev, file.stat().st_ino): file  # of several paths, the shortest
                 for file in found
-                if file.is_file() and not any(is_hidden(part) and part not in argument for part in file.parts)
+                if os.path.isfile(file) and not any(is_hidden(part) and part not in argument for part in file.parts)
             }
-            yield from sorted(once.values()) if found else [path]
+            yield from sorted(once.values()) or [path]
 
 
 def pictures(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ One row per picture, sorted by id: the landmark and its confidence, or nothing i
 """
 
 import csv
+import glob
 import hashlib
 import io
 import json
@@ -49,6 +50,8 @@ def photos(index: Path, folder: Path | None) -> dict[str, Path | None]:
         raise UserError(f"{index}: not a CSV with a column id; give a folder or a CSV") from None
     if not ids:
         raise UserError(f"{index}: no rows; it needs one row per picture")
+    if None in ids:
+        raise UserError(f"{index}: a row has no id; add it, or remove the row")
     folder = folder or index.parent
     if not folder.is_dir():
         raise UserError(f"--pictures: {folder} is not a folder; give the folder of the pictures")
@@ -76,30 +79,41 @@ def write(model: Recognizer, photos: dict[str, Path | None], out: Path) -> str:
     """Writes the CSV for `photos`, which are sorted by id, and returns a summary.
 
     The CSV appears when it is complete. Until then its rows are in a file beside it, from which a later run of the same
-    model continues. Raises `UserError` if a `landmark_id` does not fit the format, and `OSError`.
+    model with the same photos continues. Raises `UserError` if a `landmark_id` does not fit the format, and `OSError`.
     """
     unfit = next((name for name in model.landmarks if re.search(r'[\s,"]', name)), None)
     if unfit:
         raise UserError(f"landmark_id {unfit!r}: the format allows no spaces, commas or quotes; rename the class")
-    key = hashlib.sha256(json.dumps(model.facts).encode()).hexdigest()[:12]
+    content = json.dumps([model.facts, *zip(photos, map(version, photos.values()), strict=True)])
+    key = hashlib.sha256(content.encode()).hexdigest()[:12]
     part = out.with_name(f".{out.name}.{key}.part")
-    done = resume(part, list(photos))
+    done = resume(part)
     reasons = append(part, model, photos, done)
     part.replace(out)
+    for other in out.parent.glob(f".{glob.escape(out.name)}.{'[0-9a-f]' * 12}.part"):
+        other.unlink()  # of a run with other photos or another model
     earlier = f", {done} of an earlier run" if done else ""
     return f"{len(photos)} rows in {out}{earlier}{reasons and f' ({reasons})'}"
 
 
-def resume(part: Path, ids: list[str]) -> int:
-    """Keeps the rows of an earlier run in `part`, and returns their number; rows of other ids are removed.
+def version(photo: Path | None) -> tuple[str, int, int] | None:
+    """Path, size and time of a photo, or None if it is missing."""
+    try:
+        facts = photo.stat() if photo else None
+    except OSError:
+        return None
+    return facts and (str(photo), facts.st_size, facts.st_mtime_ns)
+
+
+def resume(part: Path) -> int:
+    """Keeps the rows of an earlier run in `part`, and returns their number.
 
     Only whole batches are kept, because the last digits of an answer depend on the batch.
     """
     content = part.read_text(encoding="utf-8") if part.is_file() else ""
     header, *rows = list(csv.reader(io.StringIO(content[: content.rfind("\n") + 1]))) or [[]]
     rows = rows[: len(rows) // recognizer.BATCH * recognizer.BATCH]
-    if header != HEADER or [row[0] for row in rows] != ids[: len(rows)]:
-        rows = []
+    rows = rows if header == HEADER else []
     with part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([HEADER, *rows])
     return len(rows)

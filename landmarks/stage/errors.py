@@ -28,7 +28,7 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, BrokenExecutor):
         return f"a worker process was killed, most likely because memory ran out; {MORE_MEMORY}"
-    if isinstance(error, MemoryError) or re.search("allocate memory|out of memory", text):
+    if isinstance(error, MemoryError) or re.search("allocate memory|out of (shared )?memory|DataLoader worker", text):
         return f"not enough memory ({text or 'none left'}); {MORE_MEMORY}"
     if isinstance(error, OSError) or rust:
         number = int(rust[1]) if rust else getattr(error, "errno", None)
