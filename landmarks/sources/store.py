@@ -53,6 +53,7 @@ class Store:
             self.connection.execute("pragma locking_mode = exclusive")
             self.connection.execute("pragma journal_mode = wal")
             self.connection.execute("pragma synchronous = normal")
+            self.connection.execute("pragma wal_autocheckpoint = 25000")  # waits for the disk only every 100 MB
             self.connection.executescript(TABLES)
 
     def __enter__(self) -> "Store":
