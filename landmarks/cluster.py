@@ -18,7 +18,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from itertools import cycle, islice
 from typing import Any
@@ -47,6 +47,7 @@ except ImportError as error:
 TASKS = 4  # submitted tasks per worker; more would only take memory
 SECONDS = 30  # how long to wait for a scheduler, for a silent worker, and for the first worker
 DRIVER_SECONDS = 300  # how long a worker waits for an answer of the driver
+CLOSE_SECONDS = 10  # until a worker that is interrupted ends, whatever it does
 CERTIFICATE = "cluster.pem"  # in the repository: certificate and private key of all machines of a tls:// cluster
 START = f"start the scheduler, or correct the address or {CERTIFICATE}"
 OTHER_BITS = "its processor or GPU computes other bits; use the same kind"  # a reason
@@ -288,9 +289,13 @@ def work(address: str) -> None:
 
     async def run() -> None:
         options["host"] = await own_host(address, options["security"])  # first, because a worker hides why it fails
-        async with distributed.Worker(address, **options) as worker:
+        worker = await distributed.Worker(address, **options)
+        try:
             print(f"worker {worker.address} of {address}", flush=True)
             await worker.finished()
+        finally:
+            with suppress(TimeoutError):  # a task may still run; the process ends without it
+                await asyncio.wait_for(worker.close(timeout=CLOSE_SECONDS, executor_wait=False), CLOSE_SECONDS)
 
     with explained(address):
         asyncio.run(run())

@@ -200,7 +200,7 @@ def test_a_worker_that_differs_is_rejected(
 def test_workers_call_functions_of_the_driver(machines: Machines) -> None:
     """An error in a function is one of the task. So is a failure of the worker's machine, in one line."""
     address = machines.schedule()
-    worker = machines.work(address)
+    worker = machines.work(address, DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="5s")  # of its tasks of an ended driver
     assert list(cluster.imap(address, cluster_tasks.asking, ["a", "abc"], {"length": len})) == [1, 3]
     with pytest.raises(ZeroDivisionError):
         list(cluster.imap(address, cluster_tasks.asking, ["a"], {"length": lambda _: 1 / 0}))
