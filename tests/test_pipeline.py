@@ -14,6 +14,7 @@ from pathlib import Path
 
 from landmarks import images
 from tools.clone import Repro
+from tools.torture import remedy
 
 import numpy as np
 import pandas as pd
@@ -308,6 +309,16 @@ def start(project: Project, stage: str, process: str) -> Repro:
     return repro
 
 
+def repro_with_remedies(project: Project, *arguments: str) -> None:
+    """Runs `dvc repro`. If a kill hit DVC while it wrote one of its files, applies docs/reproducibility.md first."""
+    for _ in range(3):
+        done = project.dvc("repro", *arguments)
+        if done.returncode == 0:
+            return
+        remedy(project, done.stderr)
+    raise AssertionError(done.stdout + done.stderr)
+
+
 @pytest.mark.parametrize(
     ("stage", "script"),
     [
@@ -323,13 +334,8 @@ def test_a_stage_killed_at_random_moments_gives_the_same_results(project: Projec
         repro = start(project, stage, script)
         time.sleep(moments.uniform(0, 4))
         repro.stop()
-    done = project.dvc("repro", "--force", "--single-item", stage)
-    if done.returncode == 255 and "dvc.lock" in done.stderr:  # killed while DVC wrote it: docs/reproducibility.md
-        project.git("checkout", "dvc.lock")
-        done = project.dvc("repro", "--force", "--single-item", stage)
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = project.dvc("repro")  # adds the stages that a truncated dvc.lock lacks, at its end
-    assert done.returncode == 0, done.stdout + done.stderr
+    repro_with_remedies(project, "--force", "--single-item", stage)
+    repro_with_remedies(project)  # adds the stages that a truncated dvc.lock lacks, at its end
     assert project.git("status", "--porcelain").split() in ([], ["M", "dvc.lock"])
     assert project.lock() == yaml.safe_load(project.git("show", "HEAD:dvc.lock"))
     assert project.outs() == project.first_outs
@@ -348,6 +354,15 @@ def test_a_truncated_dvc_lock_is_completed(project: Project, share: float) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     assert project.lock() == yaml.safe_load(project.git("show", "HEAD:dvc.lock"))
     assert project.outs() == project.first_outs
+
+
+@pytest.mark.parametrize("name", ["dvc.lock", ".dvc/tmp/rwlock"])
+def test_a_damaged_file_of_dvc_has_a_remedy(project: Project, name: str) -> None:
+    (project.root / name).write_text('{"', encoding="utf-8")
+    done = project.dvc("repro", "--single-item", "split")
+    assert done.returncode == 255 and name in done.stderr and "Traceback" not in done.stderr
+    repro_with_remedies(project, "--single-item", "split")
+    assert project.git("status", "--porcelain") == ""
 
 
 @pytest.mark.parametrize(
