@@ -12,9 +12,11 @@ as long.
 
 import argparse
 import hashlib
+import os
 import shutil
 import tarfile
 import tempfile
+import textwrap
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -165,6 +167,7 @@ def measure(classes: int | None, share: float) -> Result:
     with temporary_folder() as folder:
         start = time.monotonic()
         pictures = write_data_set(folder / "data", sizes, kept)
+        os.sync()  # otherwise the first stage waits until the disk has all of it
         print(f"{pictures} pictures drawn in {time.monotonic() - start:.0f} s", flush=True)
         clone = Clone(Path.cwd(), folder)
         settings = {"data.root": str(folder / "data"), "filter.skip_top": skipped, "filter.top_k": len(kept)}
@@ -200,7 +203,8 @@ def growth(seconds: pd.DataFrame, pictures: Sequence[int]) -> pd.DataFrame:
     each = seconds / list(pictures)
     found = pd.DataFrame({f"{b} / {a}": each[b] / each[a] for a, b in pairwise(seconds)})
     if len(pictures) > 2:
-        additional = seconds.diff(axis=1) / np.diff(pictures, prepend=0)
+        more = seconds.diff(axis=1)
+        additional = (more / np.diff(pictures, prepend=0))[more.iloc[:, -2] > 1]  # a smaller difference is noise
         found["additional"] = additional.iloc[:, -1] / additional.iloc[:, -2]
     return found
 
@@ -227,11 +231,12 @@ def page(results: dict[str, Result], classes: int) -> str:
         },
         index=["pictures", "views", "test accuracy of abn", "always naming the largest class", "digest of all outs"],
     )
+    made = f"""Made by `make scale` on {speed.machine()}: generated pictures of {classes} classes in the layout of
+Google Landmarks v2, three views of {SETTINGS["augment.crop"]} pixels, features of {SETTINGS["backbone.layer"]},
+{SETTINGS["train.epochs"]} epoch, no ablations: each would cost as much as train-abn."""
     return f"""# The pipeline at the study's size
 
-Made by `make scale` on {speed.machine()}: generated pictures of {classes} classes in the layout of Google Landmarks v2,
-three views of {SETTINGS["augment.crop"]} pixels, features of {SETTINGS["backbone.layer"]}, {SETTINGS["train.epochs"]}
-epoch, no ablations: each would cost as much as train-abn.
+{textwrap.fill(" ".join(made.split()), 120)}
 
 {facts.to_markdown()}
 
@@ -248,9 +253,9 @@ A stage includes what DVC does for it: hashing, and linking into the cache. At 2
 ## Growth
 
 The cost per picture, relative to that at the smaller size. The target is at most 1.2. `additional` compares only the
-pictures that each size adds, so the start of a stage does not count.
+pictures that each size adds, so the start of a stage does not count. It is empty where they cost less than a second.
 
-{grown.to_markdown(floatfmt=".2f")}
+{grown.astype(object).where(grown.notna(), None).to_markdown(floatfmt=".2f")}
 
 ## Memory
 

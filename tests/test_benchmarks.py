@@ -82,11 +82,13 @@ def test_the_data_set_of_the_scale_run_can_be_downloaded(tmp_path: Path) -> None
 
 
 def test_growth_compares_pictures_and_additional_pictures() -> None:
-    seconds = pd.DataFrame({"1 %": [2.0, 1.0], "10 %": [11.0, 1.9], "100 %": [101.0, 91.9]}, index=["linear", "square"])
+    sizes = {"1 %": [20.0, 10.0, 1.0], "10 %": [110.0, 19.0, 1.1], "100 %": [1010.0, 919.0, 1.2]}
+    seconds = pd.DataFrame(sizes, index=["linear", "square", "constant"])
     found = scale.growth(seconds, [10, 100, 1000])
     assert list(found) == ["10 % / 1 %", "100 % / 10 %", "additional"]
     assert found.loc["linear"].tolist() == pytest.approx([0.55, 101 / 110, 1])
     assert found.loc["square", "additional"] == pytest.approx(10)
+    assert np.isnan(found.loc["constant", "additional"])
 
 
 @pytest.mark.slow
