@@ -1,4 +1,4 @@
-# `make reproduce` and the tests need Python 3.11+, git, make and PyPI, and nothing else.
+# `make reproduce` and the tests need Linux on x86-64, Python 3.11+, git, make and PyPI, and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -16,7 +16,7 @@ photos: .venv/installed
 quick: lint
 	$(BIN)/python -m pytest -q -m "not slow"
 
-# Lint, types and all tests, as in continuous integration.
+# Lint, types and all tests.
 test: lint
 	$(BIN)/python -m pytest -q
 
@@ -29,7 +29,7 @@ lint: .venv/installed
 benchmark: .venv/installed
 	$(BIN)/python -m benchmarks.speed
 
-# Writes benchmarks/scale.md: the whole pipeline at the study's size. An hour, and 35 GB in TMPDIR; nothing else meanwhile.
+# Writes benchmarks/scale.md: the pipeline at the study's size. An hour, 35 GB in TMPDIR, and nothing else meanwhile.
 scale: .venv/installed
 	$(BIN)/python -m benchmarks.scale
 
