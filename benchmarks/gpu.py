@@ -1,7 +1,7 @@
 """The pipeline on a GPU: benchmarks/gpu.md.
 
-    python -m benchmarks.gpu                     about 6 minutes with 16 cores and an H100-class GPU; needs no network
-    python -m benchmarks.gpu --dry-run           the same on the CPU with 200 small pictures, to test this script
+    python -m benchmarks.gpu                         about 6 minutes with 16 cores and an H100-class GPU; no network
+    python -m benchmarks.gpu --dry-run --out FILE    the same on the CPU with 200 small pictures, to test this script
 
 Draws its own pictures (benchmarks/generated.py) and runs the stages as they are, in a temporary directory, with the
 study's settings: VGG-16 conv5 at 224 pixels, hidden layers of 4096 units, batches of 32, three epochs. The weights are
@@ -21,9 +21,10 @@ from pathlib import Path
 
 from benchmarks import generated
 from benchmarks.speed import process
-from landmarks import artifacts, determinism, features, models, networks, params, training
+from landmarks import artifacts, determinism, features, models, networks, params, stage, training
 from landmarks.networks import Trunk
 from landmarks.params import Abn, Params, Train
+from landmarks.serving.cli import number
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,7 @@ def settings(dry: bool) -> dict:
     values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     values["filter"] |= {"skip_top": 0, "min_images": 3}
     values["augment"] |= {"crop": 32, "views": 1} if dry else {"crop": 224, "views": 3}
-    values["backbone"] |= {"weights": "random.safetensors", "layer": "conv5"}
+    values["backbone"] |= {"name": "vgg16", "tail": "none", "weights": "random.safetensors", "layer": "conv5"}
     values["train"] |= {"learning_rate": 1e-4, "dropout": 0.5}
     values["train"] |= (
         {"hidden": 64, "batch_size": 128, "epochs": 1} if dry else {"hidden": 4096, "batch_size": 32, "epochs": 3}
@@ -204,9 +205,9 @@ def report(directory: Path, pictures: int, dry: bool) -> str:
     run_stage("train", directory, "abn")
     repeated = "the same" if once == (directory / "models/trained/abn/model.safetensors").read_bytes() else "OTHER"
 
-    idle = {stage: start_up(stage, directory) for stage in ("filter", "split", "augment_index", "train")}
+    idle = {stage: start_up(stage, directory) for stage in ("filter", "split", "augment_index", "train", "evaluate")}
     epochs = {name: run.epoch_seconds(name) for name in p.models}
-    rates = run.extraction(200 if dry else 25_000)
+    rates = run.extraction(min(25_000, len(run.index)))
     table = at_study_size(seconds, epochs, idle, STUDY / count, p)
     total = table.iloc[:, -1].sum()
     extract = table.loc[table["stage"] == "extract_features"].iloc[0, -1]
@@ -250,22 +251,27 @@ The study's whole table, all stages one after the other, takes **{total / 60:.1f
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=20_000)
+def main() -> str:
+    parser = argparse.ArgumentParser(prog="gpu", description=__doc__.split("\n")[0])
+    parser.add_argument("--pictures", type=number(200), default=20_000)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, with 200 small pictures")
     arguments = parser.parse_args()
     if arguments.out != OUT and arguments.out.exists():
         parser.error(f"--out: {arguments.out} exists; name another file")
+    if arguments.out == OUT and (arguments.dry_run or arguments.pictures != parser.get_default("pictures")):
+        parser.error("--out: name another file; benchmarks/gpu.md is for the full run")
+    determinism.pick_device("cpu" if arguments.dry_run else "cuda")  # an error if there is no GPU
     start = time.perf_counter()
     training.prepare_training()
     with tempfile.TemporaryDirectory() as name:
         page = report(Path(name), 200 if arguments.dry_run else arguments.pictures, arguments.dry_run)
     page += f"\nThe whole script took {time.perf_counter() - start:.0f} s.\n"
-    arguments.out.write_text(page, encoding="utf-8")
     print(page)
+    with stage.atomic_output(arguments.out) as out:
+        out.write_text(page, encoding="utf-8")
+    return str(arguments.out)
 
 
 if __name__ == "__main__":
-    main()
+    stage.run(main)

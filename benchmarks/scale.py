@@ -29,6 +29,7 @@ from typing import NamedTuple
 from benchmarks import generated, speed
 from landmarks import artifacts, determinism, params, stage
 from landmarks.networks import Trunk
+from landmarks.serving.cli import number
 from landmarks.sources.sample import GOOGLE_COUNTS
 from tools.clone import Clone, Repro, temporary_folder
 
@@ -131,20 +132,16 @@ def watch(repro: Repro) -> dict[str, float]:
     Pages of files do not count, because the system reclaims them when it needs room.
     """
     peaks: dict[str, float] = defaultdict(float)
-    try:
-        while repro.process.poll() is None:
-            name, total = repro.begun[-1][0], 0
-            with suppress(psutil.NoSuchProcess):
-                first = psutil.Process(repro.process.pid)
-                for process in (first, *first.children(recursive=True)):
-                    with suppress(psutil.NoSuchProcess):
-                        memory = process.memory_info()
-                        total += memory.rss - memory.shared
-            peaks[name] = max(peaks[name], total / 1e6)
-            time.sleep(INTERVAL)
-    finally:
-        if repro.process.poll() is None:
-            repro.stop()
+    while repro.process.poll() is None:
+        name, total = repro.begun[-1][0], 0
+        with suppress(psutil.NoSuchProcess):
+            first = psutil.Process(repro.process.pid)
+            for process in (first, *first.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    memory = process.memory_info()
+                    total += memory.rss - memory.shared
+        peaks[name] = max(peaks[name], total / 1e6)
+        time.sleep(INTERVAL)
     repro.finish()
     return peaks
 
@@ -170,19 +167,20 @@ def measure(classes: int | None, share: float) -> Result:
         os.sync()  # otherwise the first stage waits until the disk has all of it
         print(f"{pictures} pictures drawn in {time.monotonic() - start:.0f} s", flush=True)
         clone = Clone(Path.cwd(), folder)
+        backbone = params.load(clone.root / "params.yaml").backbone
         settings = {"data.root": str(folder / "data"), "filter.skip_top": skipped, "filter.top_k": len(kept)}
         for key, value in (SETTINGS | settings).items():
             clone.set(key, value)
         clone.remove_results()
-        repro = Repro(clone)
-        peaks = watch(repro)
+        with Repro(clone) as repro:
+            peaks = watch(repro)
         costs = pd.DataFrame({"seconds": repro.seconds(), "memory": peaks})
         lock = yaml.safe_load((clone.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
         costs["disk"] = pd.Series({name: sum(out["size"] for out in lock[name]["outs"]) / 1e6 for name in lock})
         costs.loc["download", "disk"] += size(clone.root / artifacts.DOWNLOADS) / 1e6
         outs = sorted((out["path"], out["md5"]) for entry in lock.values() for out in entry["outs"])
         results = artifacts.read_results(clone.root)
-        trunk = Trunk(load_file(clone.root / artifacts.BACKBONE), params.load().backbone)
+        trunk = Trunk(load_file(clone.root / artifacts.BACKBONE), backbone)
         return Result(
             pictures,
             parquet.read_metadata(clone.root / artifacts.VIEWS).num_rows,
@@ -274,11 +272,13 @@ The outs, in MB; for download with `.scratch/download`. DVC's cache links to the
 def main() -> str:
     parser = argparse.ArgumentParser(prog="scale", description=__doc__.split("\n")[0])
     parser.add_argument("--percent", type=float, nargs="+", default=[1.0, 10.0, 100.0], help="sizes, ascending")
-    parser.add_argument("--classes", type=int, help=f"instead of the study's; {PER_CLASS} pictures each")
+    parser.add_argument("--classes", type=number(2), help=f"instead of the study's; {PER_CLASS} pictures each")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     if given.out != OUT and given.out.exists():
         parser.error(f"--out: {given.out} exists; name another file")
+    if given.out == OUT and (given.classes or given.percent != parser.get_default("percent")):
+        parser.error(f"--out: name another file; {OUT} is for the full run")
     if given.percent[0] <= 0 or given.percent != sorted(set(given.percent)):
         parser.error(f"--percent: {given.percent} are not ascending numbers above 0")
     determinism.prepare_inference()

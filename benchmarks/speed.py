@@ -57,7 +57,8 @@ class Size(NamedTuple):
 def process(*command: str, cwd: Path, path: Path | None = None, variables: dict[str, str] | None = None) -> Cost:
     """Runs a command to its end, with further environment variables. Raises `UserError` if it fails."""
     # Importing landmarks has set these here. A process that imports landmarks sets them again.
-    ours = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "THP_MEM_ALLOC_ENABLE")
+    ours = {"ATEN_CPU_CAPABILITY", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "ONEDNN_DEFAULT_FPMATH_MODE"}
+    ours |= {"OPENBLAS_CORETYPE", "THP_MEM_ALLOC_ENABLE"}
     environment = {name: value for name, value in os.environ.items() if name not in ours} | (variables or {})
     environment["PYTHONPATH"] = os.pathsep.join([str(path or cwd), *filter(None, [os.environ.get("PYTHONPATH")])])
     start = time.perf_counter()
@@ -76,7 +77,7 @@ def call(expression: str, cwd: Path) -> float:
 def part(directory: Path, share: int, crop: int) -> int:
     """What extract-features reads, with `share` eighths of the views; returns their number."""
     index = pd.read_parquet(artifacts.VIEWS)
-    index = index.head(len(index) * share // 8)
+    index = index.tail(len(index) * share // 8)  # as if an earlier run had processed the first ones
     for path in (artifacts.FILTERED, artifacts.BACKBONE):
         (directory / path).parent.mkdir()
         (directory / path).symlink_to(ROOT / path)
@@ -149,8 +150,8 @@ def measure(p: params.Params, trunk: Trunk, sizes: Sequence[Size]) -> list[dict[
         for crop, shares, epochs, _ in sizes:
             limit, additional = extraction(trunk, crop, shares)
             clone.set("augment.crop", crop)
-            repro = Repro(clone)
-            repro.finish()
+            with Repro(clone) as repro:
+                repro.finish()
             clone.commit()
             seconds = repro.seconds()
             table = sum(seconds[name] for name in seconds.keys() - ONCE)

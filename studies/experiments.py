@@ -34,7 +34,7 @@ class Study(NamedTuple):
     tables: dict[str, list[str]]  # the further columns of each table, by caption
     rows: dict[Name, dict[str, object]]  # the parameters of each row
     measure: Callable[[Name, dict, Clone, Repro], list[str]]  # the cells of a row; gets results.json
-    timed: bool = False  # every stage from extract-features runs again for each row
+    timed: bool = False  # without the run cache: a stage runs again unless the row before has the same settings
 
 
 def with_section(text: str, heading: str, body: str) -> str:
@@ -75,11 +75,9 @@ def run(study: Study, name: Name, clone: Clone) -> list[str]:
     for key, value in study.rows[name].items():
         clone.set(key, value)
     if study.timed:
-        for made in ("data/features", "models", "metrics"):
-            stage.remove(clone.root / made)
         shutil.rmtree(clone.root / ".dvc/cache/runs", ignore_errors=True)
-    repro = Repro(clone)
-    repro.finish()
+    with Repro(clone) as repro:
+        repro.finish()
     results = artifacts.read_results(clone.root)
     return study.measure(name, results, clone, repro)
 
@@ -105,6 +103,8 @@ def main(study: Study) -> str:
         for name in wanted:
             done[name] = run(study, name, clone)
             page, body = study.page.read_text(encoding="utf-8"), f"{origin(command, start, len(done))}\n"
-            study.page.write_text(with_section(page, given.heading, body + write_tables(study, done)), encoding="utf-8")
+            text = with_section(page, given.heading, body + write_tables(study, done))
+            with stage.atomic_output(study.page) as part:
+                part.write_text(text, encoding="utf-8")
             bar.update()
     return f"{len(done)} rows, {study.page}"

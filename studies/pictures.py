@@ -17,6 +17,7 @@ from landmarks import artifacts, determinism, params, stage, training
 from landmarks.answers import predictions
 from landmarks.determinism import stream
 from landmarks.report import percent
+from landmarks.serving import cli
 
 import numpy as np
 import pandas as pd
@@ -37,10 +38,8 @@ def subset(views: pd.DataFrame, number: int | None, seed: int) -> pd.DataFrame:
 def main() -> str:
     parser = argparse.ArgumentParser(prog="studies.pictures")
     parser.add_argument("model", help="a model of params.yaml")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=cli.number(1), default=3)
     arguments, p = parser.parse_args(), params.load()
-    if arguments.seeds < 1:
-        parser.error("--seeds: must be 1 or more")
     abn = p.model(arguments.model)
     training.prepare_training()
     device = determinism.pick_device(p.compute.device)

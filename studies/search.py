@@ -27,14 +27,14 @@ except ImportError:
     sys.exit("search: Optuna is missing; pip install --no-deps -r requirements-team.txt")
 
 
-def accuracy(trial: optuna.Trial) -> float:
+def accuracy(trial: optuna.Trial, storage: Path) -> float:
     """The validation accuracy of `abn` with the settings of a trial. Raises `UserError` if the experiment fails."""
-    name = f"search-{trial.number}"
+    name = f"{storage.stem}-{trial.number}"
     settings = {
         "abn.alpha": trial.suggest_float("abn.alpha", 0.0, 2.0, step=0.25),
         "abn.attention": trial.suggest_categorical("abn.attention", ["residual", "multiply"]),
     }
-    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--force", "--name", name, "evaluate"]
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, "evaluate"]
     command += [f"--set-param={key}={value}" for key, value in settings.items()]
     if subprocess.run(command, check=False).returncode:
         raise UserError(f"{name}: the experiment failed, see above")
@@ -53,8 +53,9 @@ def main() -> str:
     study = optuna.create_study(study_name="abn", direction="maximize", storage=journal, load_if_exists=True)
     for _ in range(given.trials):  # `study.optimize` would print a traceback if an experiment fails
         trial = study.ask()
-        study.tell(trial, accuracy(trial))
-    return f"best validation accuracy {study.best_value:.4f} with {study.best_params}, search-{study.best_trial.number}"
+        study.tell(trial, accuracy(trial, given.storage))
+    name = f"{given.storage.stem}-{study.best_trial.number}"
+    return f"best validation accuracy {study.best_value:.4f} with {study.best_params}, {name}"
 
 
 if __name__ == "__main__":

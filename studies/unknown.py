@@ -150,12 +150,13 @@ def distances(train: Evidence, labels: np.ndarray, query: Evidence, kind: str) -
 
 
 def left_out(index: pd.DataFrame, kept: Iterable[str]) -> pd.DataFrame:
-    """About `PICTURES` rows of the index, the same number of each landmark that is not kept (or all that it has)."""
+    """About `PICTURES` rows of the index, evenly from the landmarks that are not kept (or all that they have)."""
     others = index[~index["landmark_id"].isin(kept)].sort_values(["landmark_id", "id"])
     if others.empty:
         raise stage.UserError("data.source: has no landmark that the filter left out; lower filter.top_k")
     each = -(-PICTURES // others["landmark_id"].nunique())
-    return others.groupby("landmark_id").head(each).sort_values("id")
+    chosen = others.groupby("landmark_id").head(each)
+    return chosen.iloc[:: max(1, len(chosen) // PICTURES)].sort_values("id")
 
 
 def measure(
@@ -201,6 +202,8 @@ def thirds(
     train: Callable[..., tuple[models.Baseline, object]], array: np.ndarray, views: pd.DataFrame, rate: float
 ) -> Iterator[pd.DataFrame]:
     """The table for each third of the classes as unknown ones. `train` is `train_model` with its other settings."""
+    if views["label"].nunique() < THIRDS:
+        raise stage.UserError(f"--thirds: needs at least {THIRDS} landmarks; lower filter.min_images or use other data")
     for third in range(THIRDS):
         others = views["label"] % THIRDS == third
         known = views[~others].assign(label=lambda rows: pd.factorize(rows["label"], sort=True)[0])

@@ -13,6 +13,7 @@ from pathlib import Path
 from landmarks import stage
 from landmarks.stage import UserError
 
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 
@@ -23,9 +24,12 @@ def is_damaged(path: Path) -> bool:
 
 
 def main() -> str:
-    with Repo() as repo:
-        cache = Path(repo.cache.local.path)
-        outs = [Path(out.fs_path) for out in repo.index.outs if out.use_cache]
+    try:
+        with Repo() as repo:
+            cache = Path(repo.cache.local.path)
+            outs = [Path(out.fs_path) for out in repo.index.outs if out.use_cache]
+    except DvcException as error:
+        raise UserError(f"DVC cannot read the pipeline ({error}); correct that first") from None
     objects = [path for path in sorted(cache.glob("??/*")) if re.fullmatch(r"[0-9a-f]{30}(\.dir)?", path.name)]
     damaged = [path for path in objects if is_damaged(path)]
     for path in damaged:

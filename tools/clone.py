@@ -57,8 +57,9 @@ class Clone:
         for factor, value in factors.items():
             self.environment |= FACTORS[factor][value]
         if factors.get("threads") == "1" and shutil.which("taskset"):
-            self.python = ["taskset", "--cpu-list", "0", sys.executable]
-        subprocess.run(["git", "clone", "--quiet", str(source), str(self.root)], check=True)
+            self.python = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), sys.executable]
+        if subprocess.run(["git", "clone", "--quiet", str(source), str(self.root)], check=False).returncode:
+            raise UserError(f"{source}: git cannot clone it, see above; run this in a clone of the repository")
         (self.root / ".venv").symlink_to(sys.prefix, target_is_directory=True)  # dvc.yaml looks for Python there first
         self.set("compute.workers", int(factors.get("workers", 0)))
 
@@ -73,10 +74,16 @@ class Clone:
         params.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
     def apply(self, settings: list[tuple[str, str]]) -> None:
-        """Changes params.yaml as `-S KEY=VALUE` does. A relative data.root is relative to the source repository."""
+        """Changes params.yaml as `-S KEY=VALUE` does. A relative data.root is relative to the source repository.
+
+        Raises `UserError` for an unknown block or a value that is not YAML.
+        """
         for key, value in settings:
             path = self.source / value
-            self.set(key, str(path.resolve()) if key == "data.root" and path.exists() else yaml.safe_load(value))
+            try:
+                self.set(key, str(path.resolve()) if key == "data.root" and path.exists() else yaml.safe_load(value))
+            except (KeyError, TypeError, yaml.YAMLError):
+                raise UserError(f"-S {key}={value}: give a key of params.yaml and a value in YAML") from None
 
     def remove_results(self) -> None:
         """Removes the committed results; otherwise DVC would not compute those that are up to date."""
@@ -127,13 +134,13 @@ class Clone:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A temporary folder. After a `UserError` it stays, so that the failed or different run can be inspected."""
-    folder = Path(tempfile.mkdtemp(prefix="verify-"))
+    """A temporary folder. If a `UserError` leaves a run in it, it stays, so that the run can be inspected."""
+    folder = Path(tempfile.mkdtemp(prefix="verify-")).resolve()  # as psutil names it
     keep = False
     try:
         yield folder
     except UserError:
-        keep = True
+        keep = any(folder.iterdir())
         raise
     finally:
         if not keep:
@@ -157,6 +164,14 @@ class Repro:
         )
         self.reader = threading.Thread(target=self.read)
         self.reader.start()
+
+    def __enter__(self) -> "Repro":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Ends it if it still runs: Ctrl-C does not reach it, because it has a session of its own."""
+        if self.process.poll() is None:
+            self.stop()
 
     def read(self) -> None:
         assert self.process.stdout
@@ -185,7 +200,7 @@ class Repro:
     def finish(self) -> None:
         """Waits for the end. Raises `UserError` if it fails."""
         if self.wait():
-            raise UserError(f"dvc repro failed: {self.text()}")
+            raise UserError(f"dvc repro in {self.clone.root} failed: {self.text()}")
 
     def stop(self, number: signal.Signals = signal.SIGKILL) -> str:
         """Sends a signal to it and to all that it has started; returns the stage that was running.

@@ -127,7 +127,10 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(f"ROOT: {root} is not a directory; name one with a directory of pictures per landmark")
     taken = output("git", "for-each-ref", "--format=%(refname:lstrip=-1)", "refs/exps").splitlines()
     name = free_name(root, taken)
-    changes = settings(root, recipes[args.recipe], args.settings, params.load().ablations)
+    recipe = recipes[args.recipe]
+    if not isinstance(recipe, dict) or not all(isinstance(value, str) for value in recipe.values()):
+        raise UserError(f"recipes.yaml: {args.recipe}: each value must be one text; put lists in quotes")
+    changes = settings(root, recipe, args.settings, params.load().ablations)
     check(changes[1::2])
     run = ["exp", "run", "--name", name, *changes]
     print(shlex.join(["dvc", *run]), flush=True)

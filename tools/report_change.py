@@ -94,7 +94,6 @@ def main() -> str:
     if len(curves):
         from landmarks import figures
 
-        args.curves.parent.mkdir(parents=True, exist_ok=True)
         with stage.atomic_output(args.curves) as part:
             figures.save(figures.training_curves(curves), part)
         lines.append(f"![Training curves of changed models]({args.url or args.curves.as_posix()})")

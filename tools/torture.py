@@ -15,6 +15,7 @@ from pathlib import Path
 
 from landmarks import stage
 from landmarks.determinism import stream
+from landmarks.serving import cli
 from landmarks.stage import UserError
 from tools.clone import Clone, Repro, pair, temporary_folder
 
@@ -48,31 +49,33 @@ def torture(clone: Clone, seconds: dict[str, float], kills: int, seed: int) -> t
     order = list(seconds)
     for number, second in [*moments(seconds, kills, seed), (len(order), 0.0)]:
         while True:
-            repro = Repro(clone)
-            # If that stage is faster this time, or had finished before the last kill, the next stage is killed instead.
-            while repro.process.poll() is None and not repro.is_at(order, number, second):
-                time.sleep(0.005)
-            if repro.process.poll() is None:
-                killed[repro.stop()] += 1
-            elif repro.wait():
-                remedies[remedy(clone, repro.text())] += 1
-                continue
+            with Repro(clone) as repro:
+                # If that stage is faster this time, or had finished before the last kill, the next one is killed.
+                while repro.process.poll() is None and not repro.is_at(order, number, second):
+                    time.sleep(0.005)
+                if repro.process.poll() is None:
+                    killed[repro.stop()] += 1
+                elif repro.wait():
+                    if len(repro.begun) > 1:  # not DVC failed, but a stage
+                        repro.finish()
+                    remedies[remedy(clone, repro.text())] += 1
+                    continue
             break
     return killed, remedies
 
 
 def main() -> str:
     parser = argparse.ArgumentParser(prog="torture", description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=cli.number(1), default=50)
+    parser.add_argument("--seed", type=cli.number(0), default=0)
     parser.add_argument("-S", dest="settings", action="append", default=[], type=pair, metavar="KEY=VALUE")
     given = parser.parse_args()
     with temporary_folder() as folder:
         first = Clone(Path.cwd(), folder / "first")
         first.apply(given.settings)
         first.remove_results()
-        repro = Repro(first)
-        repro.finish()
+        with Repro(first) as repro:
+            repro.finish()
         seconds = repro.seconds()
         first.commit()
 

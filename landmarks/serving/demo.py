@@ -58,11 +58,15 @@ def look(models: list[Recognizer], path: Path) -> Seen:
     return Seen(images.decode(data, overlay.SHORT_SIDE), answers)
 
 
+def plain(text: str) -> str:
+    """Markdown that shows exactly this text."""
+    return re.sub(r"([^\w .])", r"\\\1", text)
+
+
 def apology(name: str, unfit: Unfit) -> str:
     """Markdown: why a file has no answer, and which formats do."""
-    plain = re.sub(r"([^\w .])", r"\\\1", name)
     reason = REASONS.get(str(unfit), f"cannot be read ({unfit})")
-    return f"Sorry, **{plain}** {reason}. Accepted formats: {', '.join(images.FORMATS)}."
+    return f"Sorry, **{plain(name)}** {reason}. Accepted formats: {', '.join(images.FORMATS)}."
 
 
 def picture(seen: Seen, column: int, opacity: float) -> Image.Image:
@@ -74,7 +78,7 @@ def picture(seen: Seen, column: int, opacity: float) -> Image.Image:
 def verdict(model: Recognizer, answer: Answer) -> str:
     """Markdown: the best landmark, or that the photo probably shows none of them."""
     if model.known(answer):
-        return f"It looks like **{title(model.best(answer, 1)[0])}**."
+        return f"It looks like **{plain(title(model.best(answer, 1)[0]))}**."
     return f"Probably **none of the known landmarks**: the best is below {100 * model.threshold:.1f} %. Otherwise:"
 
 

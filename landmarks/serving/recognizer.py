@@ -71,14 +71,14 @@ class Recognizer:
             self.model = models.load(folder)
             with (folder / "classes.csv").open(newline="", encoding="utf-8") as file:
                 self.names = {row["landmark_id"]: row.get("name") or "" for row in csv.DictReader(file)}
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            self.threshold = float(self.facts["unknown"]["threshold"])
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             if explain(error) and not isinstance(error, OSError):  # too little memory
                 raise
             raise self.broken(error) from None
         self.trunk.to(self.device)
         self.model.to(self.device).eval()
         self.landmarks = self.model.design.landmarks
-        self.threshold = self.facts["unknown"]["threshold"]
 
     def broken(self, error: Exception) -> UserError:
         reason = " ".join(str(error).split())[:200]
@@ -151,13 +151,16 @@ class Recognizer:
                 return [(path, pool.submit(read, path)) for path in islice(photos, BATCH)]
 
             ahead = submit()
-            while ahead:
-                jobs, ahead = ahead, submit()
-                views = [(path, job.result()) for path, job in jobs]
-                fit = [view for _, view in views if isinstance(view, View)]
-                answers = iter(self.answer(fit) if fit else [])
-                for path, view in views:
-                    yield path, view if isinstance(view, Unfit) else next(answers)
+            try:
+                while ahead:
+                    jobs, ahead = ahead, submit()
+                    views = [(path, job.result()) for path, job in jobs]
+                    fit = [view for _, view in views if isinstance(view, View)]
+                    answers = iter(self.answer(fit) if fit else [])
+                    for path, view in views:
+                        yield path, view if isinstance(view, Unfit) else next(answers)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C, no further photo is decoded
 
     def known(self, answer: Answer) -> bool:
         """Whether the photo seems to show one of the landmarks; see `release.threshold`."""
@@ -193,10 +196,10 @@ def find(arguments: Iterable[str]) -> Iterator[Path]:
         elif os.path.exists(path) or not glob.has_magic(argument):
             yield path
         else:
-            found = [Path(name) for name in sorted(glob.iglob(argument, recursive=True), key=len, reverse=True)]
+            names = sorted(glob.iglob(argument, recursive=True), key=lambda name: (len(name), name), reverse=True)
             once = {
                 (file.stat().st_dev, file.stat().st_ino): file  # of several paths, the shortest
-                for file in found
+                for file in map(Path, names)
                 if os.path.isfile(file) and not any(is_hidden(part) and part not in argument for part in file.parts)
             }
             yield from sorted(once.values()) or [path]

@@ -50,7 +50,7 @@ def photos(index: Path, folder: Path | None) -> dict[str, Path | None]:
         raise UserError(f"{index}: not a CSV with a column id; give a folder or a CSV") from None
     if not ids:
         raise UserError(f"{index}: no rows; it needs one row per picture")
-    if None in ids:
+    if not all(ids):
         raise UserError(f"{index}: a row has no id; add it, or remove the row")
     folder = folder or index.parent
     if not folder.is_dir():
@@ -87,11 +87,14 @@ def write(model: Recognizer, photos: dict[str, Path | None], out: Path) -> str:
     content = json.dumps([model.facts, *zip(photos, map(version, photos.values()), strict=True)])
     key = hashlib.sha256(content.encode()).hexdigest()[:12]
     part = out.with_name(f".{out.name}.{key}.part")
-    done = resume(part)
-    reasons = append(part, model, photos, done)
-    part.replace(out)
-    for other in out.parent.glob(f".{glob.escape(out.name)}.{'[0-9a-f]' * 12}.part"):
-        other.unlink()  # of a run with other photos or another model
+    with stage.lock(part):
+        done = resume(part)
+        reasons = append(part, model, photos, done)
+        part.replace(out)
+    for other in sorted(out.parent.glob(f".{glob.escape(out.name)}.{'[0-9a-f]' * 12}.part")):
+        with stage.lock(other, wait=False) as unused:
+            if unused:
+                other.unlink(missing_ok=True)  # of an earlier run with other photos or another model
     earlier = f", {done} of an earlier run" if done else ""
     return f"{len(photos)} rows in {out}{earlier}{reasons and f' ({reasons})'}"
 
@@ -110,8 +113,9 @@ def resume(part: Path) -> int:
 
     Only whole batches are kept, because the last digits of an answer depend on the batch.
     """
-    content = part.read_text(encoding="utf-8") if part.is_file() else ""
-    header, *rows = list(csv.reader(io.StringIO(content[: content.rfind("\n") + 1]))) or [[]]
+    content = part.read_bytes() if part.is_file() else b""
+    content = content[: content.rfind(b"\n") + 1]  # the last row may be cut off, even within a character
+    header, *rows = list(csv.reader(io.StringIO(content.decode()))) or [[]]
     rows = rows[: len(rows) // recognizer.BATCH * recognizer.BATCH]
     rows = rows if header == HEADER else []
     with part.open("w", encoding="utf-8", newline="") as file:
