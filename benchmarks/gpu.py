@@ -50,6 +50,8 @@ def settings(dry: bool) -> dict:
         {"hidden": 64, "batch_size": 128, "epochs": 1} if dry else {"hidden": 4096, "batch_size": 32, "epochs": 3}
     )
     values["compute"]["device"] = "cpu" if dry else "cuda"
+    if dry:
+        values["ablations"] = {}
     return values
 
 
@@ -149,7 +151,7 @@ class Run:
 
     def accuracy(self, name: str, device: torch.device) -> float:
         """Validation accuracy after two epochs of a smaller training."""
-        train = self.p.train.model_copy(update={"hidden": 512, "dropout": 0.1, "epochs": 2})
+        train = self.p.train.model_copy(update={"hidden": min(512, self.p.train.hidden), "dropout": 0.1, "epochs": 2})
         rows, val = (self.split(split, most) for split, most in COMPARED.items())
         *_, last = self.train(self.p.models[name], train, device, rows[:1], val[0])
         return last.metrics["val/accuracy"]

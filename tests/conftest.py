@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from landmarks.stage import UserError
 from tools.clone import Clone
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -114,6 +116,12 @@ def tailed(base: Backbone) -> Backbone:
     return base.model_copy(update={"tail": "trained"})
 
 
+@cache
+def random_weights(name: str) -> dict[str, torch.Tensor]:
+    """The same weights of a network in every test; drawing them takes half a second."""
+    return weight_files.fetch(name, "random", 0)
+
+
 def model_folder(
     folder: Path, block: Abn | None = None, source: str = "sample", base: Backbone = VGG, **unknown: float
 ) -> Path:
@@ -125,7 +133,7 @@ def model_folder(
     settings |= {"data": {"source": source}, "abn": block and block.model_dump()}
     settings["augment"]["crop"] = 64
     settings["backbone"] = base.model_dump()
-    full = weight_files.fetch(base.name, base.weights, 0)
+    full = random_weights(base.name)
     trunk = networks.Trunk(full, base)
     inputs = torch.stack([torch.from_numpy(np.array(drawing(n, 64, 64))) for n in range(8)])
     features = trunk(inputs).float()
@@ -211,7 +219,10 @@ PROFILE = {
     "augment.views": 1,
     "augment.crop": 64,
     "backbone.weights": "random",
+    "backbone.layer": "conv3",
     "train.epochs": 1,
+    "train.hidden": 16,
+    "compute.workers": 2,  # tests look for worker processes, also on one core
 }
 
 
@@ -278,13 +289,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project.commit()
     project.first_outs = project.outs()
     yield project
-    shutil.rmtree(project.root.parent)  # half a gigabyte
+    shutil.rmtree(project.root.parent)
 
 
 @pytest.fixture
 def project(finished: Project) -> Iterator[Project]:
-    """The clone after a run; every change of a test is undone."""
+    """The clone after a run; every change of a test is undone. A process that a failed test has left is killed."""
     yield finished
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.cwd() == str(finished.root):
+                process.kill()
+    finished.git("clean", "--quiet", "--force", "-d")
     finished.restore()
 
 

@@ -43,11 +43,11 @@ class Machines:
         return self.start(code=f"from landmarks import cluster; cluster.work({address!r})", **environment)
 
     @contextmanager
-    def replaced(self, start: Callable[[], object]) -> Iterator[None]:
-        """Within it, the last process must end. Then `start` starts another one."""
-        process = self.processes[-1]
+    def replaced(self, number: int, start: Callable[[], object]) -> Iterator[None]:
+        """Within it, the last `number` processes must end. Then `start` starts another one."""
+        processes = self.processes[-number:]
         with ThreadPoolExecutor(1) as pool:
-            other = pool.submit(lambda: (process.wait(PATIENCE), start()))
+            other = pool.submit(lambda: ([process.wait(PATIENCE) for process in processes], start()))
             yield
             other.result()
 

@@ -61,7 +61,7 @@ def start(*models: Path, port: int) -> subprocess.Popen:
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for _ in range(600):
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}").close()
+            urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10).close()
             return server
         except OSError:
             assert server.poll() is None, server.stdout.read()
@@ -76,7 +76,7 @@ def address(folder: Path) -> Iterator[str]:
     server = start(folder / "baseline", folder / "abn", port=port)
     yield f"http://127.0.0.1:{port}"
     server.terminate()
-    server.wait(10)
+    server.wait(60)
 
 
 @pytest.fixture
@@ -197,4 +197,4 @@ def test_screenshot(browser: "sync_api.Browser") -> None:
     page.wait_for_timeout(1500)
     page.screenshot(path=os.environ["SCREENSHOT"])
     server.terminate()
-    server.wait(10)
+    server.wait(60)

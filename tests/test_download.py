@@ -90,8 +90,8 @@ class Workplace:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shortens the waits between attempts, from a tenth of a second."""
-    monkeypatch.setattr(retry, "FIRST_WAIT", 0.1)
+    """Shortens the waits between attempts."""
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.02)
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_retry_after_is_honoured(v2: Workplace, server: Server) -> None:
 def test_a_permanent_error_is_one_line_and_the_next_run_resumes(
     v2: Workplace, server: Server, expected: dict[str, str], path: str, fault: Fault, message: str
 ) -> None:
-    v2.set("download", retries=2, timeout=0.5 if fault is loopback.drips else 5)
+    v2.set("download", retries=2, timeout=1 if fault is loopback.drips else 5)
     server.faults[path] = fault
     with user_error(message):
         v2.run()
@@ -247,7 +247,7 @@ def test_a_denied_tar_is_not_skipped(v2: Workplace, server: Server, expected: di
 
 def test_an_md5_file_that_trickles_is_a_timeout(v2: Workplace, server: Server) -> None:
     server.faults[SUM] = loopback.drips
-    v2.set("download", retries=0, timeout=0.5)
+    v2.set("download", retries=0, timeout=2)
     with user_error(r"md5\.images_001\.txt: timeout; run it again"):
         v2.run()
 
@@ -615,14 +615,15 @@ def test_transient_errors_of_a_picture_are_retried(
 
 
 def test_retry_after_pauses_the_whole_host(v1: Workplace, site: Server) -> None:
-    """Most pictures are on the same host by another name, which counts as another host."""
+    """The others are on the same host by another name, which counts as another host."""
     write_index(site, **{name: f"http://localhost:{site.server_port}/{name}.jpg" for name in KEPT[3:]})
-    site.faults[f"{KEPT[0]}.jpg"] = loopback.status(429, 1, Retry_After="2")
+    site.faults[f"{KEPT[0]}.jpg"] = loopback.status(429, 1, Retry_After="4")
     v1.set("download", workers=1)
     v1.run()
     asked = site.times[f"{KEPT[0]}.jpg"][0]
-    assert all(site.times[f"{name}.jpg"][-1] - asked >= 2 for name in KEPT[:3])
-    assert all(site.times[f"{name}.jpg"][0] - asked < 1.9 for name in KEPT[3:]), "the other host is not delayed"
+    resumed = [site.times[f"{name}.jpg"][-1] for name in KEPT[:3]]
+    assert min(resumed) - asked >= 4
+    assert all(site.times[f"{name}.jpg"][0] < min(resumed) for name in KEPT[3:]), "the other host is not delayed"
 
 
 def test_a_host_that_asks_for_a_day_is_given_up_until_the_next_run(
@@ -638,8 +639,8 @@ def test_a_host_that_asks_for_a_day_is_given_up_until_the_next_run(
 
 
 def test_waiting_for_a_slot_is_no_timeout(v1: Workplace, site: Server, expected: dict[str, str]) -> None:
-    site.pause = 0.1
-    v1.set("download", workers=1, timeout=1, retries=0)
+    site.pause = 0.15  # 3.15 seconds in all
+    v1.set("download", workers=1, timeout=2.5, retries=0)
     v1.run()
     assert v1.raw() == expected
 
@@ -706,7 +707,7 @@ def test_a_changed_size_limit_applies_to_stored_pictures(
 
 # --- Interruptions -------------------------------------------------------------------------------------------------
 
-KILLS = 6
+KILLS = 4
 
 
 def start_stage(workplace: Workplace) -> "subprocess.Popen[str]":
@@ -793,9 +794,10 @@ def test_ctrl_c_ends_the_stage_with_one_line(tmp_path: Path, site: Server, serve
     asked.faults[path] = lambda *_: answer.wait(60)
     process = start_stage(workplace)
     while not asked.requests[path]:
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    stderr = process.communicate(timeout=10)[1]
+    stderr = process.communicate(timeout=60)[1]
     answer.set()
     assert process.returncode == 130 and "Traceback" not in stderr
     assert stderr.splitlines()[-1] == "download: interrupted"
@@ -839,18 +841,20 @@ def test_a_second_download_waits_for_the_first(v2: Workplace) -> None:
         ("soon", 0),
         ("Mon, 99 Jan 99999999999 00:00:00 GMT", 0),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", 1e11),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 2.516e11),
     ],
 )
 def test_retry_after(value: str, seconds: float) -> None:
-    assert retry.retry_after({"Retry-After": value}) == pytest.approx(seconds, rel=2)
+    assert retry.retry_after({"Retry-After": value}) == pytest.approx(seconds, rel=0.01)
 
 
-def test_waits_double_and_have_jitter() -> None:
+def test_waits_double_up_to_a_limit_and_have_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_WAIT", 1.0)
     error = TimeoutError()
     pauses = np.array(
         [[retry.seconds_before_retry(error, attempt, 12, stream(0, n)) for attempt in range(12)] for n in range(50)]
     )
-    assert (np.diff(np.log2(pauses.mean(0))) > 0.7).all() and len(np.unique(pauses)) == pauses.size
-    assert (pauses[:, 0] >= retry.FIRST_WAIT / 2).all() and pauses.max() <= 1.5 * retry.LONGEST_WAIT
+    assert (np.diff(np.log2(pauses.mean(0)[:9])) > 0.7).all() and len(np.unique(pauses)) == pauses.size
+    assert (pauses[:, 0] >= 0.5).all() and (pauses[:, 10:] >= retry.LONGEST_WAIT / 2).all()
+    assert pauses.max() <= 1.5 * retry.LONGEST_WAIT
     assert params.load(ROOT / "params.yaml").download.retries < 12

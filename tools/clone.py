@@ -109,8 +109,12 @@ class Clone:
 
     def processes(self) -> list[str]:
         """The command lines of all processes that work in the clone."""
-        found = psutil.process_iter(["cwd", "cmdline"])
-        return [" ".join(process.info["cmdline"]) for process in found if process.info["cwd"] == str(self.root)]
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):  # it ends meanwhile, or is another user's
+                if process.cwd() == str(self.root):
+                    found.append(" ".join(process.cmdline()))
+        return found
 
     def differences(self) -> list[str]:
         """One line for each out in dvc.lock, and each file in metrics/ and plots/, that differs from HEAD."""
