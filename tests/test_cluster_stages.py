@@ -135,7 +135,8 @@ def test_features_travel_to_workers_without_them(
     here = outs()
     shutil.rmtree(artifacts.REPEATS)
     address, folder = machines.schedule(), tmp_path_factory.mktemp("copies")
-    code = "from landmarks import cluster, jobs; jobs.identity = lambda _: None; jobs.CHUNK = 1000"
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # background jobs ignore SIGINT
+    code = f"{code}; from landmarks import cluster, jobs; jobs.identity = lambda _: None; jobs.CHUNK = 1000"
     machines.start(code=f"{code}; cluster.work('{address}')", TMPDIR=str(folder))
     workspace.values["compute"]["cluster"] = address
     assert workspace.run(2) == "2 trained, 0 kept"

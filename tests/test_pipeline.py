@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from landmarks import images
+from landmarks import images, report
 from tools.clone import Repro
 from tools.torture import remedy
 
@@ -106,7 +106,8 @@ def test_classes_and_wrong_pictures_are_those_of_the_results(finished: Project) 
     classes = pd.read_csv(finished.root / "metrics/classes.csv")
     split = pd.read_parquet(finished.root / "data/split.parquet")
     assert classes[["train", "val", "test"]].to_numpy().sum() == len(split)
-    results = finished.results()["abn"]
+    best = report.best(pd.read_parquet(finished.root / "data/predictions.parquet"))
+    results = finished.results()[best]
     assert classes["recall"].mean() == pytest.approx(results["test"]["macro_recall"], abs=1e-5)
     wrong = pd.read_csv(finished.root / "metrics/wrong.csv")
     assert (wrong["given"] != wrong["predicted"]).all() and (wrong["rank"] > 1).all()
