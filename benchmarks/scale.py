@@ -275,10 +275,9 @@ def main() -> str:
     parser.add_argument("--classes", type=number(2), help=f"instead of the study's; {PER_CLASS} pictures each")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
-    if given.out != OUT and given.out.exists():
+    full = not given.classes and given.percent == parser.get_default("percent")
+    if given.out.exists() and not (full and given.out == OUT):
         parser.error(f"--out: {given.out} exists; name another file")
-    if given.out == OUT and (given.classes or given.percent != parser.get_default("percent")):
-        parser.error(f"--out: name another file; {OUT} is for the full run")
     if given.percent[0] <= 0 or given.percent != sorted(set(given.percent)):
         parser.error(f"--percent: {given.percent} are not ascending numbers above 0")
     determinism.prepare_inference()

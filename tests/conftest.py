@@ -3,8 +3,10 @@
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -21,7 +23,6 @@ from landmarks.stage import UserError
 from tools.clone import Clone
 
 import numpy as np
-import psutil
 import pytest
 import torch
 import yaml
@@ -296,10 +297,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 def project(finished: Project) -> Iterator[Project]:
     """The clone after a run; every change of a test is undone. A process that a failed test has left is killed."""
     yield finished
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if process.cwd() == str(finished.root):
-                process.kill()
+    for number in finished.processes():
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
     finished.git("clean", "--quiet", "--force", "-d")
     finished.restore()
 

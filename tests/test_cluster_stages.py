@@ -119,11 +119,11 @@ def test_a_worker_without_the_data_is_rejected(
 
 
 def test_workers_train_the_same_repeats(workspace: Workspace, address: str) -> None:
-    workspace.run(2)
+    workspace.run(3)
     here = outs()
     shutil.rmtree(artifacts.REPEATS)
     workspace.values["compute"]["cluster"] = address
-    assert workspace.run(2) == "2 trained, 0 kept"
+    assert workspace.run(3) == "4 trained, 0 kept"
     assert outs() == here
 
 
@@ -144,7 +144,7 @@ def test_features_travel_to_workers_without_them(
     for path in artifacts.TRAINING:
         assert [copy.read_bytes() for copy in folder.rglob(f"*/{path}")] == [path.read_bytes()]
     machines.processes[-1].send_signal(signal.SIGINT)
-    machines.processes[-1].wait(120)
+    machines.processes[-1].wait(60)
     assert not list(folder.rglob("features.npy"))
 
 

@@ -76,7 +76,7 @@ def address(folder: Path) -> Iterator[str]:
     server = start(folder / "baseline", folder / "abn", port=port)
     yield f"http://127.0.0.1:{port}"
     server.terminate()
-    server.wait(60)
+    server.wait(10)
 
 
 @pytest.fixture
@@ -197,4 +197,4 @@ def test_screenshot(browser: "sync_api.Browser") -> None:
     page.wait_for_timeout(1500)
     page.screenshot(path=os.environ["SCREENSHOT"])
     server.terminate()
-    server.wait(60)
+    server.wait(10)

@@ -707,7 +707,7 @@ def test_a_changed_size_limit_applies_to_stored_pictures(
 
 # --- Interruptions -------------------------------------------------------------------------------------------------
 
-KILLS = 4
+KILLS = 6
 
 
 def start_stage(workplace: Workplace) -> "subprocess.Popen[str]":
@@ -797,7 +797,7 @@ def test_ctrl_c_ends_the_stage_with_one_line(tmp_path: Path, site: Server, serve
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    stderr = process.communicate(timeout=60)[1]
+    stderr = process.communicate(timeout=10)[1]
     answer.set()
     assert process.returncode == 130 and "Traceback" not in stderr
     assert stderr.splitlines()[-1] == "download: interrupted"
@@ -854,7 +854,7 @@ def test_waits_double_up_to_a_limit_and_have_jitter(monkeypatch: pytest.MonkeyPa
     pauses = np.array(
         [[retry.seconds_before_retry(error, attempt, 12, stream(0, n)) for attempt in range(12)] for n in range(50)]
     )
-    assert (np.diff(np.log2(pauses.mean(0)[:9])) > 0.7).all() and len(np.unique(pauses[:, 0])) == 50
+    assert (np.diff(np.log2(pauses.mean(0)[:9])) > 0.7).all() and len(np.unique(pauses[:, :10])) == 500
     assert (pauses[:, 0] >= 0.5).all() and (pauses[:, 10:] >= retry.LONGEST_WAIT / 2).all()
     assert pauses.max() <= 1.5 * retry.LONGEST_WAIT
     assert params.load(ROOT / "params.yaml").download.retries < 12

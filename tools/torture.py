@@ -56,7 +56,7 @@ def torture(clone: Clone, seconds: dict[str, float], kills: int, seed: int) -> t
                 if repro.process.poll() is None:
                     killed[repro.stop()] += 1
                 elif repro.wait():
-                    if len(repro.begun) > 1:  # not DVC failed, but a stage
+                    if len(repro.begun) > 1:  # a stage failed, not DVC
                         repro.finish()
                     remedies[remedy(clone, repro.text())] += 1
                     continue
