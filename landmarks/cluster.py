@@ -12,13 +12,14 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import signal
 import ssl
 import subprocess
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from itertools import cycle, islice
 from typing import Any
@@ -47,7 +48,6 @@ except ImportError as error:
 TASKS = 4  # submitted tasks per worker; more would only take memory
 SECONDS = 30  # how long to wait for a scheduler, for a silent worker, and for the first worker
 DRIVER_SECONDS = 300  # how long a worker waits for an answer of the driver
-CLOSE_SECONDS = 10  # until a worker that is interrupted ends, whatever it does
 CERTIFICATE = "cluster.pem"  # in the repository: certificate and private key of all machines of a tls:// cluster
 START = f"start the scheduler, or correct the address or {CERTIFICATE}"
 OTHER_BITS = "its processor or GPU computes other bits; use the same kind"  # a reason
@@ -270,35 +270,38 @@ def security(address: str) -> distributed.Security:
     return distributed.Security(tls_ca_file=str(path), require_encryption=True, **roles)
 
 
+def run(main: Coroutine) -> None:
+    """Runs a scheduler or a worker until it ends. Ctrl-C and SIGTERM end it, so that it removes its temporary files."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background jobs ignore Ctrl-C
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    asyncio.run(main)
+
+
 def schedule(address: str) -> None:
     """Runs a scheduler that listens at `address`, until it is interrupted."""
     options: dict[str, Any] = LOCAL | {"worker_ttl": SECONDS, "security": security(address)}
 
-    async def run() -> None:
+    async def serve() -> None:
         async with distributed.Scheduler(host=address, **options) as scheduler:
             print(f"scheduler at {scheduler.address}", flush=True)
             await scheduler.finished()
 
     with explained(address, "give a free port of an address of this machine"):
-        asyncio.run(run())
+        run(serve())
 
 
 def work(address: str) -> None:
     """Runs a worker of the scheduler at `address` until that ends. Raises `UserError` if a driver rejects it."""
     options: dict[str, Any] = LOCAL | {"nthreads": 1, "memory_limit": 0, "security": security(address)}
 
-    async def run() -> None:
+    async def serve() -> None:
         options["host"] = await own_host(address, options["security"])  # first, because a worker hides why it fails
-        worker = await distributed.Worker(address, **options)
-        try:
+        async with distributed.Worker(address, **options) as worker:
             print(f"worker {worker.address} of {address}", flush=True)
             await worker.finished()
-        finally:
-            with suppress(TimeoutError):  # a task may still run; the process ends without it
-                await asyncio.wait_for(worker.close(timeout=CLOSE_SECONDS, executor_wait=False), CLOSE_SECONDS)
 
     with explained(address):
-        asyncio.run(run())
+        run(serve())
     if rejections:
         raise UserError(rejections[0])
     print(f"worker ended: {address} has closed the connection")

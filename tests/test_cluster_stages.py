@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -130,20 +129,19 @@ def test_workers_train_the_same_repeats(workspace: Workspace, address: str) -> N
 def test_features_travel_to_workers_without_them(
     workspace: Workspace, machines: Machines, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The copy is removed with the worker."""
+    """The copy is removed with the worker, also if SIGTERM ends it."""
     workspace.run(2)
     here = outs()
     shutil.rmtree(artifacts.REPEATS)
     address, folder = machines.schedule(), tmp_path_factory.mktemp("copies")
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # background jobs ignore SIGINT
-    code = f"{code}; from landmarks import cluster, jobs; jobs.identity = lambda _: None; jobs.CHUNK = 1000"
+    code = "from landmarks import cluster, jobs; jobs.identity = lambda _: None; jobs.CHUNK = 1000"
     machines.start(code=f"{code}; cluster.work('{address}')", TMPDIR=str(folder))
     workspace.values["compute"]["cluster"] = address
     assert workspace.run(2) == "2 trained, 0 kept"
     assert outs() == here
     for path in artifacts.TRAINING:
         assert [copy.read_bytes() for copy in folder.rglob(f"*/{path}")] == [path.read_bytes()]
-    machines.processes[-1].send_signal(signal.SIGINT)
+    machines.processes[-1].terminate()
     machines.processes[-1].wait(60)
     assert not list(folder.rglob("features.npy"))
 
