@@ -1,6 +1,7 @@
 # `make reproduce` and the tests need Linux on x86-64, Python 3.11+, git, make and PyPI, and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 
 .PHONY: reproduce photos quick test lint verify verify-matrix check-cache torture fuzz benchmark scale ablations backbones
 
@@ -14,11 +15,11 @@ photos: .venv/installed
 
 # Lint, types and the fast tests: two minutes on two cores.
 quick: lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Lint, types and all tests.
 test: lint
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -71,7 +71,9 @@ def write_tables(study: Study, rows: Rows) -> str:
 
 
 def run(study: Study, name: Name, clone: Clone) -> list[str]:
-    """The cells of one row. Raises `UserError` if the pipeline fails."""
+    """The cells of one row, whose settings hold for no other row. Raises `UserError` if the pipeline fails."""
+    params = clone.root / "params.yaml"
+    before = params.read_text(encoding="utf-8")
     for key, value in study.rows[name].items():
         clone.set(key, value)
     if study.timed:
@@ -79,7 +81,9 @@ def run(study: Study, name: Name, clone: Clone) -> list[str]:
     with Repro(clone) as repro:
         repro.finish()
     results = artifacts.read_results(clone.root)
-    return study.measure(name, results, clone, repro)
+    cells = study.measure(name, results, clone, repro)
+    params.write_text(before, encoding="utf-8")
+    return cells
 
 
 def main(study: Study) -> str:

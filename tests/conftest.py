@@ -20,7 +20,7 @@ from landmarks.images import Picture, encode
 from landmarks.models import Design
 from landmarks.params import Abn, Backbone, Train
 from landmarks.stage import UserError
-from tools.clone import Clone
+from tools.clone import Clone, Repro
 
 import numpy as np
 import pytest
@@ -39,6 +39,14 @@ SHARED = ROOT.parent / "shared"
 def shared(name: str) -> pytest.MarkDecorator:
     """Skips a test if the real data called `name` are missing."""
     return pytest.mark.skipif(not (SHARED / name).exists(), reason=f"needs {SHARED / name}, which is not here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For pytest-xdist: a file's tests run in one process, and so do all that share the pipeline, which start first."""
+    for item in items:
+        group = "pipeline" if "finished" in item.fixturenames else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: "finished" not in item.fixturenames)
 
 
 @contextmanager
@@ -118,9 +126,9 @@ def tailed(base: Backbone) -> Backbone:
 
 
 @cache
-def random_weights(name: str) -> dict[str, torch.Tensor]:
+def random_weights(name: str, seed: int = 0) -> dict[str, torch.Tensor]:
     """The same weights of a network in every test; drawing them takes half a second."""
-    return weight_files.fetch(name, "random", 0)
+    return weight_files.fetch(name, "random", seed)
 
 
 def model_folder(
@@ -206,6 +214,7 @@ def browser() -> "Iterator[Browser]":
     sync_api = pytest.importorskip("playwright.sync_api", reason=reason)
     if not (chromium := shutil.which("chromium")):
         pytest.skip("needs Debian's chromium: apt-get install chromium")
+    sync_api.expect.set_options(timeout=20_000)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield browser
@@ -242,6 +251,7 @@ class Project(Clone):
     """A clone of the repository in which the pipeline has run."""
 
     first_outs: dict[str, str]
+    seconds: dict[str, float]  # how long each stage took
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs Python with these arguments."""
@@ -285,8 +295,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         project.set(key, value)
     project.remove_results()
     project.commit()
-    done = project.dvc("repro")
-    assert done.returncode == 0, done.stdout + done.stderr
+    with Repro(project) as repro:
+        assert repro.wait() == 0, "".join(repro.output)
+    project.seconds = repro.seconds()
     project.commit()
     project.first_outs = project.outs()
     yield project

@@ -11,13 +11,13 @@ from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
-from landmarks import augment, features, images, networks, weight_files
+from landmarks import augment, features, images, networks
 
 import cluster_tasks
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, VGG, Project, pictures, stages_run, user_error
+from conftest import ROOT, VGG, Project, pictures, random_weights, stages_run, user_error
 from machines import Machines
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt, see docs/cluster.md")
@@ -50,7 +50,7 @@ class Work:
         images.write_shards(directory, pictures(COUNT), COUNT)
         table = pd.DataFrame({"id": [p.id for p in pictures(COUNT)], "width": 96, "height": 80, "split": "train"})
         self.index = augment.draw(table, **SETTINGS)
-        self.weights = weight_files.fetch("vgg16", "random", 1)
+        self.weights = random_weights("vgg16", 1)
         self.trunk = networks.Trunk(self.weights, VGG)
 
     @cached_property

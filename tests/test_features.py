@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from landmarks import augment, determinism, features, images, weight_files
+from landmarks import augment, determinism, features, images
 from landmarks.networks import Trunk
 from landmarks.params import Backbone
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import BACKBONES, LITE, VGG, pictures, user_error
+from conftest import BACKBONES, LITE, VGG, pictures, random_weights, user_error
 
 COUNT = 70  # pictures: more than a row group, and than eight batches
 PICTURES = pictures(COUNT)
@@ -35,7 +35,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trunk_of(block: Backbone, **changes: str) -> Trunk:
-    return Trunk(weight_files.fetch(block.name, "random", 1), block.model_copy(update=changes))
+    return Trunk(random_weights(block.name, 1), block.model_copy(update=changes))
 
 
 def inputs(index: pd.DataFrame, crop: int) -> list[np.ndarray]:

@@ -9,11 +9,11 @@ from landmarks.params import Backbone
 import pytest
 import timm
 import torch
-from conftest import BACKBONES, LITE, user_error
+from conftest import BACKBONES, LITE, random_weights, user_error
 from torch import Tensor
 from torchvision.models.vgg import cfgs, make_layers
 
-STATE = weight_files.fetch("vgg16", "random", 1)
+STATE = random_weights("vgg16", 1)
 
 
 def vgg(layer: str, tail: str = "none") -> Backbone:
@@ -174,7 +174,7 @@ def test_sums_over_parts_of_the_channels_are_convolutions() -> None:
 
 @pytest.mark.parametrize("block", BACKBONES)
 def test_the_trunk_is_frozen(block: Backbone) -> None:
-    trunk = Trunk(weight_files.fetch(block.name, "random", 1), block)
+    trunk = Trunk(random_weights(block.name, 1), block)
     assert not any(module.training for module in trunk.modules())
     assert list(trunk.parameters()) and not any(parameter.requires_grad for parameter in trunk.parameters())
     assert not trunk(torch.rand(1, 3, 64, 64)).requires_grad
@@ -182,7 +182,7 @@ def test_the_trunk_is_frozen(block: Backbone) -> None:
 
 @pytest.mark.parametrize("block", [*map(vgg, ("conv3", "conv4", "conv5")), LITE], ids=lambda block: block.layer)
 def test_of_the_weights_only_what_is_needed(block: Backbone) -> None:
-    full = weight_files.fetch(block.name, "random", 1)
+    full = random_weights(block.name, 1)
     state = networks.trunk_weights(full, block)
     kept = Trunk(state, block).features.state_dict()
     assert len(state) == len(kept) + 2 and (len(state) < len(full) or block.layer == "conv5")

@@ -161,5 +161,6 @@ def test_each_run_is_an_experiment_that_runs_what_changed(root: Path, tmp_path: 
     assert sorted(run(*dvc, "exp", "list", "--name-only").split()) == [name, f"{name}-2", "photos-other"]
     assert all(text in run(*dvc, "exp", "show", "--csv") for text in (ODD, str(other)))
     run("git", "stash")
+    run(*dvc, "checkout", "--allow-missing")
     assert "Running" not in run(*dvc, "repro") and run("git", "status", "--porcelain") == "", "as the docs say"
     assert (here / "copied").read_bytes() == (ROOT / "params.yaml").read_bytes()

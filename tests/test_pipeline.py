@@ -343,7 +343,7 @@ def test_a_stage_killed_at_random_moments_gives_the_same_results(project: Projec
     moments = random.Random(stage)
     for _ in range(5):
         repro = start(project, stage, script)
-        time.sleep(moments.uniform(0, 4))
+        time.sleep(moments.uniform(0, project.seconds[stage]))
         repro.stop()
     repro_with_remedies(project, "--force", "--single-item", stage)
     if project.git("status", "--porcelain"):  # a truncated dvc.lock, or one in another order

@@ -185,4 +185,4 @@ def serve(models: list[Recognizer], folders: list[Path], port: int | None) -> No
             css=STYLE,
         )
     except OSError:
-        raise UserError(f"--port: {port or 'every port from 7860'} is taken; give another") from None
+        raise UserError(f"--port: {port or 'every port from 7860'} is taken or forbidden; give another") from None
