@@ -11,7 +11,7 @@ from landmarks import saliency
 from landmarks.attention import centre_prior
 from landmarks.determinism import stream
 from landmarks.models import Baseline
-from landmarks.training import Features, predict
+from landmarks.training import Features, join, predict
 
 import numpy as np
 import pandas as pd
@@ -31,8 +31,10 @@ def answers(model: Baseline, array: np.ndarray, views: pd.DataFrame, seed: int) 
     perception, attention: the label that each branch names; map: the attention map, float32 [H * W]; the maps of
     `saliency.maps`, likewise; the columns of `areas`. Models without attention lack attention and map.
     """
-    data = Features(array, views)
-    output = predict(model, data)
+    model.eval().requires_grad_(False)  # only features need a gradient
+    data, device = Features(array, views), next(model.parameters()).device
+    parts = [saliency.maps(model, features) for features, _ in data.batches(np.arange(len(data)), BATCH, device)]
+    output = join([part for part, _ in parts])
     table = views[["split", "id", "label"]].assign(
         scores=list(model.probabilities(output).numpy()),
         truth=output.perception.double().softmax(1).numpy()[np.arange(len(views)), data.labels],
@@ -42,9 +44,7 @@ def answers(model: Baseline, array: np.ndarray, views: pd.DataFrame, seed: int) 
     if output.attention is not None and output.map is not None:
         table["attention"] = output.attention.argmax(1).numpy()
         maps["map"] = output.map[:, 0].numpy()
-    device = next(model.parameters()).device
-    parts = [saliency.maps(model, features) for features, _ in data.batches(np.arange(len(data)), BATCH, device)]
-    maps |= {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+    maps |= {name: torch.cat([found[name] for _, found in parts]).cpu().numpy() for name in parts[0][1]}
     columns = {name: list(values.reshape(len(values), -1)) for name, values in maps.items()}
     return table.assign(**columns, **areas(model, data, maps, stream(seed, "cells")))
 

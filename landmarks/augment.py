@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 if TYPE_CHECKING:
+    from landmarks.params import Augment
+
     import pandas as pd
 
 # Side of the centre crop for validation and test, relative to the short side: 224 of 256 pixels, as in the study.
@@ -32,77 +34,51 @@ class View(NamedTuple):
     flip: bool
 
 
-def random_view(
-    rng: np.random.Generator,
-    *,
-    picture: tuple[str, int, int],
-    view: int,
-    rotation: float,
-    scale: tuple[float, float],
-    brightness: float,
-    flip: bool,
-) -> View:
-    """Draws a training view of a picture (id, width, height).
+def random_view(rng: np.random.Generator, picture: tuple[str, int, int], view: int, settings: "Augment") -> View:
+    """Draws a training view of a picture (id, width, height) with the block `augment` of params.yaml.
 
     The angle is within +-`rotation` degrees, the side within `scale` times the short side, the brightness factor within
     1 +- `brightness`; with `flip`, half of the views are mirrored.
     """
     name, width, height = picture
-    side = max(1, round(min(width, height) * rng.uniform(*scale)))
+    side = max(1, round(min(width, height) * rng.uniform(*settings.scale)))
     return View(
         id=name,
         view=view,
-        angle=round(rng.uniform(-rotation, rotation), 2),
+        angle=round(rng.uniform(-settings.rotation, settings.rotation), 2),
         left=int(rng.integers(width - side + 1)),
         top=int(rng.integers(height - side + 1)),
         side=side,
-        brightness=round(rng.uniform(1 - brightness, 1 + brightness), 3),
-        flip=bool(rng.integers(2)) and flip,
+        brightness=round(rng.uniform(1 - settings.brightness, 1 + settings.brightness), 3),
+        flip=bool(rng.integers(2)) and settings.flip,
     )
 
 
-def centre_view(
-    rng: np.random.Generator, *, picture: tuple[str, int, int], rotation: float, scale: float = CENTRE_SCALE
-) -> View:
-    """The view of a validation or test picture (id, width, height): its centre, rotated by up to `rotation` degrees.
+def centre_view(picture: tuple[str, int, int], angle: float = 0.0, scale: float = CENTRE_SCALE) -> View:
+    """The view of a photo, or of a validation or test picture (id, width, height): its centre, rotated by `angle`.
 
     The side of the box is `scale` times the short side.
     """
     name, width, height = picture
     side = max(1, round(min(width, height) * scale))
-    angle = round(rng.uniform(-rotation, rotation), 2) + 0.0  # no -0.0
     return View(name, 0, angle, (width - side) // 2, (height - side) // 2, side, 1.0, False)
 
 
-def draw(
-    pictures: "pd.DataFrame",
-    *,
-    views: int,
-    rotation: float,
-    eval_rotation: float,
-    scale: tuple[float, float],
-    brightness: float,
-    flip: bool,
-    seed: int,
-) -> "pd.DataFrame":
+def draw(pictures: "pd.DataFrame", settings: "Augment", seed: int) -> "pd.DataFrame":
     """Draws the index of `pictures` (`id`, `width`, `height`, `split`): a row per view, sorted by `id` and `view`.
 
-    Training pictures get `views` random views, others the centre view. Each picture has its own random stream, so that
-    its views do not depend on other pictures.
+    Training pictures get `views` random views. Others get the centre view, rotated by up to `eval_rotation` degrees.
+    Each picture has its own random stream, so that its views do not depend on other pictures.
     """
     rows: list[View] = []
     for row in pictures.sort_values("id").itertuples():
         picture = (row.id, row.width, row.height)
         rng = stream(seed, "augment", row.id)
-        if row.split != "train":
-            rows.append(centre_view(rng, picture=picture, rotation=eval_rotation))
-            continue
-        rows += [
-            random_view(
-                rng, picture=picture, view=view, rotation=rotation, scale=scale, brightness=brightness, flip=flip
-            )
-            for view in range(views)
-        ]
+        if row.split == "train":
+            rows += [random_view(rng, picture, view, settings) for view in range(settings.views)]
+        else:
+            angle = round(rng.uniform(-settings.eval_rotation, settings.eval_rotation), 2) + 0.0  # no -0.0
+            rows.append(centre_view(picture, angle))
     import pandas as pd  # imported here because it is slow and prediction does not need it
 
     return pd.DataFrame(rows, columns=View._fields)

@@ -17,6 +17,7 @@ from landmarks.augment import View
 from landmarks.networks import Trunk
 from landmarks.params import Backbone
 from landmarks.stage import UserError
+from landmarks.stage.errors import explain
 
 import numpy as np
 import pandas as pd
@@ -61,11 +62,7 @@ class Inputs(Dataset):
 
     def __getitem__(self, number: int) -> Tensor:
         """The views of a row group, uint8 [rows, crop, crop, 3]."""
-        return self.read(number, map)
-
-    def read(self, number: int, run: Callable[..., Iterable[list[np.ndarray]]]) -> Tensor:
-        """The same, using `run` (such as `map` or `pool.map`) to call `decode_views` for each picture."""
-        return decode_group(self.load(number), self.crop, run)
+        return decode_group(self.load(number), self.crop, map)
 
     def load(self, number: int) -> Group:
         """The encoded pictures of a row group, with their views."""
@@ -79,7 +76,10 @@ class Inputs(Dataset):
 
 
 def decode_group(group: Group, crop: int, run: Callable[..., Iterable[list[np.ndarray]]]) -> Tensor:
-    """The views of some pictures, uint8 [rows, crop, crop, 3]."""
+    """The views of some pictures, uint8 [rows, crop, crop, 3].
+
+    `run`, such as `map` or `pool.map`, calls `decode_views` for each picture.
+    """
     decoded = run(decode_views, group, [crop] * len(group))
     return torch.from_numpy(np.stack([view for found in decoded for view in found]))
 
@@ -101,7 +101,7 @@ def decode(inputs: Inputs, device: torch.device, workers: int = 0) -> Iterator[T
     if device.type == "cpu":
         with ThreadPoolExecutor() as pool:  # Pillow releases the GIL
             for number in range(len(inputs)):
-                yield inputs.read(number, pool.map)
+                yield decode_group(inputs.load(number), inputs.crop, pool.map)
     else:
         from joblib import cpu_count  # respects CPU affinity and container limits
 
@@ -233,6 +233,8 @@ def shape(trunk: Trunk, rows: int, crop: int) -> tuple[int, int, int, int]:
     try:
         return rows, *trunk(torch.zeros(1, 3, crop, crop, device=trunk.mean.device)).shape[1:]
     except RuntimeError as error:
+        if explain(error):  # too little memory
+            raise
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"augment.crop: {crop} pixels are too few for the backbone ({reason}); raise it") from None
 

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps, PngImagePlugin
 
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about its own, lower size limit, and about broken EXIF blocks
+
 MAX_SHARDS = 32
 MIN_SHARD_ROWS = 256
 GROUP_ROWS, GROUP_BYTES = 64, 1 << 26  # limits of a row group; one at a time is in memory
@@ -133,9 +135,7 @@ def read_columns(directory: Path, *columns: str) -> Iterator[tuple]:
 def unfit(reason: str) -> Iterator[None]:
     """Raises `Unfit` for whatever goes wrong with one picture: "huge" if memory does not suffice, else `reason`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about Pillow's own, lower size limit, and about broken EXIF blocks
-            yield
+        yield
     except Unfit:
         raise
     except (Image.DecompressionBombError, MemoryError):

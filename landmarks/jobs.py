@@ -117,9 +117,8 @@ def train_on_cluster(address: str, run: Run, jobs: dict[str, Job], keep: Callabl
     inputs = {path: identity(path) for path in artifacts.TRAINING}
     make = partial(remote_trainer, Path.cwd(), inputs, run, first, answer)
     functions: dict[str, Callable] = {"read": read, "keep": keep, "is_alive": lambda: None}
-    with stage.progress(len(jobs), "trainings") as bar:
-        for _ in cluster.imap(address, make, jobs.items(), functions):
-            bar.update()
+    for _ in stage.progress(len(jobs), "trainings", items=cluster.imap(address, make, jobs.items(), functions)):
+        pass
 
 
 def run_in(root: Path, run: Run, job: Job, folder: Path) -> Files:

@@ -13,7 +13,6 @@ from landmarks.params import Abn, Backbone, Block
 from landmarks.stage import UserError
 
 import torch
-from pydantic import field_validator
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,12 +30,6 @@ class Design(Block):
     abn: Abn | None  # None: no attention
     seed: int  # of the initial weights
     tail: Backbone | None = None  # the backbone whose tail is trained with the model; None: no tail
-
-    @field_validator("abn", mode="before")
-    @classmethod
-    def complete(cls, abn: object) -> object:
-        """Adds what models of version 1.1.0 do not say: that they have the study's branch."""
-        return {"branch": "study"} | abn if isinstance(abn, dict) else abn
 
 
 class Output(NamedTuple):
@@ -106,20 +99,19 @@ class Baseline(nn.Module):
     def standardise(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.std
 
-    def classifier_input(self, features: Tensor) -> Tensor:
-        """The input of the tail, or else of the classifier, [N, C, H, W]."""
+    def weighted_input(self, features: Tensor, attention_map: Tensor | None) -> Tensor:
+        """The input of the tail, or else of the classifier, [N, C, H, W].
+
+        Models that have an `attention_map` [N, 1, H, W] weight it by that.
+        """
         return self.standardise(features) if self.tail is None else features
 
-    def weighted_input(self, features: Tensor, attention_map: Tensor | None) -> Tensor:
-        """The classifier input [N, C, H, W], weighted by `attention_map` [N, 1, H, W] in models that have one."""
-        return self.classifier_input(features)
-
     def classify(self, inputs: Tensor) -> Tensor:
-        """The logits [N, K] for a classifier input."""
+        """The logits [N, K] for a weighted input."""
         return self.classifier(inputs if self.tail is None else self.tail(inputs))
 
     def forward(self, features: Tensor) -> Output:
-        return Output(self.classify(self.classifier_input(features)))
+        return Output(self.classify(self.weighted_input(features, None)))
 
     def loss(self, output: Output, labels: Tensor) -> Tensor:
         """The mean loss of a batch, a scalar. `labels` is int64 [N]."""
@@ -183,11 +175,8 @@ class AttentionBranchNetwork(Baseline):
 
     def weighted_input(self, features: Tensor, attention_map: Tensor | None) -> Tensor:
         assert attention_map is not None
-        return self.weight_by_map(self.classifier_input(features), attention_map)
-
-    def weight_by_map(self, features: Tensor, attention_map: Tensor) -> Tensor:
-        """Features [N, C, H, W], weighted by `attention_map` [N, 1, H, W]."""
-        return (1 + attention_map if self.abn.attention == "residual" else attention_map) * features
+        weights = 1 + attention_map if self.abn.attention == "residual" else attention_map
+        return weights * super().weighted_input(features, attention_map)
 
     def loss(self, output: Output, labels: Tensor) -> Tensor:
         assert output.attention is not None

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar, cast
 from landmarks.convolutions import add_up
 from landmarks.params import Backbone
 from landmarks.stage import UserError
+from landmarks.stage.errors import explain
 
 import torch
 from torch import Tensor, nn
@@ -68,9 +69,9 @@ def timm_network(name: str) -> Network:
         last = count_feature_layers(model)
         if max(lengths) > last:
             raise ValueError("a level lies beyond its last map")
-    except MemoryError:
-        raise
     except Exception as error:  # a transformer, or a network that calls its layers in its own way
+        if explain(error):  # too little memory
+            raise
         text = f"{name} is no chain of convolutional layers ({error!s:.100})"
         raise UserError(f"backbone.name: {text}; set another") from None
     levels = {f"level{number}": length for number, length in enumerate(lengths, 1)} | {"last": last}

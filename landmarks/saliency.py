@@ -3,36 +3,43 @@
 captum has no Grad-CAM++, and pytorch-grad-cam needs OpenCV, so Grad-CAM and Grad-CAM++ are computed here.
 """
 
-from landmarks.models import AttentionBranchNetwork, Baseline
+from landmarks.models import AttentionBranchNetwork, Baseline, Output
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def maps(model: Baseline, features: Tensor) -> dict[str, Tensor]:
-    """The maps of `model` for its answers about `features` [N, C, H, W], by name: [N, H, W] with a maximum of 1 each.
+def maps(model: Baseline, features: Tensor) -> tuple[Output, dict[str, Tensor]]:
+    """The output of `model` for `features` [N, C, H, W], and maps of its answers, by name.
 
-    grad_cam and grad_cam_pp explain the perception branch by the features, or by the output of the tail. cam explains
-    the attention branch: the class's score is the mean of its map (Zhou et al., arXiv 1512.04150). The baseline and
-    models with the study's score layers have no cam. A map without any evidence is 1 everywhere.
+    Maps are [N, H, W] with a maximum of 1 each. grad_cam and grad_cam_pp explain the perception branch by the features,
+    or by the output of the tail. cam explains the attention branch: the class's score is the mean of its map (Zhou et
+    al., arXiv 1512.04150). The baseline and models with the study's score layers have no cam. A map without any
+    evidence is 1 everywhere.
     """
-    kept: list[Tensor] = []
+    layers = {"tail": model.tail[0]} if model.tail else {}
+    if isinstance(model, AttentionBranchNetwork) and model.abn.objective == "branches":
+        layers["evidence"] = model.scores[0]
+    kept: dict[str, Tensor] = {}  # what these layers return
+    hooks = [
+        layer.register_forward_hook(lambda *call, name=name: kept.update({name: call[-1]}))
+        for name, layer in layers.items()
+    ]
     with torch.enable_grad():
         features = features.clone().requires_grad_()  # a tensor of inference mode has no gradient
-        hook = model.tail[0].register_forward_hook(lambda *call: kept.append(call[-1])) if model.tail else None
         output = model(features)
-        if hook:
-            hook.remove()
-        activations = kept[0] if kept else features
+        activations = kept.get("tail", features)
         answers = model.probabilities(output).argmax(1, keepdim=True)
         (gradient,) = torch.autograd.grad(output.perception.gather(1, answers).sum(), activations)
+    for hook in hooks:
+        hook.remove()
     with torch.no_grad():
         found = {"grad_cam": grad_cam(activations, gradient), "grad_cam_pp": grad_cam_pp(activations, gradient)}
-        if isinstance(model, AttentionBranchNetwork) and model.abn.objective == "branches":
-            evidence = model.scores[0](model.class_evidence(features))
-            found["cam"] = evidence[torch.arange(len(evidence)), answers[:, 0]].relu()
-        return {name: enlarge(values, features.shape[2:]) for name, values in found.items()}
+        if "evidence" in kept:
+            found["cam"] = kept["evidence"][torch.arange(len(features)), answers[:, 0]].relu()
+        shown = {name: enlarge(values, features.shape[2:]) for name, values in found.items()}
+    return Output(*(None if part is None else part.detach() for part in output)), shown  # type: ignore[arg-type]
 
 
 def enlarge(values: Tensor, size: torch.Size) -> Tensor:

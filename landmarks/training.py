@@ -309,5 +309,10 @@ def predict(model: Baseline, data: Features, batch_size: int = 64) -> Output:
     device = next(model.parameters()).device
     model.eval()
     outputs = [model(features) for features, _ in data.batches(np.arange(len(data)), batch_size, device)]
+    return join(outputs)
+
+
+def join(outputs: list[Output]) -> Output:
+    """One output, on the CPU, for the pictures of all `outputs`."""
     parts = [None if part[0] is None else torch.cat(part).cpu() for part in zip(*outputs, strict=True)]
     return Output(*parts)  # type: ignore[arg-type]

@@ -164,7 +164,7 @@ def published_hash(link: Path, source: str) -> str:
 
     Raises `UserError` with the `source` if the hub named a path instead, which may lead to a file of the user.
     """
-    target = link.readlink()
+    target = link.readlink() if link.is_symlink() else link
     if target.parent.name != "blobs":
         raise UserError(f"{source}: the hub publishes no hash of {link.name}; do not use this hub")
     return target.name

@@ -7,16 +7,7 @@ import pandas as pd
 
 def main() -> str:
     p = params.load()
-    views = augment.draw(
-        pd.read_parquet(artifacts.SPLIT),
-        views=p.augment.views,
-        rotation=p.augment.rotation,
-        eval_rotation=p.augment.eval_rotation,
-        scale=p.augment.scale,
-        brightness=p.augment.brightness,
-        flip=p.augment.flip,
-        seed=p.seed,
-    )
+    views = augment.draw(pd.read_parquet(artifacts.SPLIT), p.augment, p.seed)
     with stage.atomic_output(artifacts.VIEWS) as out:
         views.to_parquet(out, index=False)
     return f"{len(views)} views of {views['id'].nunique()} pictures"

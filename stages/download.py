@@ -4,8 +4,6 @@ The outputs have the same bytes for any number of workers and interruptions: pic
 stay in the scratch folder, and another choice of classes uses them again.
 """
 
-from collections.abc import Iterator
-
 from landmarks import artifacts, classes, images, params, sources, stage
 
 import pandas as pd
@@ -36,14 +34,9 @@ def main() -> str:
         if p.filter.top_k != "all":  # the filter leaves out classes that are too small
             classes.check_sizes(found["landmark_id"].value_counts().reindex(kept, fill_value=0), p.filter.min_images)
 
-        def pictures() -> Iterator[images.Picture]:
-            with stage.progress(len(found), "pictures") as bar:
-                for picture in source.pictures(found):
-                    yield picture
-                    bar.update()
-
         with stage.atomic_output(artifacts.DOWNLOADED) as out:
-            images.write_shards(out, pictures(), len(found))
+            pictures = stage.progress(len(found), "pictures", items=source.pictures(found))
+            images.write_shards(out, pictures, len(found))
             columns = [column for column in ("id", "landmark_id", "split") if column in index]
             index[columns].to_parquet(out / "index.parquet", index=False)
             names.to_csv(out / "names.csv", header=["landmark_id", "name"], index=False, lineterminator="\n")

@@ -64,7 +64,7 @@ def read_masks(rows: pd.DataFrame, grid: tuple[int, int]) -> np.ndarray:
 
 def main() -> str:
     p = params.load()
-    stale = {path.name for path in artifacts.LOGS.iterdir() if path.is_dir()} - set(p.models)
+    stale = {path.name for path in artifacts.LOGS.glob("[!.]*") if path.is_dir()} - set(p.models)
     if stale:
         folders = " and ".join(f"{folder}/{min(stale)}" for folder in (artifacts.LOGS, artifacts.MODELS))
         raise stage.UserError(f"{folders}: no such ablation in params.yaml; remove the folders")

@@ -33,7 +33,7 @@ def main() -> str:
         **{name: block.model_dump(mode="json") for name, block in (blocks | {"train": p.train}).items()},
     }
     shown, compared = None, len(pd.read_parquet(artifacts.SIMILAR, columns=["id"]))
-    with stage.atomic_output(artifacts.RELEASED) as out, stage.progress(len(p.models), "models") as bar:
+    with stage.atomic_output(artifacts.RELEASED) as out:
         for name, abn in p.models.items():
             answers = {split: rows for split, rows in predictions[predictions["model"] == name].groupby("split")}
             confidence = {split: rows["confidence"].to_numpy() for split, rows in answers.items()}
@@ -55,7 +55,6 @@ def main() -> str:
                 (folder / "examples").mkdir()
                 for file, data in shown.items():
                     (folder / "examples" / file).write_bytes(data)
-            bar.update()
     return f"{', '.join(p.models)} in {artifacts.RELEASED}/"
 
 

@@ -17,8 +17,7 @@ from PIL import Image
 def prepare(picture: images.Picture, crop: int) -> tuple[Image.Image, np.ndarray]:
     """The decoded picture and the network's input: its centre, like that of a photo, uint8 [crop, crop, 3]."""
     image = images.decode(picture.picture)
-    unused = np.random.default_rng(0)  # nothing is drawn without rotation
-    centre = augment.centre_view(unused, picture=(picture.id, *image.size), rotation=0)
+    centre = augment.centre_view((picture.id, *image.size))
     return image, np.asarray(augment.apply(image, centre, crop))
 
 

@@ -63,8 +63,9 @@ def main() -> str:
         return model(torch.cat([features.forward(trunk, part) for part in parts]).float())
 
     areas = []
-    with torch.inference_mode(), stage.progress(len(chosen), "pictures") as bar:
-        for picture in images.read_pictures(artifacts.FILTERED, views):
+    pictures = images.read_pictures(artifacts.FILTERED, views)
+    with torch.inference_mode():
+        for picture in stage.progress(len(chosen), "pictures", items=pictures):
             image = augment.apply(images.decode(picture.picture), views[picture.id], p.augment.crop)
             output = answers([np.asarray(image)])
             assert output.map is not None
@@ -76,7 +77,6 @@ def main() -> str:
             altered = [version for order in orders for version in versions(image, grey, order, grid)]
             truth = model.probabilities(answers(altered))[:, labels[picture.id]].numpy()
             areas.append(np.trapezoid(truth.reshape(len(orders), 2, STEPS + 1), dx=1 / STEPS))
-            bar.update()
     means = 100 * np.mean(areas, axis=0).T
     columns = ["by map", "from the centre", "at random"]
     print(pd.DataFrame(means, index=["deletion", "insertion"], columns=columns).to_markdown(floatfmt=".2f"))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from landmarks import models, networks, release, weight_files
 from landmarks.images import Picture, encode
 from landmarks.models import Design
-from landmarks.params import Abn, Backbone, Train
+from landmarks.params import Abn, Augment, Backbone, Train
 from landmarks.stage import UserError
 from tools.clone import Clone, Repro
 
@@ -41,6 +41,7 @@ def shared(name: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not (SHARED / name).exists(), reason=f"needs {SHARED / name}, which is not here")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For pytest-xdist: a file's tests run in one process, and so do all that share the pipeline, which start first."""
     for item in items:
@@ -118,6 +119,11 @@ RESULTS = {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "top5": 1.0, "macro_rec
 VGG = Backbone(name="vgg16", weights="random", layer="conv3", tail="none")
 LITE = Backbone(name="tf_efficientnet_lite0", weights="random", layer="level4", tail="none")
 BACKBONES = [pytest.param(VGG, id="vgg16"), pytest.param(LITE, id="timm")]
+
+
+VIEWS = Augment(
+    views=2, rotation=45.0, eval_rotation=0.0, crop=32, scale=(0.7, 1.0), brightness=0.25, flip=True
+)  # most tests draw views like these
 
 
 def tailed(base: Backbone) -> Backbone:

@@ -8,13 +8,9 @@ from landmarks.augment import View
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import drawing
+from conftest import VIEWS, drawing
 from PIL import Image
 
-SETTINGS = {
-    **{"views": 5, "rotation": 45.0, "eval_rotation": 0.0, "scale": (0.7, 1.0), "brightness": 0.25, "flip": True},
-    "seed": 3,
-}
 SIZES = {"a": (341, 256), "b": (256, 341), "c": (80, 80), "d": (500, 64)}
 
 
@@ -27,8 +23,9 @@ def table(names: str = "abcdefghijklmnop") -> pd.DataFrame:
     return pd.DataFrame(rows[::-1])
 
 
-def drawn(pictures: pd.DataFrame | None = None, **changes: object) -> pd.DataFrame:
-    return augment.draw(table() if pictures is None else pictures, **{**SETTINGS, **changes})
+def drawn(pictures: pd.DataFrame | None = None, seed: int = 3, **changes: object) -> pd.DataFrame:
+    settings = VIEWS.model_copy(update={"views": 5} | changes)
+    return augment.draw(table() if pictures is None else pictures, settings, seed)
 
 
 def view(**changes: object) -> View:

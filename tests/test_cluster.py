@@ -17,17 +17,13 @@ import cluster_tasks
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, VGG, Project, pictures, random_weights, stages_run, user_error
+from conftest import ROOT, VGG, VIEWS, Project, pictures, random_weights, stages_run, user_error
 from machines import Machines
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt, see docs/cluster.md")
 from landmarks import cluster
 
 COUNT, CROP = 200, 32
-SETTINGS = {
-    **{"views": 2, "rotation": 45.0, "eval_rotation": 0.0, "scale": (0.7, 1.0), "brightness": 0.25, "flip": True},
-    "seed": 1,
-}
 
 
 @pytest.fixture
@@ -49,7 +45,7 @@ class Work:
         self.directory = directory
         images.write_shards(directory, pictures(COUNT), COUNT)
         table = pd.DataFrame({"id": [p.id for p in pictures(COUNT)], "width": 96, "height": 80, "split": "train"})
-        self.index = augment.draw(table, **SETTINGS)
+        self.index = augment.draw(table, VIEWS, seed=1)
         self.weights = random_weights("vgg16", 1)
         self.trunk = networks.Trunk(self.weights, VGG)
 

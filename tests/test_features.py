@@ -10,21 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import BACKBONES, LITE, VGG, pictures, random_weights, user_error
+from conftest import BACKBONES, LITE, VGG, VIEWS, pictures, random_weights, user_error
 
 COUNT = 70  # pictures: more than a row group, and than eight batches
 PICTURES = pictures(COUNT)
-SETTINGS = {
-    **{"views": 2, "rotation": 45.0, "eval_rotation": 0.0, "scale": (0.7, 1.0), "brightness": 0.25, "flip": True},
-    "seed": 1,
-}
 
 
 def draw(count: int) -> pd.DataFrame:
     """The index of the first `count` pictures; every third is a training picture with two views."""
     splits = ["test" if n % 3 else "train" for n in range(count)]
     table = pd.DataFrame({"id": [p.id for p in PICTURES[:count]], "width": 96, "height": 80, "split": splits})
-    return augment.draw(table, **SETTINGS)
+    return augment.draw(table, VIEWS, seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import BACKBONES, VGG, abn, design, pictures, tailed, train
+from conftest import BACKBONES, VGG, VIEWS, abn, design, pictures, tailed, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, which is not here")
 
@@ -36,8 +36,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def index() -> pd.DataFrame:
     splits = ["test" if n % 3 else "train" for n in range(COUNT)]
     table = pd.DataFrame({"id": [p.id for p in pictures(COUNT)], "width": 96, "height": 80, "split": splits})
-    options = {"rotation": 45.0, "eval_rotation": 0.0, "scale": (0.7, 1.0), "brightness": 0.25, "flip": True}
-    return augment.draw(table, views=2, seed=1, **options)
+    return augment.draw(table, VIEWS, seed=1)
 
 
 def eight() -> Features:

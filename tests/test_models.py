@@ -1,6 +1,5 @@
 """The classifier and the Attention Branch Network: shapes, gradients, and how the two are related."""
 
-import json
 import math
 from pathlib import Path
 
@@ -214,15 +213,6 @@ def test_a_saved_tail_is_loaded(tmp_path: Path, base: Backbone, shape: tuple[int
     assert loaded.design.tail == base
     for one, two in zip(model.eval()(maps), loaded.eval()(maps), strict=True):
         assert torch.equal(one, two)
-
-
-def test_a_model_of_version_1_1_0_has_the_branch_of_the_study(tmp_path: Path) -> None:
-    models.save(models.build(design(abn())), tmp_path / "model")
-    file = tmp_path / "model/design.json"
-    values = json.loads(file.read_text(encoding="utf-8"))
-    assert values["abn"].pop("branch") == "study"
-    file.write_text(json.dumps(values), encoding="utf-8")
-    assert models.load(tmp_path / "model").design == design(abn())
 
 
 @pytest.mark.parametrize("block", BLOCKS[:3])

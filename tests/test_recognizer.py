@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import BACKBONES, VGG, abn, drawing, jpeg, model_folder, tailed, user_error
+from conftest import BACKBONES, VGG, VIEWS, abn, drawing, jpeg, model_folder, tailed, user_error
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -52,8 +52,7 @@ def pipeline(model: Recognizer, folder: Path, directory: Path) -> tuple[np.ndarr
     images.write_shards(directory, (picture for picture, _ in shrunk), len(shrunk))
     rows = [(picture.id, "test", image.width, image.height) for picture, image in shrunk]
     table = pd.DataFrame(rows, columns=["id", "split", "width", "height"])
-    settings = {"views": 1, "rotation": 45, "scale": (0.8, 1.0), "brightness": 0.2, "flip": True, "seed": 0}
-    index = augment.draw(table, eval_rotation=0, **settings)
+    index = augment.draw(table, VIEWS, seed=0)
     trunk = Trunk(load_file(folder / "backbone.safetensors"), Backbone(**model.facts["backbone"]))
     made = np.concatenate(list(features.extract(trunk, directory, index, p["crop"])))
     with torch.inference_mode():

@@ -20,7 +20,7 @@ def test_gradient_maps_show_the_cell_that_decides() -> None:
         model.classifier[7].weight.copy_(torch.tensor([[1.0], [-1.0], [-2.0]]).expand_as(model.classifier[7].weight))
     features = torch.full((2, 8, 2, 2), 0.1)
     features[:, :, 1, 0] = 3
-    for values in saliency.maps(model, features).values():
+    for values in saliency.maps(model, features)[1].values():
         assert torch.equal(values.flatten(1).argmax(1), torch.tensor([2, 2])) and values.max() == 1
 
 
@@ -50,14 +50,14 @@ def test_the_mean_of_a_class_activation_map_is_the_score() -> None:
     answers = model.probabilities(output).argmax(1)
     evidence = model.scores[0](model.evidence(model.standardise(features)))[torch.arange(5), answers]
     expected = evidence / evidence.amax((1, 2), keepdim=True)
-    assert torch.allclose(saliency.maps(model, features)["cam"], expected, atol=1e-6)
+    assert torch.allclose(saliency.maps(model, features)[1]["cam"], expected, atol=1e-6)
     assert torch.allclose(evidence.mean((1, 2)), output.attention[torch.arange(5), answers], atol=1e-6)
 
 
 def test_only_a_head_that_averages_all_cells_has_a_class_activation_map() -> None:
     study, features = abn(objective="summed_softmax"), torch.rand(1, 8, 2, 2)
-    assert set(saliency.maps(models.build(design(study)).eval(), features)) == {"grad_cam", "grad_cam_pp"}
-    assert set(saliency.maps(models.build(design()).eval(), features)) == {"grad_cam", "grad_cam_pp"}
+    assert set(saliency.maps(models.build(design(study)).eval(), features)[1]) == {"grad_cam", "grad_cam_pp"}
+    assert set(saliency.maps(models.build(design()).eval(), features)[1]) == {"grad_cam", "grad_cam_pp"}
 
 
 @pytest.mark.slow
@@ -72,5 +72,5 @@ def test_with_a_tail_the_map_is_of_its_output(block: object) -> None:
     (gradient,) = torch.autograd.grad(logits[torch.arange(2), answers].sum(), kept)
     small = saliency.grad_cam(kept, gradient)
     large = F.interpolate(small[:, None], (8, 8), mode="bilinear")[:, 0]
-    found = saliency.maps(model, features)["grad_cam"]
+    found = saliency.maps(model, features)[1]["grad_cam"]
     assert torch.allclose(found * large.amax((1, 2), keepdim=True), large, atol=1e-6)

@@ -3,8 +3,8 @@
     .venv/bin/python -m tools.dependencies            print what is wrong in dvc.yaml
     .venv/bin/python -m tools.dependencies --write    correct it
 
-The `deps` of a stage are its script, then the modules that this imports, directly or not, then data. Comments, data and
-everything else in dvc.yaml stay as they are.
+The `deps` of a stage are its script, then the modules that this imports, directly or not, or whole folders of them,
+then data. Comments, data and everything else in dvc.yaml stay as they are.
 """
 
 import re
@@ -19,12 +19,19 @@ PIPELINE = Path("dvc.yaml")
 
 
 def code(script: str) -> list[str]:
-    """The code dependencies of a stage that runs the module `script`, in the order in which dvc.yaml lists them."""
+    """The code dependencies of a stage that runs the module `script`, in the order in which dvc.yaml lists them.
+
+    A folder of which all modules are imported stands for its modules.
+    """
     file = module_file(script)
     if file is None:
         raise UserError(f"dvc.yaml: there is no module {script}; correct cmd")
-    others = [path for path in all_imports(file) if path != file]
-    return [path.relative_to(ROOT).as_posix() for path in (file, *others)]
+    others = set(all_imports(file)) - {file}
+    for folder in sorted({path.parent for path in others} - {ROOT / "landmarks"}):
+        modules = set(folder.rglob("*.py"))
+        if modules <= others:
+            others = others - modules | {folder}
+    return [path.relative_to(ROOT).as_posix() for path in (file, *sorted(others))]
 
 
 def corrected(text: str) -> str:
@@ -36,7 +43,7 @@ def corrected(text: str) -> str:
             script = found[1]
         item = re.match(r" *- (\S+)", line)
         inside = inside and item is not None
-        if inside and item and item[1].endswith(".py") and item[1].split("/")[0] in PACKAGES:
+        if inside and item and item[1].split("/")[0] in PACKAGES:
             continue
         lines.append(line)
         if found := re.match(r"( *)deps:$", line):

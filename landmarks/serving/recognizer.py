@@ -109,9 +109,7 @@ class Recognizer:
         shrunk, _ = images.shrink(Picture("", "", data), prepared["short_side"])
         image = images.decode(shrunk.picture)  # like the pipeline's pictures, it may have become a JPEG
         width, height = image.size
-        rng = np.random.default_rng(0)  # without rotation its numbers are not used
-        scale = prepared["centre_scale"]
-        centre = augment.centre_view(rng, picture=("", width, height), rotation=0, scale=scale)
+        centre = augment.centre_view(("", width, height), scale=prepared["centre_scale"])
         pixels = np.asarray(augment.apply(image, centre, prepared["crop"]))
         left, top = centre.left, centre.top
         right, bottom = left + centre.side, top + centre.side

@@ -185,9 +185,8 @@ class Gldv2(Source):
         functions |= {name: getattr(self.store, name) for name in ("add", "fail", "restart", "finish")}
         url = self.root.path if self.root.local else self.root.url  # of a path, the absolute one
         make = partial(tar_reader, url, self.download, self.root.seed)
-        with stage.progress(len(tars), "tars") as bar:
-            for _ in cluster.imap(address, make, tars, functions):
-                bar.update()
+        for _ in stage.progress(len(tars), "tars", items=cluster.imap(address, make, tars, functions)):
+            pass
 
     def read(self, tar: Tar, ids: set[str], bar: tqdm, tars: int) -> None:
         """Reads one of `tars` tars, again after transient errors, and stores the pictures of `ids` in it."""

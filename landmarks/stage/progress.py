@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from tqdm import tqdm
 
 
-def progress(total: int | None, unit: str, name: str = "") -> tqdm:
-    """A progress bar on stderr with rate and remaining time. The unit "B" (bytes) is shown as kB, MB, GB."""
+def progress(total: int | None, unit: str, name: str = "", items: Iterable | None = None) -> tqdm:
+    """A progress bar on stderr with rate and remaining time, which passes `items` through if they are given.
+
+    The unit "B" (bytes) is shown as kB, MB, GB.
+    """
     scale = unit == "B"
     unit = unit if scale else f" {unit}"
-    return tqdm(desc=name or None, total=total, unit=unit, unit_scale=scale, dynamic_ncols=True, mininterval=1)
+    return tqdm(items, name or None, total, unit=unit, unit_scale=scale, dynamic_ncols=True, mininterval=1)
 
 
 def count_reasons(reasons: Iterable[str]) -> str:

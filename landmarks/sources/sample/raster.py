@@ -5,7 +5,6 @@ and results that IEEE 754 does not fix to the bit (sine, cosine) are rounded fir
 buffer, a shadow map and procedural masonry. Each of its pixels is the mean of two samples.
 """
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from functools import cache
 from statistics import NormalDist
 
 from landmarks.determinism import keep_memory, stream
-from landmarks.images import Picture
+from landmarks.images import Picture, encode
 from landmarks.sources.sample.buildings import Array, Colour, Mesh, Paint, Rng, build
 from landmarks.sources.sample.scene import RIVER, Camera, Scene, build_scene, dot, place_camera, surroundings, unit
 
@@ -278,7 +277,5 @@ def render(seed: int, picture_id: str, landmark_id: str) -> Picture:
     noisy = np.asarray(picture) + grain * np.float32(strength)
     picture = Image.fromarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
     mask = scene.landmark[(buffer & NUMBER).reshape(height, 2, width)].any(axis=1)
-    jpeg, png = io.BytesIO(), io.BytesIO()
-    picture.save(jpeg, "JPEG", quality=int(rng.integers(72, 95)))
-    Image.fromarray(mask.astype(np.uint8) * 255).save(png, "PNG")
-    return Picture(picture_id, landmark_id, jpeg.getvalue(), png.getvalue())
+    jpeg = encode(picture, "JPEG", quality=int(rng.integers(72, 95)))
+    return Picture(picture_id, landmark_id, jpeg, encode(Image.fromarray(mask.astype(np.uint8) * 255), "PNG"))
