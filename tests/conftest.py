@@ -41,13 +41,9 @@ def shared(name: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not (SHARED / name).exists(), reason=f"needs {SHARED / name}, which is not here")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For pytest-xdist: a file's tests run in one process, and so do all that share the pipeline, which start first."""
-    for item in items:
-        group = "pipeline" if "finished" in item.fixturenames else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: "finished" not in item.fixturenames)
+    """The slowest files start first, because pytest-xdist runs a file in one process."""
+    items.sort(key=lambda item: item.path.stem not in ("test_pipeline", "test_team"))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import cluster_tasks
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, VGG, VIEWS, Project, pictures, random_weights, stages_run, user_error
+from conftest import ROOT, VGG, VIEWS, pictures, random_weights, user_error
 from machines import Machines
 
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt, see docs/cluster.md")
@@ -81,17 +81,6 @@ def test_workers_give_the_same_features(work: Work) -> None:
     whole = work.on("local:2")
     assert [len(part) for part in whole] == [128, 128, 128, 16]
     assert np.concatenate(whole).tobytes() == work.here
-
-
-@pytest.mark.slow
-def test_the_stage_writes_the_same_outs(project: Project) -> None:
-    before = project.lock()
-    project.set("compute.cluster", "local:2")
-    done = project.dvc("repro")
-    assert done.returncode == 0 and stages_run(done) == [], "it is no dependency"
-    done = project.dvc("repro", "--single-item", "--force", "extract-features")
-    assert done.returncode == 0, done.stderr
-    assert project.lock() == before and project.outs() == project.first_outs
 
 
 @pytest.mark.slow

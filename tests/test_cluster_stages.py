@@ -15,7 +15,7 @@ import loopback
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, Project, user_error
+from conftest import ROOT, user_error
 from loopback import Server
 from machines import Machines
 from test_download import SUM, TAR, TARS, Workplace
@@ -175,27 +175,3 @@ def test_finished_repeats_survive_the_end_of_the_driver(workspace: Workspace, ma
     child.wait(60)
     done = subprocess.run(command, capture_output=True, check=True, **options)
     assert done.stdout == "train-repeats: 1 trained, 1 kept\n"
-
-
-# --- The pipeline
-
-
-def test_rows_of_the_table_are_trained_side_by_side(project: Project) -> None:
-    """The first stage trains all that DVC would train. The others find their models after all workers have ended."""
-    lock = project.lock()
-    left = {name: entry for name, entry in lock["stages"].items() if not name.startswith("train-")}
-    (project.root / "dvc.lock").write_text(yaml.safe_dump(lock | {"stages": left}), encoding="utf-8")
-    runs = project.root / ".dvc/cache/runs"
-    runs.rename(project.root.parent / "runs")
-    project.set("compute.cluster", "local:2")
-    done = project.dvc("repro", "train-baseline")
-    assert done.returncode == 0, done.stderr
-    waiting = [path.parent.parent.name for path in (project.root / ".scratch").glob("train-*/*/finished")]
-    assert sorted(waiting) == ["train-abn", "train-alpha-0", "train-study"]
-    project.set("compute.cluster", "tcp://127.0.0.1:1")  # nobody answers
-    done = project.dvc("repro")
-    assert done.returncode == 0, done.stderr
-    assert project.lock() == lock and project.outs() == project.first_outs
-    assert not list((project.root / ".scratch").glob("train-*/*"))
-    shutil.rmtree(runs)
-    (project.root.parent / "runs").rename(runs)

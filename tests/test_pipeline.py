@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from landmarks import images, report
@@ -297,6 +298,46 @@ def test_a_file_of_the_user_in_plots_stays(project: Project) -> None:
         assert mine.read_text() == "the only copy"
     finally:
         mine.unlink(missing_ok=True)
+
+
+# --- Workers ----------------------------------------------------------------------------------------------------------
+
+needs_dask = pytest.mark.skipif(
+    not find_spec("distributed"), reason="needs requirements-cluster.txt, see docs/cluster.md"
+)
+
+
+@needs_dask
+def test_workers_write_the_same_features(project: Project) -> None:
+    before = project.lock()
+    project.set("compute.cluster", "local:2")
+    done = project.dvc("repro")
+    assert done.returncode == 0 and stages_run(done) == [], "it is no dependency"
+    done = project.dvc("repro", "--single-item", "--force", "extract-features")
+    assert done.returncode == 0, done.stderr
+    assert project.lock() == before and project.outs() == project.first_outs
+
+
+@needs_dask
+def test_rows_of_the_table_are_trained_side_by_side(project: Project) -> None:
+    """The first stage trains all that DVC would train. The others find their models after all workers have ended."""
+    lock = project.lock()
+    left = {name: entry for name, entry in lock["stages"].items() if not name.startswith("train-")}
+    (project.root / "dvc.lock").write_text(yaml.safe_dump(lock | {"stages": left}), encoding="utf-8")
+    runs = project.root / ".dvc/cache/runs"
+    runs.rename(project.root.parent / "runs")
+    project.set("compute.cluster", "local:2")
+    done = project.dvc("repro", "train-baseline")
+    assert done.returncode == 0, done.stderr
+    waiting = [path.parent.parent.name for path in (project.root / ".scratch").glob("train-*/*/finished")]
+    assert sorted(waiting) == ["train-abn", "train-alpha-0", "train-study"]
+    project.set("compute.cluster", "tcp://127.0.0.1:1")  # nobody answers
+    done = project.dvc("repro")
+    assert done.returncode == 0, done.stderr
+    assert project.lock() == lock and project.outs() == project.first_outs
+    assert not list((project.root / ".scratch").glob("train-*/*"))
+    shutil.rmtree(runs)
+    (project.root.parent / "runs").rename(runs)
 
 
 # --- Interruptions and damage -----------------------------------------------------------------------------------------
