@@ -44,7 +44,7 @@ def test_curves_equal_the_classifier_on_the_remaining_cells(kind: str, hidden: i
         assert np.allclose(reverse[1], deletion[:, ::-1], atol=1e-5), (
             "inserting in reverse order is the same as deleting"
         )
-        seen = model.weight_by_map(model.standardise(features), attention_map)
+        seen = model.weighted_input(features, attention_map)
         for count in range(5):
             gone = torch.zeros(5, 4, dtype=torch.bool)
             gone.scatter_(1, torch.from_numpy(order[:, :count].copy()), torch.ones(5, count, dtype=torch.bool))
