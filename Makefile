@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Two processes share the cores: a thread of OpenMP that waits must not keep one busy.
-PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q --numprocesses=2 --max-worker-restart=0 \
+	--dist=loadfile --no-loadscope-reorder
 
 .PHONY: reproduce photos quick test lint verify verify-matrix check-cache torture fuzz benchmark scale ablations backbones
 
@@ -52,7 +53,7 @@ torture: .venv/installed
 
 # Many more odd inputs than the tests try.
 fuzz: .venv/installed
-	FUZZ=5000 $(BIN)/python -m pytest -q -s tests/test_fuzz.py
+	FUZZ=5000 $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/test_fuzz.py
 
 AS_PHOTOGRAPHS = -S data.source=gldv2 -S data.root=$(PHOTOGRAPHS) -S filter.skip_top=0 -S augment.eval_rotation=45
 

@@ -29,7 +29,8 @@ def answers(model: Baseline, array: np.ndarray, views: pd.DataFrame, seed: int) 
 
     scores: the probability of each class, float32 [K]; truth: that of the true class in the perception branch;
     perception, attention: the label that each branch names; map: the attention map, float32 [H * W]; the maps of
-    `saliency.maps`, likewise; the columns of `areas`. Models without attention lack attention and map.
+    `saliency.maps`, likewise; the columns of `areas`. Models without attention lack attention and map. `model` cannot
+    be trained afterwards.
     """
     model.eval().requires_grad_(False)  # only features need a gradient
     data, device = Features(array, views), next(model.parameters()).device

@@ -55,7 +55,7 @@ def random_view(rng: np.random.Generator, picture: tuple[str, int, int], view: i
 
 
 def centre_view(picture: tuple[str, int, int], angle: float = 0.0, scale: float = CENTRE_SCALE) -> View:
-    """The view of a photo, or of a validation or test picture (id, width, height): its centre, rotated by `angle`.
+    """The centre of a photo, or of a validation or test picture (id, width, height), rotated by `angle` degrees.
 
     The side of the box is `scale` times the short side.
     """

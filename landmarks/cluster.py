@@ -48,6 +48,7 @@ except ImportError as error:
 TASKS = 4  # submitted tasks per worker; more would only take memory
 SECONDS = 30  # how long to wait for a scheduler, for a silent worker, and for the first worker
 DRIVER_SECONDS = 300  # how long a worker waits for an answer of the driver
+CLOSE_SECONDS = 10  # how long a worker that ends waits for its task; Slurm and Kubernetes kill it after 30
 CERTIFICATE = "cluster.pem"  # in the repository: certificate and private key of all machines of a tls:// cluster
 START = f"start the scheduler, or correct the address or {CERTIFICATE}"
 OTHER_BITS = "its processor or GPU computes other bits; use the same kind"  # a reason
@@ -246,6 +247,7 @@ def local_workers(number: int) -> Iterator[str]:
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(max(1, cpu_count() // number))}
     environment["TQDM_DISABLE"] = "1"  # only the driver shows progress
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"  # a thread that waits leaves the core to another worker
     options: dict[str, Any] = LOCAL | {"scheduler_kwargs": {"worker_ttl": SECONDS}}
     with distributed.LocalCluster(n_workers=0, host="127.0.0.1", **options) as cluster, ExitStack() as processes:
         command = [sys.executable, "-m", "landmarks", "worker", cluster.scheduler_address]
@@ -296,9 +298,12 @@ def work(address: str) -> None:
 
     async def serve() -> None:
         options["host"] = await own_host(address, options["security"])  # first, because a worker hides why it fails
-        async with distributed.Worker(address, **options) as worker:
+        worker = await distributed.Worker(address, **options)
+        try:
             print(f"worker {worker.address} of {address}", flush=True)
             await worker.finished()
+        finally:
+            await worker.close(timeout=CLOSE_SECONDS)
 
     with explained(address):
         run(serve())

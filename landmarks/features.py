@@ -17,7 +17,7 @@ from landmarks.augment import View
 from landmarks.networks import Trunk
 from landmarks.params import Backbone
 from landmarks.stage import UserError
-from landmarks.stage.errors import explain
+from landmarks.stage.errors import is_memory_error
 
 import numpy as np
 import pandas as pd
@@ -233,7 +233,7 @@ def shape(trunk: Trunk, rows: int, crop: int) -> tuple[int, int, int, int]:
     try:
         return rows, *trunk(torch.zeros(1, 3, crop, crop, device=trunk.mean.device)).shape[1:]
     except RuntimeError as error:
-        if explain(error):  # too little memory
+        if is_memory_error(error):
             raise
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"augment.crop: {crop} pixels are too few for the backbone ({reason}); raise it") from None

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps, PngImagePlugin
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # about its own, lower size limit, and about broken EXIF blocks
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about Pillow's own, lower size limit, and broken EXIF
 
 MAX_SHARDS = 32
 MIN_SHARD_ROWS = 256
@@ -190,7 +190,8 @@ def to_8_bit(image: Image.Image) -> Image.Image:
 
     NaN becomes 0, infinity one of the two; the transparent value of a PNG becomes white.
     """
-    values = np.array(image, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        values = np.array(image, dtype=np.float64)
     transparent = values == image.info.get("transparency")
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar, cast
 from landmarks.convolutions import add_up
 from landmarks.params import Backbone
 from landmarks.stage import UserError
-from landmarks.stage.errors import explain
+from landmarks.stage.errors import is_memory_error
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,8 @@ def timm_network(name: str) -> Network:
     try:
         model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="").eval()
     except Exception as error:  # no such model or tag, or one without these options
+        if is_memory_error(error):
+            raise
         raise UserError(f"backbone.name: timm has no {name} ({error!s:.100}); see timm.list_models()") from None
     try:
         steps = list(flatten_layers(model))
@@ -70,7 +72,7 @@ def timm_network(name: str) -> Network:
         if max(lengths) > last:
             raise ValueError("a level lies beyond its last map")
     except Exception as error:  # a transformer, or a network that calls its layers in its own way
-        if explain(error):  # too little memory
+        if is_memory_error(error):
             raise
         text = f"{name} is no chain of convolutional layers ({error!s:.100})"
         raise UserError(f"backbone.name: {text}; set another") from None

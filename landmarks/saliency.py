@@ -3,6 +3,8 @@
 captum has no Grad-CAM++, and pytorch-grad-cam needs OpenCV, so Grad-CAM and Grad-CAM++ are computed here.
 """
 
+from contextlib import ExitStack
+
 from landmarks.models import AttentionBranchNetwork, Baseline, Output
 
 import torch
@@ -22,18 +24,15 @@ def maps(model: Baseline, features: Tensor) -> tuple[Output, dict[str, Tensor]]:
     if isinstance(model, AttentionBranchNetwork) and model.abn.objective == "branches":
         layers["evidence"] = model.scores[0]
     kept: dict[str, Tensor] = {}  # what these layers return
-    hooks = [
-        layer.register_forward_hook(lambda *call, name=name: kept.update({name: call[-1]}))
-        for name, layer in layers.items()
-    ]
-    with torch.enable_grad():
+    with torch.enable_grad(), ExitStack() as hooks:
+        for name, layer in layers.items():
+            hook = layer.register_forward_hook(lambda *call, name=name: kept.update({name: call[-1]}))
+            hooks.callback(hook.remove)
         features = features.clone().requires_grad_()  # a tensor of inference mode has no gradient
         output = model(features)
         activations = kept.get("tail", features)
         answers = model.probabilities(output).argmax(1, keepdim=True)
         (gradient,) = torch.autograd.grad(output.perception.gather(1, answers).sum(), activations)
-    for hook in hooks:
-        hook.remove()
     with torch.no_grad():
         found = {"grad_cam": grad_cam(activations, gradient), "grad_cam_pp": grad_cam_pp(activations, gradient)}
         if "evidence" in kept:

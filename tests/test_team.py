@@ -189,7 +189,7 @@ def it_is_in_bens_clone(team: Team, place: Path, output: str) -> None:
 
 @after("Sweeps")
 def all_experiments_succeed(team: Team, place: Path, output: str) -> None:
-    end, names = time.monotonic() + 600, {"alpha-1", "alpha-2", "alarms-1", "alarms-2"}
+    end, names = time.monotonic() + 800, {"alpha-1", "alpha-2", "alarms-1", "alarms-2"}
     refs = "git for-each-ref --format='%(refname:lstrip=-1)' refs/exps"  # costs less than `dvc queue status`
     while not names <= set(team.bash(refs, place).split()) and time.monotonic() < end:
         time.sleep(0.5)

@@ -43,7 +43,7 @@ def corrected(text: str) -> str:
             script = found[1]
         item = re.match(r" *- (\S+)", line)
         inside = inside and item is not None
-        if inside and item and item[1].split("/")[0] in PACKAGES:
+        if inside and item and item[1].split("/")[0] in PACKAGES and Path(item[1]).suffix in ("", ".py"):
             continue
         lines.append(line)
         if found := re.match(r"( *)deps:$", line):

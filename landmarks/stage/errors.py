@@ -20,6 +20,12 @@ class UserError(Exception):
         return " ".join(super().__str__().split())
 
 
+def is_memory_error(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of a GPU."""
+    pattern = "allocate memory|out of (shared )?memory|DataLoader worker"
+    return isinstance(error, MemoryError) or re.search(pattern, str(error)) is not None
+
+
 def explain(error: BaseException) -> str | None:
     """One line about a mistake of the user or a failure of the machine: what went wrong and the fix. None for a bug."""
     text = " ".join(str(error).split())
@@ -28,7 +34,7 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, BrokenExecutor):
         return f"a worker process was killed, most likely because memory ran out; {MORE_MEMORY}"
-    if isinstance(error, MemoryError) or re.search("allocate memory|out of (shared )?memory|DataLoader worker", text):
+    if is_memory_error(error):
         return f"not enough memory ({text or 'none left'}); {MORE_MEMORY}"
     if isinstance(error, OSError) or rust:
         number = int(rust[1]) if rust else getattr(error, "errno", None)

@@ -1,7 +1,7 @@
 """Finds the files of this project that a script imports, directly or indirectly: the code that affects a stage.
 
-dvc.yaml lists these files as dependencies (`python -m tools.dependencies --write`), the scratch folder's key covers
-them, and a stage fails if one of them changes while it runs.
+dvc.yaml lists these files, or folders of them, as dependencies (`python -m tools.dependencies --write`). The scratch
+folder's key covers them, and a stage fails if one of them changes while it runs.
 """
 
 import ast
