@@ -28,6 +28,8 @@ from test_train_repeats import workspace as workspace
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt, see docs/cluster.md")
 pytestmark = pytest.mark.slow
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
@@ -129,7 +131,7 @@ def test_workers_train_the_same_repeats(workspace: Workspace, address: str) -> N
 def test_features_travel_to_workers_without_them(
     workspace: Workspace, machines: Machines, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The copy is removed with the worker, also if SIGTERM ends it."""
+    """The copy is removed with the worker, also if SIGTERM ends it while it trains."""
     workspace.run(2)
     here = outs()
     shutil.rmtree(artifacts.REPEATS)
@@ -141,9 +143,23 @@ def test_features_travel_to_workers_without_them(
     assert outs() == here
     for path in artifacts.TRAINING:
         assert [copy.read_bytes() for copy in folder.rglob(f"*/{path}")] == [path.read_bytes()]
-    machines.processes[-1].terminate()
-    machines.processes[-1].wait(60)
-    assert not list(folder.rglob("features.npy"))
+    worker, driver = machines.processes[-1], start_long_driver(workspace)
+    while not (child := training(psutil.Process(worker.pid))):
+        assert driver.poll() is None
+        time.sleep(0.1)
+    worker.terminate()
+    worker.wait(30)  # Slurm and Kubernetes kill it after 30 seconds
+    assert not list(folder.rglob("features.npy")) and not child.is_running()
+    driver.kill()
+    driver.wait()
+
+
+def start_long_driver(workspace: Workspace) -> subprocess.Popen[str]:
+    """Starts train-repeats with longer trainings in a process of its own."""
+    workspace.values["train"] |= {"epochs": 20, "repeats": 2}
+    Path("params.yaml").write_text(yaml.safe_dump(workspace.values), encoding="utf-8")
+    command = [sys.executable, "-m", "stages.train_repeats"]
+    return subprocess.Popen(command, env=ENVIRONMENT, text=True)
 
 
 def training(worker: psutil.Process) -> psutil.Process | None:
@@ -160,11 +176,7 @@ def test_finished_repeats_survive_the_end_of_the_driver(workspace: Workspace, ma
     address = machines.schedule()
     machines.start("worker", address, DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="3s")
     workspace.values["compute"]["cluster"] = address
-    workspace.values["train"] |= {"epochs": 20, "repeats": 2}
-    Path("params.yaml").write_text(yaml.safe_dump(workspace.values), encoding="utf-8")
-    command = [sys.executable, "-m", "stages.train_repeats"]
-    options = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "text": True}
-    driver = subprocess.Popen(command, **options)
+    driver = start_long_driver(workspace)
     worker = psutil.Process(machines.processes[-1].pid)
     while not list(artifacts.REPEATS.glob("*/*/fingerprint")) or not (child := training(worker)):
         assert driver.poll() is None
@@ -173,5 +185,5 @@ def test_finished_repeats_survive_the_end_of_the_driver(workspace: Workspace, ma
     driver.kill()
     driver.wait()
     child.wait(60)
-    done = subprocess.run(command, capture_output=True, check=True, **options)
+    done = subprocess.run(driver.args, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout == "train-repeats: 1 trained, 1 kept\n"
