@@ -58,6 +58,7 @@ def test_no_library_uses_avx512() -> None:
     assert mkl == "COMPATIBLE"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX is x86-64's")
 def test_features_are_the_same_without_avx512() -> None:
     """At 224 pixels, where VGG-16's kernels sum in blocks that depend on the processor, and of a 1x1 map."""
