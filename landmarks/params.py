@@ -68,7 +68,7 @@ def number_or_all(value: object) -> object:
     """Checks filter.top_k. A union of types would report an error for each of them."""
     if value == "all" or (type(value) is int and value >= 2):
         return value
-    raise ValueError(f"{value!r} is wrong: give a number of classes, at least 2, or all")
+    raise ValueError(f"{reprlib.repr(value)} is wrong: give a number of classes, at least 2, or all")
 
 
 class Filter(Block):

@@ -47,6 +47,12 @@ def test_top_k_may_be_all(file: Path) -> None:
     assert params.load(write(file, "filter.top_k", "all")).filter.top_k == "all"
 
 
+@pytest.mark.parametrize("key", ["filter.top_k", "data.source", "seed"])
+def test_a_long_value_is_shortened_in_the_message(file: Path, key: str) -> None:
+    with user_error(rf"{key}: 'x+\.\.\.x+' is wrong"):
+        params.load(write(file, key, "x" * 3000))
+
+
 def test_models_are_in_the_order_of_the_results_table() -> None:
     values = VALUES | {"ablations": {"study": VALUES["ablations"]["study"], "alpha-0": VALUES["abn"]}}
     models = params.Params.model_validate(values).models
