@@ -53,7 +53,7 @@ torture: .venv/installed
 
 # Many more odd inputs than the tests try.
 fuzz: .venv/installed
-	FUZZ=5000 $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/test_fuzz.py
+	FUZZ=5000 $(BIN)/python -m pytest -q -s tests/test_fuzz.py
 
 AS_PHOTOGRAPHS = -S data.source=gldv2 -S data.root=$(PHOTOGRAPHS) -S filter.skip_top=0 -S augment.eval_rotation=45
 

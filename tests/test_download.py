@@ -797,7 +797,7 @@ def test_ctrl_c_ends_the_stage_with_one_line(tmp_path: Path, site: Server, serve
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    stderr = process.communicate(timeout=30)[1]
+    stderr = process.communicate(timeout=10)[1]
     answer.set()
     assert process.returncode == 130 and "Traceback" not in stderr
     assert stderr.splitlines()[-1] == "download: interrupted"

@@ -94,7 +94,7 @@ def test_every_stage_says_what_it_is_for(name: str) -> None:
 def test_deps_are_the_modules_that_are_imported() -> None:
     text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
     assert dependencies.corrected(text) == text, "run python -m tools.dependencies --write"
-    assert "landmarks/html_report.html" in STAGES["report"]["deps"], "no module"
+    assert "landmarks/html_report.html" in STAGES["report"]["deps"], "a template is no module, but stays"
 
 
 def test_computed_deps_replace_others_and_nothing_else(tmp_path: Path) -> None:

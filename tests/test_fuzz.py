@@ -3,6 +3,7 @@
 By default the same few hundred every time; `make fuzz` sets FUZZ=5000, the number of random ones of each kind.
 """
 
+import faulthandler
 import io
 import os
 import struct
@@ -78,6 +79,7 @@ def new_directory() -> Iterator[Path]:
         try:
             yield inner
         finally:
+            faulthandler.cancel_dump_traceback_later()
             os.chdir(before)
         assert [path.name for path in Path(outer).iterdir()] == ["inner"]
 
@@ -286,6 +288,7 @@ def test_folders_of_pictures(files: list, links: list, listed: bool) -> None:
             rows = [f"{n},x,{path.relative_to(root)}" for n, path in enumerate(sorted(wanted)[::2])]
             (root / "images.csv").write_text("\n".join(["id,landmark_id,file", *rows]), encoding="utf-8")
         data = params.Data(source="folder", root="root", only=None, version=None)
+        faulthandler.dump_traceback_later(20, exit=True)  # where a loop of links has no end
         with sources.open_source(data, DOWNLOAD, seed=0, workers=1, scratch=here / "scratch") as source:
             index, skipped = source.index(), source.skipped()
             assert source.fetch(index) == {}

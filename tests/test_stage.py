@@ -312,8 +312,8 @@ def start_pool(act: str, workers: int = 2) -> tuple[subprocess.Popen[str], list[
 
 
 def all_gone(processes: list[int]) -> bool:
-    """Whether the processes end within 30 seconds."""
-    for _ in range(300):
+    """Whether the processes end within ten seconds."""
+    for _ in range(100):
         if not any(map(lives, processes)):
             return True
         time.sleep(0.1)

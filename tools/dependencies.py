@@ -3,8 +3,8 @@
     .venv/bin/python -m tools.dependencies            print what is wrong in dvc.yaml
     .venv/bin/python -m tools.dependencies --write    correct it
 
-The `deps` of a stage are its script, then the modules that this imports, directly or not, or whole folders of them,
-then data. Comments, data and everything else in dvc.yaml stay as they are.
+The `deps` of a stage are its script, then the modules that it imports, directly or not, then data. A folder stands for
+its modules if the script imports all of them. Nothing else in dvc.yaml changes.
 """
 
 import re
@@ -19,10 +19,7 @@ PIPELINE = Path("dvc.yaml")
 
 
 def code(script: str) -> list[str]:
-    """The code dependencies of a stage that runs the module `script`, in the order in which dvc.yaml lists them.
-
-    A folder of which all modules are imported stands for its modules.
-    """
+    """The code dependencies of a stage that runs the module `script`, in the order in which dvc.yaml lists them."""
     file = module_file(script)
     if file is None:
         raise UserError(f"dvc.yaml: there is no module {script}; correct cmd")
