@@ -3,11 +3,13 @@
 import os
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from landmarks.cluster import Driver
+if TYPE_CHECKING:
+    from landmarks.cluster import Driver
 
 
-def waiting(seconds: float, _: Driver) -> Callable[[int], tuple[int, int]]:
+def waiting(seconds: float, _: "Driver") -> Callable[[int], tuple[int, int]]:
     """A function that waits, and returns its argument and the process that ran it."""
 
     def wait(item: int) -> tuple[int, int]:
@@ -17,12 +19,12 @@ def waiting(seconds: float, _: Driver) -> Callable[[int], tuple[int, int]]:
     return wait
 
 
-def asking(driver: Driver) -> Callable[[str], int]:
+def asking(driver: "Driver") -> Callable[[str], int]:
     """A function that asks the driver for the length of a text, or for what it lacks."""
     return lambda text: driver.length(text)
 
 
-def failing(driver: Driver) -> Callable[[int], None]:
+def failing(driver: "Driver") -> Callable[[int], None]:
     """A function that lacks a file of the worker."""
 
     def fail(item: int) -> None:
