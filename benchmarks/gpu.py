@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import generated
 from benchmarks.speed import process
-from landmarks import artifacts, determinism, features, models, networks, params, stage, training
+from landmarks import answers, artifacts, determinism, features, models, networks, params, stage, training
 from landmarks.networks import Trunk
 from landmarks.params import Abn, Params, Train
 from landmarks.serving.cli import number
@@ -149,6 +149,14 @@ class Run:
         next(epochs)
         return time.perf_counter() - start
 
+    def answer_seconds(self, name: str) -> float:
+        """Seconds of the trained model's answers for validation and test pictures, with all maps."""
+        model = models.load(self.directory / artifacts.MODELS / name).to(self.device)
+        start = time.perf_counter()
+        for split in ("val", "test"):
+            answers.answers(model, self.array, self.index[self.index["split"] == split], self.p.seed)
+        return time.perf_counter() - start
+
     def accuracy(self, name: str, device: torch.device) -> float:
         """Validation accuracy after two epochs of a smaller training."""
         train = self.p.train.model_copy(update={"hidden": min(512, self.p.train.hidden), "dropout": 0.1, "epochs": 2})
@@ -180,13 +188,16 @@ def start_up(stage: str, directory: Path) -> float:
 
 
 def at_study_size(
-    seconds: dict[str, float], epochs: dict[str, float], idle: dict[str, float], scale: float, p: Params
+    seconds: dict[str, float], trainings: dict[str, float], idle: dict[str, float], scale: float
 ) -> pd.DataFrame:
-    """The stages' seconds, what of them is work, and what they would be for `scale` times as many pictures."""
+    """The stages' seconds, what of them is work, and what they would be for `scale` times as many pictures.
+
+    `trainings` has the work of each model, because a training also waits for the GPU's libraries to load.
+    """
     table = pd.DataFrame({"stage": list(seconds), "seconds": list(seconds.values())})
     table["work"] = (table["seconds"] - [idle.get(name, idle["train"]) for name in table["stage"]]).clip(lower=0)
-    for name, value in epochs.items():
-        table.loc[table["stage"] == f"train {name}", "work"] = value * p.train.epochs
+    for name, work in trainings.items():
+        table.loc[table["stage"] == f"train {name}", "work"] = work
     table[f"at {STUDY:,} pictures"] = table["seconds"] + table["work"] * (scale - 1)
     return table
 
@@ -210,7 +221,8 @@ def report(directory: Path, pictures: int, dry: bool) -> str:
     idle = {stage: start_up(stage, directory) for stage in ("filter", "split", "augment_index", "train", "evaluate")}
     epochs = {name: run.epoch_seconds(name) for name in p.models}
     rates = run.extraction(min(25_000, len(run.index)))
-    table = at_study_size(seconds, epochs, idle, STUDY / count, p)
+    trainings = {name: epochs[name] * p.train.epochs + run.answer_seconds(name) for name in p.models}
+    table = at_study_size(seconds, trainings, idle, STUDY / count)
     total = table.iloc[:, -1].sum()
     extract = table.loc[table["stage"] == "extract_features"].iloc[0, -1]
     faster = total - extract + idle["train"] + len(run.index) * STUDY / count / rates["extraction"].iloc[-1]
@@ -256,11 +268,12 @@ The study's whole table, all stages one after the other, takes **{total / 60:.1f
 def main() -> str:
     parser = argparse.ArgumentParser(prog="gpu", description=__doc__.split("\n")[0])
     parser.add_argument("--pictures", type=number(200), default=20_000)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, help=f"default: {OUT}; nothing for other runs than the full one")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, with 200 small pictures")
     arguments = parser.parse_args()
     full = not arguments.dry_run and arguments.pictures == parser.get_default("pictures")
-    if arguments.out.exists() and not (full and arguments.out == OUT):
+    out = arguments.out or (OUT if full else None)
+    if arguments.out and arguments.out.exists():
         parser.error(f"--out: {arguments.out} exists; name another file")
     determinism.pick_device("cpu" if arguments.dry_run else "cuda")  # an error if there is no GPU
     start = time.perf_counter()
@@ -269,9 +282,10 @@ def main() -> str:
         page = report(Path(name), 200 if arguments.dry_run else arguments.pictures, arguments.dry_run)
     page += f"\nThe whole script took {time.perf_counter() - start:.0f} s.\n"
     print(page)
-    with stage.atomic_output(arguments.out) as out:
-        out.write_text(page, encoding="utf-8")
-    return str(arguments.out)
+    if out:
+        with stage.atomic_output(out) as part:
+            part.write_text(page, encoding="utf-8")
+    return str(out or "no page written")
 
 
 if __name__ == "__main__":

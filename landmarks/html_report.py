@@ -82,28 +82,31 @@ def comparison(test: dict) -> str:
     )
 
 
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+def count(number: int, noun: str, ending: str = "s") -> str:
+    """A number and its noun; `ending` is that of the plural."""
+    return f"{number:,} {noun}{ending if number != 1 else ''}"
 
 
 def percent(value: float) -> str:
     return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
-def advice(suspects: int, contradictions: int, curve: pd.DataFrame, wrong: int) -> Advice:
-    """The one thing that helps most. Wrong labels come first, because they spoil training and test alike.
+def advice(counts: dict[str, int], curve: pd.DataFrame, wrong: int) -> Advice:
+    """The one thing that helps most. Wrong labels come first, because they spoil training and test alike. Then come
+    near-duplicates in different splits, because they make the test easier.
 
-    The arguments are the numbers of suspect labels and of near-duplicates with different labels, learning_curve.csv,
-    and the number of misnamed pictures.
+    The arguments are counts.json and learning_curve.csv of the inspection, and the number of misnamed pictures.
     """
     now, twice = curve["trend"].iloc[-2:]
-    if contradictions:
-        text = f"Correct the labels of {count(contradictions, 'pair')} of near-duplicates: same picture, other label."
+    if pairs := counts["across_classes"]:
+        text = f"Correct the labels of {count(pairs, 'pair')} of near-duplicates: same picture, other label."
         return Advice(text, "duplicates")
-    if suspects:
+    if suspects := counts["suspects"]:
         return Advice(f"Check {count(suspects, 'label')} that may be wrong.", "suspects")
+    if pairs := counts["across_splits"]:
+        return Advice(f"Keep near-duplicates in one split: {count(pairs, 'pair')} are not.", "duplicates")
     if twice - now >= GAIN:
-        text = f"Add pictures. With twice as many, expect {100 * (twice - now):.1f} points more accuracy."
+        text = f"Add pictures. Twice as many would give a simple classifier {100 * (twice - now):.1f} points more."
         return Advice(text, "learning-curve")
     if wrong:
         return Advice(f"Look at the {count(wrong, 'misnamed picture')}: what do they have in common?", "wrong")

@@ -4,6 +4,9 @@
 without iteration where possible, so that rounded results do not depend on the last bits of matrix products.
 """
 
+import math
+from typing import NamedTuple
+
 from landmarks import split
 from landmarks.determinism import stream
 from landmarks.metrics import resample
@@ -17,6 +20,7 @@ COMPONENTS, ITERATIONS, PERPLEXITY = 32, 500, 30  # of the map
 FRACTIONS = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the training pictures
 REPEATS = 5  # random subsets for each fraction
 DRAWS = 1000  # of the bootstrap
+BLOCK = 1 << 14  # pictures whose scores are in memory at a time
 
 
 def pool(features: np.ndarray, views: pd.DataFrame) -> np.ndarray:
@@ -30,36 +34,44 @@ def pool(features: np.ndarray, views: pd.DataFrame) -> np.ndarray:
         x[picture] += features[row].sum((1, 2), dtype=np.float64)
     x /= np.bincount(pictures)[:, None]
     x /= np.prod(features.shape[2:])
-    spread = x.std(0)
     x -= x.mean(0)
+    spread = np.sqrt(np.einsum("nc,nc->c", x, x) / len(x))  # x.std(0) would take a copy of x
     x /= np.where(spread > 0, spread, 1)
     return x
 
 
-def classify(x: np.ndarray, labels: np.ndarray, classes: int, queries: np.ndarray) -> np.ndarray:
-    """Trains linear discriminant analysis on `x` and returns the log-probabilities of `queries` [M, C], up to a
-    constant per row: [M, classes].
+class Classifier(NamedTuple):
+    """Linear discriminant analysis: the log-probabilities of x [N, C] are x @ weights + offset, up to a constant."""
+
+    weights: np.ndarray  # [C, classes]
+    offset: np.ndarray  # [classes]
+
+    def scores(self, x: np.ndarray) -> np.ndarray:
+        return x @ self.weights + self.offset
+
+
+def fit(x: np.ndarray, labels: np.ndarray, classes: int) -> Classifier:
+    """Trains linear discriminant analysis on the pictures whose label is not -1.
 
     It has a closed form: classes are Gaussian with one covariance, which is shrunk by the formula of Ledoit and Wolf
     (Journal of Multivariate Analysis 88, 2004). scikit-learn's shrinks one matrix per class, which takes ten times as
     long. A class without pictures is improbable.
     """
-    counts = np.bincount(labels, minlength=classes)
-    means = np.zeros((classes, x.shape[1]))
-    np.add.at(means, labels, x)
-    means /= np.maximum(counts, 1)[:, None]
+    counts = np.bincount(labels[labels >= 0], minlength=classes)
+    means = np.stack([x[labels == label].sum(0) for label in range(classes)]) / np.maximum(counts, 1)[:, None]
     covariance = shrunk_covariance(x, labels, means)
     covariance[np.diag_indices(len(covariance))] += 1e-6  # with one picture per class, it is 0
     weights = np.linalg.solve(covariance, means.T)
-    return queries @ weights - (means * weights.T).sum(1) / 2 + np.log(np.maximum(counts, 1e-9) / counts.sum())
+    prior = np.log(np.maximum(counts, 1e-9) / counts.sum())
+    return Classifier(weights, prior - (means * weights.T).sum(1) / 2)
 
 
 def shrunk_covariance(x: np.ndarray, labels: np.ndarray, means: np.ndarray) -> np.ndarray:
     """The covariance [C, C] of `x` around the `means` of the classes [K, C], shrunk towards a multiple of the identity.
 
-    scikit-learn's `ledoit_wolf` gives the same, but holds four copies of `x`.
+    Leaves out pictures whose label is -1. scikit-learn's `ledoit_wolf` gives the same, but holds four copies of `x`.
     """
-    (count, size), fourth = x.shape, 0.0
+    count, size, fourth = (labels >= 0).sum(), x.shape[1], 0.0
     scatter = np.zeros((size, size))
     for label, mean in enumerate(means):
         rows = x[labels == label] - mean
@@ -72,11 +84,18 @@ def shrunk_covariance(x: np.ndarray, labels: np.ndarray, means: np.ndarray) -> n
     return (1 - shrinkage) * covariance + shrinkage * variance * np.identity(size)
 
 
-def probabilities(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, seed: int) -> np.ndarray:
-    """The probability of each class for each picture, from a classifier that has not seen the picture: [N, classes].
+def blocks(rows: np.ndarray) -> list[np.ndarray]:
+    """`rows` in parts that limit the memory for scores."""
+    return np.array_split(rows, math.ceil(len(rows) / BLOCK))
 
-    Five folds; near-duplicates (`groups` [N]) share one. The logits are divided by one temperature, which maximises the
-    likelihood of the labels (Guo et al., arXiv 1706.04599, section 4.2); otherwise most probabilities would be 0 or 1.
+
+def suspects(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, seed: int) -> pd.DataFrame:
+    """For each picture, `score`, the probability of the given label, and `suggested`, the most probable other class.
+
+    The probabilities come from a classifier that has not seen the picture. Five folds; near-duplicates (`groups` [N])
+    share one. The logits are divided by one temperature, which maximises the likelihood of the labels of at most
+    `BLOCK` pictures (Guo et al., arXiv 1706.04599, section 4.2); otherwise most probabilities would be 0 or 1. The
+    score is the "self-confidence" of Northcutt et al. (arXiv 1911.00068), the default of the package cleanlab.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax, softmax
@@ -85,26 +104,30 @@ def probabilities(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes
     folds = split.assign(labels, groups, shares, seed)
     if len(np.unique(folds)) == 1:  # all pictures are near-duplicates
         folds = split.assign(labels, np.arange(len(x)), shares, seed)
-    scores = np.empty((len(x), classes))
-    for fold in np.unique(folds):
-        held = folds == fold
-        scores[held] = classify(x[~held], labels[~held], classes, x[held])
+    classifiers = {fold: fit(x, np.where(folds == fold, -1, labels), classes) for fold in np.unique(folds)}
+
+    def scores(rows: np.ndarray) -> np.ndarray:
+        found = np.empty((len(rows), classes))
+        for fold, classifier in classifiers.items():
+            own = folds[rows] == fold
+            found[own] = classifier.scores(x[rows[own]])
+        return found
+
+    everything = np.arange(len(x))
+    some = everything[:: math.ceil(len(x) / BLOCK)]
+    found, truth = scores(some), (np.arange(len(some)), labels[some])
 
     def loss(temperature: float) -> float:
-        return -log_softmax(scores / temperature, axis=1)[np.arange(len(x)), labels].mean()
+        return -log_softmax(found / temperature, axis=1)[truth].mean()
 
-    return softmax(scores / round(minimize_scalar(loss, bounds=(0.5, 100), method="bounded").x, 1), axis=1)
-
-
-def suspects(chances: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
-    """For each picture, `score`, the probability of the given label, and `suggested`, the most probable other class.
-
-    `chances` are the result of `probabilities`. The score is the "self-confidence" of Northcutt et al. (arXiv
-    1911.00068), the default of the package cleanlab.
-    """
-    rows, others = np.arange(len(labels)), chances.round(6)
-    others[rows, labels] = -1
-    return pd.DataFrame({"suggested": others.argmax(1), "score": chances[rows, labels].round(4)})
+    temperature = round(minimize_scalar(loss, bounds=(0.5, 100), method="bounded").x, 1)
+    tables = []
+    for rows in blocks(everything):
+        chances, given = softmax(scores(rows) / temperature, axis=1), (np.arange(len(rows)), labels[rows])
+        others = chances.round(6)
+        others[given] = -1
+        tables.append(pd.DataFrame({"suggested": others.argmax(1), "score": chances[given].round(4)}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def suspect_score(classes: int) -> float:
@@ -160,13 +183,15 @@ def learning_curve(x: np.ndarray, labels: np.ndarray, trains: np.ndarray, classe
     """
     training, judged = np.flatnonzero(trains), np.flatnonzero(~trains)
     right, sizes = np.zeros((len(judged), len(FRACTIONS))), np.zeros(len(FRACTIONS))
+    everything = np.arange(len(x))
     for repeat in range(REPEATS):
         order = pd.Series(stream(seed, "learning-curve", repeat).permutation(training))
         classmates = order.groupby(labels[order])
         rank, size = classmates.cumcount(), classmates.transform("size")
         for column, fraction in enumerate(FRACTIONS):
-            chosen = np.sort(order[rank < np.ceil(fraction * size)])
-            answers = classify(x[chosen], labels[chosen], classes, x[judged]).argmax(1)
+            chosen = order[rank < np.ceil(fraction * size)]
+            classifier = fit(x, np.where(np.isin(everything, chosen), labels, -1), classes)
+            answers = np.concatenate([classifier.scores(x[rows]).argmax(1) for rows in blocks(judged)])
             right[:, column] += (answers == labels[judged]) / REPEATS
             sizes[column] = len(chosen)
     sizes = np.append(sizes, 2 * sizes[-1])

@@ -111,7 +111,7 @@ def train_on_cluster(address: str, run: Run, jobs: dict[str, Job], keep: Callabl
             file.seek(start)
             return file.read(CHUNK)
 
-    first = next(iter(jobs.values()))
+    first = probe(list(jobs.values()))
     with tempfile.TemporaryDirectory() as folder:
         answer = digest(run_in(Path(), train_step, first, Path(folder)))
     inputs = {path: identity(path) for path in artifacts.TRAINING}
@@ -119,6 +119,11 @@ def train_on_cluster(address: str, run: Run, jobs: dict[str, Job], keep: Callabl
     functions: dict[str, Callable] = {"read": read, "keep": keep, "is_alive": lambda: None}
     for _ in stage.progress(len(jobs), "trainings", items=cluster.imap(address, make, jobs.items(), functions)):
         pass
+
+
+def probe(jobs: list[Job]) -> Job:
+    """The job whose first step is compared: one with attention, if there is any, because it also has convolutions."""
+    return next((job for job in jobs if job.abn), jobs[0])
 
 
 def run_in(root: Path, run: Run, job: Job, folder: Path) -> Files:

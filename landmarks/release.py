@@ -81,8 +81,9 @@ def read(folder: Path) -> dict:
     return content
 
 
-def card(content: dict, classes: int, sizes: dict[str, int]) -> str:
-    """The model card, Markdown: for the `content` of release.json, the number of classes, and pictures by split."""
+def card(content: dict, classes: int, sizes: dict[str, int], together: bool) -> str:
+    """The model card, Markdown: for the `content` of release.json, the number of classes, pictures by split, and
+    whether near-duplicates always share a split."""
     name, p, test, val = content["name"], content["params"], content["results"]["test"], content["results"]["val"]
     train, abn, backbone, prepared = p["train"], p["abn"], content["backbone"], content["preprocessing"]
     unknown, rotation, source = content["unknown"], p["augment"]["eval_rotation"], p["data"]["source"]
@@ -95,7 +96,7 @@ def card(content: dict, classes: int, sizes: dict[str, int]) -> str:
     kind = "An Attention Branch Network (arXiv 1812.10025)" if abn else classifier
     tail = " and trained from there on" if backbone["tail"] == "trained" else ""
     synthetic = "**Synthetic pictures**, drawn by the pipeline: the results do not apply to photographs of real places."
-    sides = "stayed on one side" if p["split"]["group_near_duplicates"] else "may be on both sides"
+    sides = "stayed on one side" if together else "may be on both sides"
     table = ["", "| | validation | test |", "|---|---:|---:|"]
     table += [f"| {title} | {percent(val[key])} | {percent(test[key])} |" for key, title in METRICS.items()]
     sections = {  # by heading

@@ -13,21 +13,29 @@ def assign(labels: np.ndarray, groups: np.ndarray, fractions: dict[str, float], 
     """Assigns whole groups of pictures to splits so that each class approaches `fractions` (share by split name).
 
     `labels` and `groups` are [N]. The largest groups are assigned first, each to the split that lacks most pictures of
-    its classes. The stream "split" orders groups of equal size. Returns split names [N].
+    its classes. If a class has no more groups left than empty splits, each goes to an empty split. The stream "split"
+    orders groups of equal size. Returns split names [N].
     """
     names = list(fractions)
     label, group = (np.unique(values, return_inverse=True)[1] for values in (labels, groups))
     sizes = np.bincount(group)
     members = np.split(label[np.argsort(group, kind="stable")], np.cumsum(sizes)[:-1])
     lack = np.bincount(label)[:, None] * np.array(list(fractions.values()))  # classes x splits
+    empty = np.ones(lack.shape, dtype=bool)
+    left = np.bincount(np.unique([label, group], axis=1)[0])  # groups of each class
     order = stream(seed, "split").permutation(len(sizes))
     chosen = np.empty(len(sizes), dtype=int)
     for number in order[np.argsort(-sizes[order], kind="stable")]:
-        classes, counts = np.unique(members[number], return_counts=True)
-        if len(classes) > 1:  # the sum of products in the order of a dense row, because rounding decides between equals
+        own, counts = np.unique(members[number], return_counts=True)
+        classes = own
+        if len(own) > 1:  # the sum of products in the order of a dense row, because rounding decides between equals
             classes, counts = np.arange(len(lack)), np.bincount(members[number], minlength=len(lack))
-        chosen[number] = np.argmax(counts @ lack[classes])
+        urgent = own[left[own] <= empty[own].sum(1)]
+        allowed = empty[urgent].any(0) if len(urgent) else True
+        chosen[number] = np.argmax(np.where(allowed, counts @ lack[classes], -np.inf))
         lack[classes, chosen[number]] -= counts
+        empty[own, chosen[number]] = False
+        left[own] -= 1
     return np.array(names)[chosen[group]]
 
 
@@ -58,6 +66,6 @@ def check(labels: pd.Series, splits: np.ndarray, names: Iterable[str], given: bo
     for name in counts:
         empty = counts.index[counts[name] == 0]
         if len(empty):
-            raised = f"raise split.{name} or filter.min_images, or add pictures that are no near-duplicates"
-            advice = "add some, or set split.given: redraw" if given else raised
+            drawn = "add pictures that are no near-duplicates, or remove the class"
+            advice = "add some, or set split.given: redraw" if given else drawn
             raise UserError(f"split.{name}: class {empty[0]} has no picture left for it; {advice}")

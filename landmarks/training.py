@@ -59,7 +59,8 @@ def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     found = np.empty((len(rows), *array.shape[1:]), array.dtype)
     with open(array.filename, "rb") as file:
         for target, row in zip(found, rows, strict=True):
-            os.preadv(file.fileno(), [target], array.offset + int(row) * target.nbytes)
+            if os.preadv(file.fileno(), [target], array.offset + int(row) * target.nbytes) < target.nbytes:
+                raise stage.UserError(f"{array.filename}: ends too early; run `dvc checkout`")
     return found
 
 

@@ -3,6 +3,8 @@
 Writes tables, and figures that show their first rows. Trains nothing but linear classifiers, in seconds.
 """
 
+import json
+
 from landmarks import artifacts, duplicates, figures, images, inspection, params, stage
 from landmarks.determinism import stream
 
@@ -33,12 +35,10 @@ def examples(table: pd.DataFrame, values: np.ndarray) -> pd.Series:
     return table.assign(value=values).sort_values(["value", "id"]).groupby("label")["id"].first()
 
 
-def suspect_labels(table: pd.DataFrame, chances: np.ndarray, names: np.ndarray) -> tuple[pd.DataFrame, Figure]:
-    """suspects.csv and its contact sheet. `chances` are the probabilities of the classes, [N, K]."""
-    labels = table["label"].to_numpy()
-    found = inspection.suspects(chances, labels)
+def suspect_labels(table: pd.DataFrame, found: pd.DataFrame, names: np.ndarray) -> tuple[pd.DataFrame, Figure]:
+    """suspects.csv and its contact sheet. `found` is the result of `inspection.suspects`."""
     rows = pd.concat([table, found], axis=1).sort_values(["score", "id"])
-    clear = examples(table, -chances[np.arange(len(table)), labels].round(4))
+    clear = examples(table, -found["score"].to_numpy())
     pairs = [
         (
             row.id,
@@ -100,11 +100,11 @@ def main() -> str:
     labels, trains = table["label"].to_numpy(), (table["split"] == "train").to_numpy()
     hashes = pd.read_parquet(artifacts.FILTERED / "hashes.parquet", columns=["hash"])["hash"].to_numpy()
     x = inspection.pool(artifacts.read_features(), artifacts.read_views())
-    chances = inspection.probabilities(x, labels, table["group"].to_numpy(), len(classes), p.seed)
+    found = inspection.suspects(x, labels, table["group"].to_numpy(), len(classes), p.seed)
     curve = inspection.learning_curve(x, labels, trains, len(classes), p.seed)
     dots = np.sort(stream(p.seed, "map").permutation(len(x))[:MAX_DOTS])
     made = {
-        "suspects": suspect_labels(table, chances, names),
+        "suspects": suspect_labels(table, found, names),
         "outliers": outliers(table, x, names),
         "duplicates": near_duplicates(table, hashes, names),
         "learning_curve": (curve.round(4), figures.learning_curve(curve)),
@@ -118,10 +118,17 @@ def main() -> str:
         with stage.atomic_output(artifacts.INSPECTION / f"{name}.png") as out:
             figures.save(figure, out, colours=256)
     suspects, pairs, limit = made["suspects"][0], made["duplicates"][0], inspection.suspect_score(len(classes))
+    counts = {
+        "suspects": int((suspects["score"] < limit).sum()),
+        "duplicates": len(pairs),
+        "across_classes": int((pairs["landmark_id"] != pairs["other_landmark_id"]).sum()),
+        "across_splits": int((pairs["split"] != pairs["other_split"]).sum()),
+    }
+    with stage.atomic_output(artifacts.INSPECTION / "counts.json") as out:
+        out.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
     return (
-        f"{(suspects['score'] < limit).sum()} suspect labels (score below {limit:.4f}), "
-        f"{len(pairs)} pairs of near-duplicates, "
-        f"{(pairs['landmark_id'] != pairs['other_landmark_id']).sum()} of them across classes"
+        f"{counts['suspects']} suspect labels (score below {limit:.4f}), "
+        f"{counts['duplicates']} pairs of near-duplicates, {counts['across_classes']} of them across classes"
     )
 
 

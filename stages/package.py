@@ -26,6 +26,8 @@ def main() -> str:
     classes, known = artifacts.read_classes(), artifacts.read_named_classes()
     predictions = pd.read_parquet(artifacts.PREDICTIONS)
     results = artifacts.read_results()
+    astride = pd.read_parquet(artifacts.SPLIT).groupby("group")["split"].nunique() > 1
+    together = p.split.group_near_duplicates and not astride.any()
     blocks = {"filter": p.filter, "split": p.split, "augment": p.augment, "backbone": p.backbone.portable}
     settings = {
         "seed": p.seed,
@@ -49,7 +51,7 @@ def main() -> str:
             known.to_csv(folder / "classes.csv", index=False, lineterminator="\n")
             if compared:
                 shutil.copyfile(artifacts.SIMILAR, folder / similar.FILE)
-            release.write(folder, content, release.card(content, len(classes), sizes))
+            release.write(folder, content, release.card(content, len(classes), sizes, together))
             if p.data.source == "sample":  # other sources' pictures may not be passed on
                 shown = shown or examples(answers["test"], classes["landmark_id"].tolist())
                 (folder / "examples").mkdir()

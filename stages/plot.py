@@ -12,7 +12,7 @@ LARGEST = 50  # classes in the histogram
 GALLERY = 6  # pictures in the attention gallery, half of them misclassified
 PAIRS = 20  # of classes that are confused
 MATRIX = 40  # classes of the confusion matrix; of more, those in most mistakes
-RIVALS = ("cam", "grad_cam")  # of abn's attention map; the gallery shows the first that abn has
+RIVALS = ("cam", "grad_cam", "grad_cam_pp")  # of abn's attention map; the gallery shows the best
 ATTRIBUTION = ["id", "landmark_id", "author", "license", "title"]
 
 
@@ -28,17 +28,23 @@ def training_curves(names: list[str]) -> pd.DataFrame:
     return pd.concat(curves, ignore_index=True)[["model", "split", "epoch", "accuracy", "loss"]]
 
 
+def best_rival(answers: pd.DataFrame) -> str:
+    """The key of the rival map with the highest mean of insertion minus deletion. `answers` is of answers.parquet."""
+    found = {key: answers[f"insertion_{key}"] - answers[f"deletion_{key}"] for key in RIVALS if key in answers}
+    return max(found, key=lambda key: found[key].mean())
+
+
 def gallery(test: pd.DataFrame, landmarks: list[str], crop: int) -> tuple[list[dict], list[str]]:
     """Rows of `figures.attention_gallery`: test pictures of different landmarks, half of them misclassified by abn.
-    Also returns the names of the maps: the models with attention, and the rival of abn's map."""
+    Also returns the names of the maps: the models with attention, and the best rival of abn's map."""
     mapped = test[test["map"].notna()]
     chosen = figures.examples(mapped[mapped["model"] == "abn"], GALLERY).set_index("id")["label"]
     index = artifacts.read_views()
     views = {view.id: view for view in augment.views(index[index["id"].isin(chosen.index)])}
     pictures = {picture.id: picture for picture in images.read_pictures(artifacts.FILTERED, chosen.index)}
-    answers = pd.read_parquet(artifacts.LOGS / "abn" / artifacts.ANSWERS).query("split == 'test'").set_index("id")
-    key = next(key for key in RIVALS if key in answers)
-    rival = f"abn: {report.MAPS[key]}"
+    answers = pd.read_parquet(artifacts.LOGS / "abn" / artifacts.ANSWERS).set_index("id")
+    rival = best_rival(answers.query("split == 'val'"))  # test pictures choose nothing
+    title = f"abn: {report.MAPS[rival]}"
     rows = []
     for name, label in chosen.items():
         maps = {}
@@ -47,10 +53,10 @@ def gallery(test: pd.DataFrame, landmarks: list[str], crop: int) -> tuple[list[d
             verdict = "right" if row.predicted == label else "wrong"
             branches = [f"{branch}: {landmarks[int(getattr(row, branch))]}" for branch in ("perception", "attention")]
             maps[row.model] = np.reshape(row.map, (side, side)), "\n".join([f"{row.model}: {verdict}", *branches])
-        maps[rival] = answers.loc[name, key].reshape(side, side), rival
+        maps[title] = answers.loc[name, rival].reshape(side, side), title
         image = augment.apply(images.decode(pictures[name].picture), views[name], crop)
         rows.append({"source": pictures[name], "image": image, "title": landmarks[label], "maps": maps})
-    return rows, [*mapped["model"].unique(), rival]
+    return rows, [*mapped["model"].unique(), title]
 
 
 def main() -> str:

@@ -1,5 +1,6 @@
 """report: one page about data, results, mistakes and settings, to read and to pass on."""
 
+import json
 from pathlib import Path
 
 from landmarks import artifacts, html_report, inspection, params, report, stage
@@ -8,6 +9,7 @@ import pandas as pd
 
 SHOWN, FIRST = 24, 6  # pairs of pictures in a section; those that are visible without a click
 WORST = 10  # classes that are visible without a click
+LISTED = 50  # classes that are left out
 COLUMNS = 8  # of the results
 DRAWINGS = (
     *(artifacts.PLOTS / f"{name}.png" for name in ("class_histogram", "confusion", "training")),
@@ -48,7 +50,8 @@ def main() -> str:
     shown = {name: rows.head(SHOWN) for name, rows in tables.items()}
     ids = {picture for rows in shown.values() for picture in (*rows["id"], *rows["other"])}
     pictures = html_report.thumbnails(artifacts.FILTERED, ids)
-    contradictions = int((pairs["landmark_id"] != pairs["other_landmark_id"]).sum())
+    counts = json.loads((artifacts.INSPECTION / "counts.json").read_text(encoding="utf-8"))
+    left_out = artifacts.read_csv(artifacts.FILTERED / "ranking.csv").query("not kept")
     synthetic = p.data.source == "sample"
     page = html_report.render(
         title="synthetic landmarks" if synthetic else p.data.portable.root or p.data.source,
@@ -59,6 +62,8 @@ def main() -> str:
         test=results[best]["test"],
         sizes={split: int(classes[split].sum()) for split in ("train", "val", "test")},
         dropped=dict(sorted(dropped["reason"].value_counts().items())),
+        left_out=list(left_out[["landmark_id", "images"]].itertuples(index=False, name=None)),
+        listed=LISTED,
         majority=results["majority_class"],
         comparison=html_report.comparison(results["abn"]["test"]),
         columns=report.COLUMNS[:COLUMNS],
@@ -68,12 +73,11 @@ def main() -> str:
         classes=classes.sort_values(["recall", "landmark_id"]).to_dict("records"),
         names=dict(zip(known["landmark_id"], names, strict=True)),
         worst=WORST,
-        totals={name: len(rows) for name, rows in tables.items()},
+        totals={"wrong": len(wrong)} | counts,
         shown={name: html_report.illustrated(rows, pictures) for name, rows in shown.items()},
         first=FIRST,
-        contradictions=contradictions,
         suspect=f"{limit:.4f}",
-        advice=html_report.advice(len(suspects), contradictions, curve, len(wrong)),
+        advice=html_report.advice(counts, curve, len(wrong)),
         figures={path.stem: html_report.png(path) for path in DRAWINGS}
         | {"attention": html_report.jpeg(artifacts.PLOTS / "attention.png")},
         settings=settings(p),

@@ -1,9 +1,9 @@
 """train-repeats: what every model predicts if it is trained with other seeds.
 
 Trains each model `train.repeats` - 1 more times, with the seeds that follow `seed`. A finished training is used again
-until its settings, inputs or code change, so a higher number trains only the new seeds. An interrupted training
-continues from its last checkpoint. Trainings of removed ablations and of seeds beyond `train.repeats` are deleted. With
-`compute.cluster`, the missing trainings run side by side on the workers.
+until its settings, inputs, code or kind of device change, so a higher number trains only the new seeds. An interrupted
+training continues from its last checkpoint. Trainings of removed ablations and of seeds beyond `train.repeats` are
+deleted. With `compute.cluster`, the missing trainings run side by side on the workers.
 """
 
 import re
@@ -36,7 +36,8 @@ def plan(p: params.Params) -> list[Planned]:
     seeds = range(p.seed + 1, p.seed + p.train.repeats)
     if not seeds:
         return []
-    shared = stage.fingerprint({"train": p.train, "backbone": p.backbone}, artifacts.TRAINING)
+    device = determinism.pick_device(p.compute.device).type  # a GPU gives other bits
+    shared = stage.fingerprint({"train": p.train, "backbone": p.backbone, "device": device}, artifacts.TRAINING)
     trainings = []
     for name, abn in p.models.items():
         for seed in seeds:
@@ -62,8 +63,10 @@ def run(planned: list[Planned], p: params.Params) -> None:
     with stage.progress(len(jobs), "trainings") as bar:
         for folder, job in jobs.items():
             bar.set_postfix_str(f"{Path(folder).parent.name}, seed {job.seed}")
-            settings = {"training": fingerprints[folder], "device": device}
-            with stage.scratch("repeats", settings, []) as scratch, stage.atomic_output(Path(folder)) as out:
+            with (
+                stage.scratch("repeats", {"training": fingerprints[folder]}, []) as scratch,
+                stage.atomic_output(Path(folder)) as out,
+            ):
                 train_repeat(job, out, scratch)
                 (out / FINGERPRINT).write_text(fingerprints[folder], encoding="utf-8")
             bar.update()

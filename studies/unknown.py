@@ -4,8 +4,9 @@
     .venv/bin/python -m studies.unknown MODEL --thirds   for data without other landmarks, such as your own photographs
 
 The first command takes about 200 pictures of landmarks that the filter left out, equally many of each, the test
-pictures of the classes, and the trained MODEL (baseline, abn...). The second takes a third of the classes as unknown,
-trains MODEL on the others, and does so for each third; it prints the mean of the three.
+pictures of the classes, and the trained MODEL (baseline, abn...). It needs `augment.eval_rotation: 0`. The second takes
+a third of the classes as unknown, trains MODEL on the others, and does so for each third; it prints the mean of the
+three.
 
 For every score (high: known), prints the area under the ROC curve (50 is chance), and the share of test pictures
 (false alarms) and of unknown pictures (detected) below the threshold that validation pictures set. In percent.
@@ -221,6 +222,10 @@ def main() -> str:
     arguments, p = parser.parse_args(), params.load()
     abn = p.model(arguments.model)
     array, views, rate = artifacts.read_features(), artifacts.read_labelled_views(), p.package.false_alarm_rate
+    if p.augment.eval_rotation and not arguments.thirds:
+        raise stage.UserError(
+            "augment.eval_rotation: pictures of unknown landmarks would be upright; set 0, or give --thirds"
+        )
     if arguments.thirds:
         training.prepare_training()
         trainer = training.trainer(p.backbone, p.train, torch.device("cpu"))

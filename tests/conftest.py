@@ -167,7 +167,7 @@ def model_folder(
         release.calibrate_rejection(confidence, confidence, 0.05) | {"threshold": 0.0} | unknown,
         {"val": RESULTS, "test": RESULTS},
     )
-    release.write(folder, content, release.card(content, 3, {"train": 30, "val": 40, "test": 40}))
+    release.write(folder, content, release.card(content, 3, {"train": 30, "val": 40, "test": 40}, together=True))
     return folder
 
 

@@ -136,6 +136,16 @@ def test_similar_training_pictures_are_shown(page: "sync_api.Page") -> None:
     sync_api.expect(figures.first).to_contain_text(re.compile(r"Bridge \(b-2\)\s*distance \d\.\d{3}\s*<b>\d"))
 
 
+def test_broken_similar_pictures_are_an_error_before_the_page_opens(tmp_path: Path) -> None:
+    from landmarks.serving import demo
+    from landmarks.serving.recognizer import Recognizer
+
+    broken = model_folder(tmp_path / "m")
+    (broken / similar.FILE).write_bytes(b"PAR1")
+    with user_error("m: a file of the model is missing or broken"):
+        demo.page([Recognizer(broken, "cpu")], [])
+
+
 def test_the_slider_redraws_the_map(page: "sync_api.Page") -> None:
     before = drawn(page)
     page.locator("#opacity input[type=range]").fill("0")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from landmarks import figures
 from landmarks.images import Picture
+from stages import plot
 
 import numpy as np
 import pandas as pd
@@ -206,3 +207,14 @@ def test_of_many_classes_the_worst_are_shown() -> None:
 
 def test_a_contact_sheet_of_nothing_says_so() -> None:
     assert figures.contact_sheet([], "Near-duplicates").axes[0].texts[0].get_text() == "Near-duplicates: none"
+
+
+def test_the_gallery_shows_the_best_rival() -> None:
+    """cam has the highest insertion, grad_cam the lowest deletion, and grad_cam_pp is best in both together."""
+    insertion = {"map": 0.9, "cam": 0.8, "grad_cam": 0.4, "grad_cam_pp": 0.7}
+    deletion = {"map": 0.1, "cam": 0.6, "grad_cam": 0.2, "grad_cam_pp": 0.3}
+    columns = {f"insertion_{key}": [value, np.nan] for key, value in insertion.items()}
+    columns |= {f"deletion_{key}": [value, np.nan] for key, value in deletion.items()}
+    answers = pd.DataFrame(dict.fromkeys(insertion, 0) | columns)
+    assert plot.best_rival(answers) == "grad_cam_pp"
+    assert plot.best_rival(answers.drop(columns=["cam", "grad_cam_pp"])) == "grad_cam"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 NAME = '<script>alert("&")</script>' + "x" * 60
+COUNTS = {"suspects": 1, "duplicates": 1, "across_classes": 0, "across_splits": 0}
 RUNS = {"seeds": 3.0, "each": [0.5, 0.6, 0.7], "mean": 0.6, "std": 0.1}
 GAINED = {"above_baseline": 0.25, "above_baseline_ci95": [0.125, 0.375]}
 
@@ -46,6 +47,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(artifacts.DOWNLOADED / "names.csv", names.to_csv(index=False))
     rows = "".join(f"{k},landmark-{k},10\n" for k in range(4))
     write(artifacts.FILTERED / "classes.csv", "label,landmark_id,pictures\n" + rows)
+    ranking = "1,landmark-0,12,True\n2,landmark-9,9,False\n3,Tower <1>,1200,False\n"
+    write(artifacts.FILTERED / "ranking.csv", "rank,landmark_id,images,kept\n" + ranking)
     write(artifacts.FILTERED / "dropped.csv", "id,landmark_id,reason\na,landmark-0,broken\nb,landmark-0,broken\n")
     rows = "landmark-0,,6,2,2,,0.0,landmark-1\n" + "".join(f"landmark-{k},,6,2,2,1.0,0.5,\n" for k in (1, 2, 3))
     write(artifacts.CLASSES, "landmark_id,name,train,val,test,precision,recall,confused_with\n" + rows)
@@ -56,7 +59,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"id,split,given,suggested,score\n{ids[1]},train,landmark-1,landmark-0,0.001\n{ids[2]},val,landmark-2,landmark-1,0.5\n",
     )
     columns = "id,other_id,bits,landmark_id,other_landmark_id,split,other_split\n"
-    write(artifacts.INSPECTION / "duplicates.csv", f"{columns}{ids[4]},{ids[8]},2,landmark-0,landmark-0,train,test\n")
+    write(artifacts.INSPECTION / "duplicates.csv", f"{columns}{ids[4]},{ids[8]},2,landmark-0,landmark-0,train,train\n")
+    write(artifacts.INSPECTION / "counts.json", json.dumps(COUNTS))
     curve = "share,pictures,accuracy,low,high,trend\n1.0,24,0.8,0.7,0.9,0.8\n2.0,48,,0.8,0.95,0.85\n"
     write(artifacts.INSPECTION / "learning_curve.csv", curve)
     results = {"baseline": entry(0.5), "abn": entry(0.75), "a-study": entry(0.25)}
@@ -115,7 +119,8 @@ def test_the_page_has_every_section(folder: Path) -> None:
         "40 pictures 4 classes 1 may have a wrong label",
         "Next: Check 1 label that may be wrong.",
         "training 24 pictures",
-        "not usable: broken 2 pictures",
+        "not usable: broken 2 pictures left out 2 other classes",
+        "also unusable ones: landmark-9 (9), Tower <1> (1,200).",
         "abn is 25.0 points above the baseline, and this is more than chance",
         "+25.00",
         f"{NAME} 0.0 % never named 2 6 landmark-1",
@@ -148,6 +153,9 @@ def test_nothing_of_the_user_leaks_or_runs_and_the_bytes_repeat(folder: Path) ->
 def test_data_without_mistakes_and_with_repeats(folder: Path) -> None:
     for path in (artifacts.WRONG, artifacts.INSPECTION / "duplicates.csv", artifacts.FILTERED / "dropped.csv"):
         write(path, path.read_text(encoding="utf-8").splitlines()[0] + "\n")
+    write(artifacts.INSPECTION / "counts.json", json.dumps(dict.fromkeys(COUNTS, 0)))
+    ranking = artifacts.FILTERED / "ranking.csv"
+    write(ranking, ranking.read_text(encoding="utf-8").replace("False", "True"))
     suspects = artifacts.INSPECTION / "suspects.csv"
     write(suspects, suspects.read_text(encoding="utf-8").replace("0.001", "0.1"))
     results = json.loads(artifacts.RESULTS.read_text(encoding="utf-8"))
@@ -158,24 +166,49 @@ def test_data_without_mistakes_and_with_repeats(folder: Path) -> None:
     read = Reader(page())
     assert "60.00 ± 10.00" in read.text and "50.00, 60.00, 70.00" in read.text
     assert "abn is 1.0 points below the baseline, and this may be chance" in read.text
-    assert read.text.count(" None: ") == 3 and "Here are" not in read.text and "not usable" not in read.text
-    assert "Next: Add pictures. With twice as many, expect 5.0 points more accuracy." in read.text
+    assert read.text.count(" None: ") == 3 and "Here are" not in read.text
+    assert "not usable" not in read.text and "left out" not in read.text
+    assert "Next: Add pictures. Twice as many would give a simple classifier 5.0 points more." in read.text
     assert len(read.images) == len(report.DRAWINGS) + 1
 
 
+def test_near_duplicates_across_splits_and_more_mistakes_than_the_tables_have(folder: Path) -> None:
+    counts = {"suspects": 0, "duplicates": 20_000, "across_classes": 0, "across_splits": 11_000}
+    write(artifacts.INSPECTION / "counts.json", json.dumps(counts))
+    read = Reader(page())
+    assert "20,000 pairs of pictures that are nearly the same. The labels agree in all of them." in read.text
+    assert "In 11,000 of them the pictures are in different splits, which makes the test easier" in read.text
+    assert "Next: Keep near-duplicates in one split: 11,000 pairs are not." in read.text
+
+
+def test_a_class_that_is_never_named_right_keeps_its_captions(folder: Path) -> None:
+    """It has no typical picture to compare with, but the answer about the other picture is still there."""
+    right = pd.read_parquet(artifacts.PREDICTIONS)
+    right[right["label"] > 1].to_parquet(artifacts.PREDICTIONS)
+    read = Reader(page())
+    assert len(read.images) == len(report.DRAWINGS) + 1 + 24 + 1 + 2
+    assert read.text.count("confidence 90.0 %; the right name has rank 2") == 24
+    assert "score of the label: 0.0010" in read.text
+
+
 @pytest.mark.parametrize(
-    ("suspects", "contradictions", "twice", "wrong", "section"),
+    ("suspects", "across_classes", "across_splits", "twice", "wrong", "section"),
     [
-        (2, 1, 0.9, 1, "duplicates"),
-        (2, 0, 0.9, 1, "suspects"),
-        (0, 0, 0.9, 1, "learning-curve"),
-        (0, 0, 0.801, 1, "wrong"),
-        (0, 0, 0.8, 0, "results"),
+        (2, 1, 1, 0.9, 1, "duplicates"),
+        (2, 0, 1, 0.9, 1, "suspects"),
+        (0, 0, 1, 0.9, 1, "duplicates"),
+        (2, 0, 0, 0.9, 1, "suspects"),
+        (0, 0, 0, 0.9, 1, "learning-curve"),
+        (0, 0, 0, 0.801, 1, "wrong"),
+        (0, 0, 0, 0.8, 0, "results"),
     ],
 )
-def test_what_to_do_next(suspects: int, contradictions: int, twice: float, wrong: int, section: str) -> None:
+def test_what_to_do_next(
+    suspects: int, across_classes: int, across_splits: int, twice: float, wrong: int, section: str
+) -> None:
     curve = pd.DataFrame({"trend": [0.7, 0.8, twice]})
-    assert html_report.advice(suspects, contradictions, curve, wrong).section == section
+    counts = {"suspects": suspects, "across_classes": across_classes, "across_splits": across_splits}
+    assert html_report.advice(counts, curve, wrong).section == section
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Suspect labels, outliers, the map and the learning curve, on drawn features and on the sample."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -32,8 +33,7 @@ def swap(labels: np.ndarray, candidates: np.ndarray, share: float, seed: int) ->
 
 def found(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, chosen: np.ndarray, share: float) -> float:
     """The share of `chosen` that is in this share of the list of suspects."""
-    chances = inspection.probabilities(x, labels, groups, labels.max() + 1, 0)
-    order = np.argsort(inspection.suspects(chances, labels)["score"], kind="stable")
+    order = np.argsort(inspection.suspects(x, labels, groups, labels.max() + 1, 0)["score"], kind="stable")
     return float(np.isin(chosen, order[: int(share * len(order))]).mean())
 
 
@@ -53,32 +53,43 @@ def test_classes_are_told_apart_as_by_scikit_learn() -> None:
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     x, labels = blobs(1.5)
-    ours = inspection.classify(x[::2], labels[::2], CLASSES, x[1::2])
+    half = np.where(np.arange(len(x)) % 2, -1, labels)
+    ours = inspection.fit(x, half, CLASSES).scores(x[1::2])
+    assert inspection.fit(x[::2], labels[::2], CLASSES).scores(x[1::2]) == pytest.approx(ours)
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.0).fit(x[::2], labels[::2])
     theirs = model.predict(x[1::2])
     assert (ours.argmax(1) == theirs).mean() > 0.9
     means = np.stack([x[labels == label].mean(0) for label in range(CLASSES)])
     covariance, _ = ledoit_wolf(x - means[labels], assume_centered=True)
     assert inspection.shrunk_covariance(x, labels, means) == pytest.approx(covariance)
-    missing = inspection.classify(x[labels > 0], labels[labels > 0], CLASSES, x)
+    missing = inspection.fit(x[labels > 0], labels[labels > 0], CLASSES).scores(x)
     assert np.isfinite(missing).all() and (missing.argmax(1) > 0).all(), "a class without pictures is improbable"
 
 
 def test_a_single_group_of_near_duplicates_is_divided_into_folds() -> None:
     x, labels = blobs()
-    chances = inspection.probabilities(x, labels, np.zeros(len(x)), CLASSES, 0)
-    assert (chances.argmax(1) == labels).mean() > 0.9
+    assert (inspection.suspects(x, labels, np.zeros(len(x)), CLASSES, 0)["score"] > 0.5).mean() > 0.9
 
 
 def test_swapped_labels_come_first_and_are_corrected() -> None:
     x, labels = blobs()
     swapped, chosen = swap(labels, np.arange(len(labels)), 0.05, 1)
     assert found(x, swapped, np.arange(len(x)), chosen, 0.07) == 1
-    chances = inspection.probabilities(x, swapped, np.arange(len(x)), CLASSES, 0)
-    assert chances.sum(1) == pytest.approx(np.ones(len(x)))
-    table = inspection.suspects(chances, swapped)
-    assert (table["suggested"] != swapped).all()
+    table = inspection.suspects(x, swapped, np.arange(len(x)), CLASSES, 0)
+    assert table["score"].between(0, 1).all() and (table["suggested"] != swapped).all()
     assert (table["suggested"][chosen] == labels[chosen]).all()
+
+
+def test_the_number_of_pictures_in_memory_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = blobs(2.0)
+    trains = np.arange(len(x)) % 2 == 0
+    whole = inspection.suspects(x, labels, np.arange(len(x)), CLASSES, 0)
+    curve = inspection.learning_curve(x, labels, trains, CLASSES, 0)
+    monkeypatch.setattr(inspection, "BLOCK", 50)  # fewer pictures choose the temperature, too
+    parts = inspection.suspects(x, labels, np.arange(len(x)), CLASSES, 0)
+    assert (parts["suggested"] == whole["suggested"]).all()
+    assert parts["score"].to_numpy() == pytest.approx(whole["score"].to_numpy(), abs=0.1)
+    pd.testing.assert_frame_equal(inspection.learning_curve(x, labels, trains, CLASSES, 0), curve)
 
 
 @pytest.mark.slow
@@ -123,7 +134,7 @@ def test_the_learning_curve_rises_and_predicts() -> None:
     curve = inspection.learning_curve(x, labels, trains, CLASSES, 0)
     assert curve["share"].tolist() == [0.1, 0.2, 0.4, 0.7, 1, 2]
     assert curve["pictures"].tolist() == [8, 12, 24, 44, 60, 120]
-    answers = inspection.classify(x[trains], labels[trains], CLASSES, x[~trains]).argmax(1)
+    answers = inspection.fit(x[trains], labels[trains], CLASSES).scores(x[~trains]).argmax(1)
     assert curve["accuracy"][4] == pytest.approx((answers == labels[~trains]).mean(), abs=1e-6)
     measured = curve[:-1]
     assert (measured["low"] <= measured["accuracy"]).all() and (measured["accuracy"] <= measured["high"]).all()
@@ -168,7 +179,8 @@ def test_the_stage_lists_every_picture_and_the_copy_across_classes(
     notes.unlink()  # it was kept
     made = {path.name: path.read_bytes() for path in artifacts.INSPECTION.iterdir()}
     names = ("suspects", "outliers", "duplicates", "learning_curve")
-    assert set(made) == {"embedding.png", *(f"{name}.{ending}" for name in names for ending in ("csv", "png"))}
+    tables = {f"{name}.{ending}" for name in names for ending in ("csv", "png")}
+    assert set(made) == {"embedding.png", "counts.json", *tables}
     suspects = pd.read_csv(artifacts.INSPECTION / "suspects.csv")
     assert len(suspects) == 15 and suspects["score"].is_monotonic_increasing
     assert (suspects["given"] != suspects["suggested"]).all()
@@ -176,6 +188,10 @@ def test_the_stage_lists_every_picture_and_the_copy_across_classes(
     assert len(outliers) == 15 and outliers["distance"].is_monotonic_decreasing
     copies = pd.read_csv(artifacts.INSPECTION / "duplicates.csv")
     assert copies.iloc[0].tolist() == ["id-0003", "id-0004", 0, "landmark-0", "landmark-1", "val", "test"]
+    counts = json.loads(made["counts.json"])
+    low = int((suspects["score"] < inspection.suspect_score(3)).sum())
+    assert counts == {"suspects": low, "duplicates": 1, "across_classes": 1, "across_splits": 1}
+    assert f"{low} suspect labels" in summary
     assert "1 pairs of near-duplicates, 1 of them across classes" in summary
     inspect.main()
     assert made == {path.name: path.read_bytes() for path in artifacts.INSPECTION.iterdir()}

@@ -38,7 +38,7 @@ def test_recipes_are_valid(recipe: str, root: Path, tmp_path: Path) -> None:
     assert set(arguments[::2]) == {"-S"}
     apply_overrides(file, arguments[1::2])
     p = params.load(file)
-    assert p.data == params.Data(source="folder", root=str(root), only=None, version=photos.version(root))
+    assert p.data == params.Data(source="folder", root=str(root), only=None, version=None)
     assert (p.filter.top_k, p.train.repeats, p.filter.skip_top, p.ablations) == ("all", 3, 0, {})
 
 
@@ -71,7 +71,11 @@ def test_the_version_changes_with_the_pictures(root: Path) -> None:
     versions.add(photos.version(root))
     os.utime(root / "c", (1, 1))
     versions.add(photos.version(root))
-    assert len(versions) == 5
+    ids = root / "ids.txt"
+    for text in ("0", "0\n1"):
+        ids.write_text(text, encoding="utf-8")
+        versions.add(photos.version(root, str(ids)))
+    assert len(versions) == 7
 
 
 def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +109,7 @@ def test_wrong_settings_change_nothing(
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     with user_error(message):
-        photos.check(["data.source=folder", "train.epochs=2", setting])
+        photos.changed(["data.source=folder", "train.epochs=2", setting])
     assert (tmp_path / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
@@ -144,10 +148,12 @@ def test_each_run_is_an_experiment_that_runs_what_changed(root: Path, tmp_path: 
     run("git", "add", "--all")
     run("git", "-c", "user.name=x", "-c", "user.email=x", "commit", "--quiet", "--message", "x")
 
+    version = photos.version(root)
     first = run(*tool, str(root), "-S", "train.batch_size=32")
     name = "photos-It-s-1-50-x-y-z-a-b-HOME-é"
     words = shlex.split(first.splitlines()[0])
-    assert words[:7] == ["dvc", "exp", "run", "--name", name, "-S", "~ablations.alpha-0"]
+    assert words[:6] == ["dvc", "exp", "run", "--name", name, "-S"]
+    assert words[6] == f"data.version={version}" and words[7:9] == ["-S", "~ablations.alpha-0"]
     assert words[-2:] == ["-S", "train.batch_size=32"]
     assert "Running stage 'read'" in first and "Running stage 'train'" in first
     assert f"Its report: {here / 'report.html'}" in first

@@ -45,7 +45,8 @@ OUTS = [
     *("metrics/results.json", "metrics/results.md", "data/predictions.parquet", "data/similar.parquet"),
     *(f"models/released/{name}/{file}" for name in MODELS for file in RELEASED),
     *(f"plots/{name}" for name in (*(f"{plot}.png" for plot in PLOTS), *TABLES)),
-    *("metrics/classes.csv", "metrics/wrong.csv", "metrics/inspection/embedding.png"),
+    *("metrics/classes.csv", "metrics/wrong.csv"),
+    *("metrics/inspection/embedding.png", "metrics/inspection/counts.json"),
     *(
         f"metrics/inspection/{name}.{ending}"
         for name in ("suspects", "outliers", "duplicates", "learning_curve")
@@ -211,6 +212,37 @@ def test_paths_of_an_experiment_in_a_copy_are_those_of_the_repository(project: P
     finally:
         shutil.rmtree(project.root / "photos")
         (project.root / "mine.safetensors").unlink()
+
+
+def test_a_folder_of_photographs_gives_a_report(project: Project) -> None:
+    """`make photos` with given splits, a copy of a training picture among the test pictures, and a class of one."""
+    photos = project.root / "photos"
+    table = pd.read_parquet(project.root / "data/split.parquet").groupby("landmark_id").head(12)
+    pictures = {picture.id: picture for picture in images.read_pictures(project.root / "data/filtered", table["id"])}
+    splits = ["train"] * 7 + ["valid"] * 2 + ["test"] * 3
+    files = [
+        (f"{split}/{landmark}/{name}.jpg", name)
+        for landmark, names in table.groupby("landmark_id")["id"]
+        for split, name in zip(splits, names, strict=True)
+    ]
+    landmark, name = table.iloc[0][["landmark_id", "id"]]
+    for path, source in [*files, (f"test/{landmark}/copy.jpg", name), ("train/alone/1.jpg", name)]:
+        (photos / path).parent.mkdir(parents=True, exist_ok=True)
+        (photos / path).write_bytes(pictures[source].picture)
+    settings = ["augment.crop=64", "augment.views=1", "train.epochs=1", "backbone.weights=random"]
+    words = [word for setting in settings for word in ("-S", setting)]
+    try:
+        done = project.run("-m", "tools.photos", "photos", "--recipe", "small", *words)
+    finally:
+        shutil.rmtree(photos)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 class with fewer than 10 pictures: alone (1)" in done.stdout
+    assert "near-duplicates are in different splits" in done.stdout
+    assert set(project.results()) == {"majority_class", "baseline", "abn"}
+    page = (project.root / "report.html").read_text(encoding="utf-8")
+    assert all(text in page for text in ("Report: photos", "alone (1)", "the pictures are in different splits"))
+    card = (project.root / "models/released/abn/README.md").read_text(encoding="utf-8")
+    assert "may be on both sides" in " ".join(card.split())
 
 
 def test_training_pictures_are_in_model_folders_only_on_request(project: Project) -> None:

@@ -62,9 +62,10 @@ def test_the_model_card(tmp_path: Path, source: str, block: object) -> None:
     assert ("ynthetic" in card) is (source == "sample")
     assert ("alpha 0.25" in card) is (block is not None)
     assert "40.00 % to 60.00 %" in card and "at most 5.00 %" in card and "None of" in card
-    assert max(map(len, card.splitlines())) <= 120
+    assert max(map(len, card.splitlines())) <= 120 and "stayed on one side" in " ".join(card.split())
     assert ("# m\n\nVGG-16's classifier" in card) is (block is None)
     content = release.read(tmp_path / "m")
     content["params"]["train"]["hidden"] = 0
-    linear = release.card(content, 3, {"train": 30, "val": 40, "test": 40})
+    linear = release.card(content, 3, {"train": 30, "val": 40, "test": 40}, together=False)
     assert ("# m\n\nA linear classifier" in linear) is (block is None)
+    assert "may be on both sides" in " ".join(linear.split())

@@ -46,12 +46,29 @@ def test_every_group_is_assigned_as_with_a_dense_table(seed: int) -> None:
     sizes = pd.crosstab(groups, labels).to_numpy()
     lack = sizes.sum(0)[:, None] * np.array(list(FRACTIONS.values()))
     order = stream(seed, "split").permutation(len(sizes))
-    chosen = {}
+    chosen: dict[int, int] = {}
+    empty, left = np.ones(lack.shape, dtype=bool), (sizes > 0).sum(0)
     for group in order[np.argsort(-sizes[order].sum(1), kind="stable")]:
-        chosen[group] = np.argmax(sizes[group] @ lack)
+        own = sizes[group] > 0
+        urgent = own & (left <= empty.sum(1))
+        barred = urgent.any() & ~empty[urgent].any(0)
+        chosen[group] = np.argmax(np.where(barred, -np.inf, sizes[group] @ lack))
         lack[:, chosen[group]] -= sizes[group]
+        empty[own, chosen[group]] = False
+        left -= own
     expected = [NAMES[chosen[group]] for group in np.unique(groups, return_inverse=True)[1]]
     assert split.assign(labels, groups, FRACTIONS, seed).tolist() == expected
+
+
+@pytest.mark.parametrize("sizes", [(5, 5, 5), (9, 1, 1), (6, 6, 2, 1)])
+@pytest.mark.parametrize("seed", range(3))
+def test_three_groups_are_enough_for_three_splits(sizes: tuple[int, ...], seed: int) -> None:
+    """A class of three bursts of near-duplicates has one in each split."""
+    groups = np.concatenate([np.repeat(np.arange(len(sizes)), sizes), 10 + np.arange(60)])
+    labels = np.repeat([0, 1], [sum(sizes), 60])
+    splits = split.assign(labels, groups, FRACTIONS, seed)
+    assert set(splits[labels == 0]) == set(NAMES)
+    assert (splits[labels == 1] == "train").sum() == pytest.approx(42, abs=1)
 
 
 @pytest.mark.slow

@@ -118,11 +118,13 @@ def test_a_subset_has_as_many_training_pictures_of_every_landmark() -> None:
     table = pd.DataFrame({"id": [f"{n:03}" for n in range(60)], "label": np.arange(60) % 3})
     table["split"] = np.where(np.arange(60) < 45, "train", "test")
     views = pd.concat([table.assign(view=view, row=np.arange(60) + 60 * view) for view in range(2)])
-    few, more, every = (pictures.subset(views, number, 1) for number in (5, 10, None))
+    few, more, every = (pictures.subset(views, number, 1) for number in (5, 10, 0))
     for found, number in ((few, 5), (more, 10), (every, 15)):
         assert (found[found["split"] == "train"].groupby(["label", "view"]).size() == number).all()
         assert (found["split"] == "test").sum() == 30
     assert set(few["row"]) < set(more["row"]) < set(every["row"]) == set(views["row"])
+    half = pictures.every_second(every)
+    assert set(half["row"]) == set(views.loc[views["label"] != 1, "row"]) and set(half["label"]) == {0, 1}
 
 
 def test_every_score_ranks_known_above_unknown_landmarks() -> None:

@@ -4,7 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from landmarks import artifacts
+from landmarks import artifacts, params
+from landmarks.jobs import Job, probe
 from stages import train_repeats
 
 import numpy as np
@@ -120,3 +121,11 @@ def test_nothing_to_train_loads_no_slow_package(tmp_path: Path) -> None:
         command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("0 trained") and {"torch", "dvclive"}.isdisjoint(done.stdout.split())
+
+
+def test_workers_are_compared_by_a_model_with_attention() -> None:
+    """Convolutions may differ between machines, and only the attention branch trains any."""
+    p = params.load(ROOT / "params.yaml")
+    planned = [Job(p.backbone, p.train, abn, p.seed, "cpu") for abn in p.models.values()]
+    assert planned[0].abn is None and probe(planned).abn == p.abn
+    assert probe(planned[:1]) == planned[0]

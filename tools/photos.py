@@ -30,14 +30,14 @@ import yaml
 RECIPES = Path("recipes.yaml")
 
 
-def version(root: Path) -> str:
-    """A hash that changes when a picture of `root` is added, removed, renamed or changed.
+def version(root: Path, only: str | None = None) -> str:
+    """A hash that changes when a picture of `root` is added, removed, renamed or changed, or the list `only` changes.
 
     Raises `UserError` as `open_folder` does, for a folder that the pipeline cannot use.
     """
     listed = ["images.csv"] if (root / "images.csv").is_file() else []
     digest = hashlib.sha256()
-    for name in [*open_folder(root).files["file"], *listed]:
+    for name in [*open_folder(root).files["file"], *listed, *([os.path.abspath(only)] if only else [])]:
         try:
             facts = (root / name).stat()
             size, time = facts.st_size, facts.st_mtime_ns
@@ -68,17 +68,17 @@ def quote(text: str) -> str:
 
 
 def settings(root: Path, recipe: dict[str, str], changes: list[str], ablations: Iterable[str]) -> list[str]:
-    """The arguments -S of `dvc exp run`: no `ablations`, the recipe, the pictures, and `changes`.
+    """The arguments -S of `dvc exp run`: no `ablations`, the recipe, the folder, and `changes`.
 
     If a key occurs more than once, DVC takes its last value.
     """
     removed = [f"~ablations.{name}" for name in ablations]
-    values = recipe | {"data.root": quote(str(root)), "data.version": version(root)}
+    values = recipe | {"data.root": quote(str(root))}
     return [word for pair in [*removed, *map("=".join, values.items()), *changes] for word in ("-S", pair)]
 
 
-def check(changes: list[str]) -> None:
-    """Raises `UserError` if params.yaml would be wrong with these values of -S. Does not change it."""
+def changed(changes: list[str]) -> params.Params:
+    """params.yaml with these values of -S, in memory. Raises `UserError` if they are wrong."""
     from dvc.exceptions import DvcException  # imported here because DVC is slow
     from dvc.utils.hydra import apply_overrides  # what `dvc exp run -S` calls
     from omegaconf.errors import OmegaConfBaseException
@@ -91,7 +91,7 @@ def check(changes: list[str]) -> None:
             reason = str(error.__cause__ or error).partition("\n")[0].rstrip(".")
             raise UserError(f"ARGS: {reason}; give -S KEY=VALUE with a key of params.yaml") from None
         try:
-            params.load(copy)
+            return params.load(copy)
         except UserError as error:
             raise UserError(str(error).removeprefix(f"{copy}: ")) from None
 
@@ -131,8 +131,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not isinstance(recipe, dict) or not all(isinstance(value, str) for value in recipe.values()):
         raise UserError(f"recipes.yaml: {args.recipe}: each value must be one text; put lists in quotes")
     changes = settings(root, recipe, args.settings, params.load().ablations)
-    check(changes[1::2])
-    run = ["exp", "run", "--name", name, *changes]
+    stamp = version(root, changed(changes[1::2]).data.only)
+    run = ["exp", "run", "--name", name, "-S", f"data.version={stamp}", *changes]
     print(shlex.join(["dvc", *run]), flush=True)
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for DVC, which ends its stages
     done = subprocess.run([sys.executable, "-m", "dvc", *run], env=os.environ | identity(), check=False)
@@ -142,6 +142,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"photos: its best model on validation pictures is {best}: landmarks predict PHOTO --model {best}")
         restore = "git stash && dvc checkout --allow-missing && dvc repro"  # without checkout, repro computes all again
         print(f"photos: `dvc exp list -A` lists all; `{restore}` brings the results of the last commit back")
+    else:
+        restore = "`git restore params.yaml` brings back the committed ones, and drops your own changes"
+        print(f"photos: params.yaml may have the settings of this run; {restore}", file=sys.stderr)
     return done.returncode
 
 

@@ -14,7 +14,7 @@ from landmarks import images
 from landmarks.images import Unfit
 from landmarks.serving import overlay, recognizer
 from landmarks.serving.recognizer import Answer, Recognizer
-from landmarks.similar import Neighbour
+from landmarks.similar import Gallery, Neighbour
 from landmarks.stage import UserError
 
 from PIL import Image
@@ -82,10 +82,10 @@ def verdict(model: Recognizer, answer: Answer) -> str:
     return f"Probably **none of the known landmarks**: the best is below {100 * model.threshold:.1f} %. Otherwise:"
 
 
-def similar_pictures(model: Recognizer, answer: Answer) -> str:
+def similar_pictures(gallery: Gallery, answer: Answer) -> str:
     """HTML: the most similar training pictures with landmark, distance and id."""
     figures = []
-    for other in model.gallery.nearest(answer.vector, SIMILAR):
+    for other in gallery.nearest(answer.vector, SIMILAR):
         data = other.thumbnail and b64encode(other.thumbnail).decode()
         image = f'<img src="data:image/jpeg;base64,{data}" alt="">' if data else ""
         lines = [title(other), f"distance {other.distance:.3f}", other.id]
@@ -102,7 +102,8 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
 
     Below them are similar training pictures, compared by the first model whose folder has some.
     """
-    comparing = next((column for column, model in enumerate(models) if model.has_gallery), None)
+    galleries = ((column, model.gallery) for column, model in enumerate(models) if model.has_gallery)
+    comparing = next(galleries, None)  # reads it, so a broken file is an error before the page opens
 
     def show(path: str | None, opacity: float) -> list:
         """The message, what the page remembers, each model's verdict, picture and bars, and the similar pictures."""
@@ -119,7 +120,8 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
             cells += [verdict(model, answer), picture(seen, column, opacity), bars]
         if comparing is None:
             return [*cells, None]
-        return [*cells, similar_pictures(models[comparing], seen.answers[comparing])]
+        column, gallery = comparing
+        return [*cells, similar_pictures(gallery, seen.answers[column])]
 
     def click(event: gr.SelectData, opacity: float) -> list:
         return show(str(examples[event.index]), opacity)
