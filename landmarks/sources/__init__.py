@@ -75,7 +75,8 @@ def open_source(
 
     root = Root(str(path) if local else data.root, download, seed)
     key = hashlib.sha256(root.fs.unstrip_protocol(root.path).encode()).hexdigest()[:12]
-    with Store(scratch / f"{data.source}-{key}") as store:
+    seconds = 1 if data.source == "gldv2" else 0  # an interrupted tar starts again
+    with Store(scratch / f"{data.source}-{key}", seconds) as store:
         yield Gldv1(root, store, download) if data.source == "gldv1" else Gldv2(root, store, download, cluster)
 
 

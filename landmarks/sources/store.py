@@ -1,12 +1,15 @@
 """Pictures fetched so far from one source: a directory with a SQLite file that survives interruptions.
 
 Every write is a transaction, so a killed run resumes from the last one. The write-ahead log makes a transaction per
-picture cheap. After a power cut the last seconds may be missing; what is there is complete.
+picture cheap, but writes every picture twice. Pictures that a killed run reads again anyway, those of a tar, need
+neither: they share a transaction per second. After a power cut the last seconds may be missing; what is there is
+complete.
 """
 
 import math
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -37,12 +40,14 @@ class Tar:
 class Store:
     """Pictures by id and origin (the URL or the tar they come from). A context manager.
 
+    The pictures that are added within `seconds` share a transaction; 0: each has its own.
+
     Waits for another run that uses the directory. If the block ends in an error or Ctrl-C, failures that are not
     permanent are deleted, so that the next run retries those pictures. Raises `UserError` if the file cannot be used.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, seconds: float = 0) -> None:
+        self.directory, self.seconds = directory, seconds
         self.lock = threading.Lock()
         self.held = ExitStack()
         with self.errors():
@@ -51,17 +56,18 @@ class Store:
             self.connection = sqlite3.connect(directory / "pictures.sqlite", timeout=0, check_same_thread=False)
             # One process at a time needs no shared memory, which a network file system lacks.
             self.connection.execute("pragma locking_mode = exclusive")
-            self.connection.execute("pragma journal_mode = wal")
+            self.connection.execute(f"pragma journal_mode = {'truncate' if seconds else 'wal'}")
             self.connection.execute("pragma synchronous = normal")
             self.connection.execute("pragma wal_autocheckpoint = 25000")  # waits for the disk only every 100 MB
             self.connection.executescript(TABLES)
+        self.committed = time.monotonic()
 
     def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, cls: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if error is not None:
-            with self.transaction() as sql:
+        with self.transaction() as sql:
+            if error is not None:
                 sql.execute("delete from failures where attempts is not null")
         self.connection.close()
         self.held.close()
@@ -77,15 +83,26 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Commits everything the block does, or nothing if it raises. One thread at a time."""
-        with self.lock, self.errors(), self.connection:
-            yield self.connection
+        """Commits what was added before, then everything the block does, or nothing of it if it raises.
+
+        One thread at a time.
+        """
+        with self.lock, self.errors():
+            self.commit()
+            with self.connection:
+                yield self.connection
+
+    def commit(self) -> None:
+        self.connection.commit()
+        self.committed = time.monotonic()
 
     def add(self, picture_id: str, origin: str, picture: bytes) -> None:
         """Stores an encoded picture, unless it is stored already, and deletes its failure, if there is one."""
-        with self.transaction() as sql:
-            sql.execute("insert or ignore into pictures values (?, ?, ?)", (picture_id, origin, picture))
-            sql.execute("delete from failures where id = ? and origin = ?", (picture_id, origin))
+        with self.lock, self.errors():
+            self.connection.execute("insert or ignore into pictures values (?, ?, ?)", (picture_id, origin, picture))
+            self.connection.execute("delete from failures where id = ? and origin = ?", (picture_id, origin))
+            if time.monotonic() >= self.committed + self.seconds:
+                self.commit()
 
     def fail(self, picture_id: str, origin: str, reason: str, attempts: int | None) -> None:
         """Records why a picture failed and after how many `attempts`; None for a permanent failure."""
