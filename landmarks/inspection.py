@@ -20,7 +20,7 @@ COMPONENTS, ITERATIONS, PERPLEXITY = 32, 500, 30  # of the map
 FRACTIONS = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the training pictures
 REPEATS = 5  # random subsets for each fraction
 DRAWS = 1000  # of the bootstrap
-BLOCK = 1 << 14  # pictures whose scores are in memory at a time
+BLOCK = 1 << 12  # pictures whose scores are in memory at a time
 
 
 def pool(features: np.ndarray, views: pd.DataFrame) -> np.ndarray:
