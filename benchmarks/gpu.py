@@ -150,7 +150,10 @@ class Run:
         return time.perf_counter() - start
 
     def answer_seconds(self, name: str) -> float:
-        """Seconds of the trained model's answers for validation and test pictures, with all maps."""
+        """Seconds of the trained model's answers for validation and test pictures, with all maps.
+
+        More pictures cost less than in proportion, because at most `answers.CURVES` have curves.
+        """
         model = models.load(self.directory / artifacts.MODELS / name).to(self.device)
         start = time.perf_counter()
         for split in ("val", "test"):

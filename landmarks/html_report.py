@@ -104,7 +104,7 @@ def advice(counts: dict[str, int], curve: pd.DataFrame, wrong: int) -> Advice:
     if suspects := counts["suspects"]:
         return Advice(f"Check {count(suspects, 'label')} that may be wrong.", "suspects")
     if pairs := counts["across_splits"]:
-        return Advice(f"Keep near-duplicates in one split: {count(pairs, 'pair')} are not.", "duplicates")
+        return Advice(f"Keep near-duplicates in one split. In different splits: {count(pairs, 'pair')}.", "duplicates")
     if twice - now >= GAIN:
         text = f"Add pictures. Twice as many would give a simple classifier {100 * (twice - now):.1f} points more."
         return Advice(text, "learning-curve")

@@ -50,6 +50,12 @@ class Classifier(NamedTuple):
         return x @ self.weights + self.offset
 
 
+def members(labels: np.ndarray, classes: int) -> list[np.ndarray]:
+    """The positions of each class, ascending."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.searchsorted(labels[order], np.arange(classes + 1)))[1:-1]
+
+
 def fit(x: np.ndarray, labels: np.ndarray, classes: int) -> Classifier:
     """Trains linear discriminant analysis on the pictures whose label is not -1.
 
@@ -58,7 +64,7 @@ def fit(x: np.ndarray, labels: np.ndarray, classes: int) -> Classifier:
     long. A class without pictures is improbable.
     """
     counts = np.bincount(labels[labels >= 0], minlength=classes)
-    means = np.stack([x[labels == label].sum(0) for label in range(classes)]) / np.maximum(counts, 1)[:, None]
+    means = np.stack([x[rows].sum(0) for rows in members(labels, classes)]) / np.maximum(counts, 1)[:, None]
     covariance = shrunk_covariance(x, labels, means)
     covariance[np.diag_indices(len(covariance))] += 1e-6  # with one picture per class, it is 0
     weights = np.linalg.solve(covariance, means.T)
@@ -73,10 +79,10 @@ def shrunk_covariance(x: np.ndarray, labels: np.ndarray, means: np.ndarray) -> n
     """
     count, size, fourth = (labels >= 0).sum(), x.shape[1], 0.0
     scatter = np.zeros((size, size))
-    for label, mean in enumerate(means):
-        rows = x[labels == label] - mean
-        scatter += rows.T @ rows
-        fourth += np.square(np.square(rows).sum(1)).sum()
+    for rows, mean in zip(members(labels, len(means)), means, strict=True):
+        centred = x[rows] - mean
+        scatter += centred.T @ centred
+        fourth += np.square(np.square(centred).sum(1)).sum()
     covariance = scatter / count
     variance, squares = np.trace(covariance) / size, np.square(covariance).sum()
     distance, noise = squares / size - variance**2, (fourth / count - squares) / (count * size)

@@ -13,8 +13,8 @@ def assign(labels: np.ndarray, groups: np.ndarray, fractions: dict[str, float], 
     """Assigns whole groups of pictures to splits so that each class approaches `fractions` (share by split name).
 
     `labels` and `groups` are [N]. The largest groups are assigned first, each to the split that lacks most pictures of
-    its classes. If a class has no more groups left than empty splits, each goes to an empty split. The stream "split"
-    orders groups of equal size. Returns split names [N].
+    its classes. If a class has no more groups left than empty splits, they go to empty splits if possible. The stream
+    "split" orders groups of equal size. Returns split names [N].
     """
     names = list(fractions)
     label, group = (np.unique(values, return_inverse=True)[1] for values in (labels, groups))

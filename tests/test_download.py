@@ -814,6 +814,28 @@ def test_failures_of_an_interrupted_run_are_tried_again(tmp_path: Path, error: t
         assert list(store.failures()) == [("b", "http://x/b")]
 
 
+def test_a_killed_run_loses_at_most_the_pictures_of_an_open_transaction(tmp_path: Path) -> None:
+    """A finished tar has all of its pictures. The first store is one with a write-ahead log."""
+    program = f"""
+import os, sys
+from pathlib import Path
+from landmarks.sources.store import Store, Tar
+store = Store(Path({str(tmp_path)!r}), float(sys.argv[1]))
+store.add("a" + sys.argv[1], "x", b"1")
+if "finish" in sys.argv:
+    store.finish(Tar("x", "md5"), ["a"])
+store.add("b" + sys.argv[1], "x", b"2")
+os._exit(0)
+"""
+    for arguments in (["0"], ["60"], ["99", "finish"]):
+        subprocess.run(
+            [sys.executable, "-c", program, *arguments], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+    with Store(tmp_path, 60) as store:
+        assert sorted(name for name, _ in store.pictures()) == ["a0", "a99", "b0"]
+        assert store.tars()["x"].done
+
+
 def test_a_second_download_waits_for_the_first(v2: Workplace) -> None:
     key = hashlib.sha256(v2.params["data"]["root"].encode()).hexdigest()[:12]
     with Store(v2.root / f".scratch/download/gldv2-{key}"):

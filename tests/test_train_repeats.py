@@ -124,7 +124,7 @@ def test_nothing_to_train_loads_no_slow_package(tmp_path: Path) -> None:
 
 
 def test_workers_are_compared_by_a_model_with_attention() -> None:
-    """Convolutions may differ between machines, and only the attention branch trains any."""
+    """Convolutions may differ between machines. Without a tail, only the attention branch trains any."""
     p = params.load(ROOT / "params.yaml")
     planned = [Job(p.backbone, p.train, abn, p.seed, "cpu") for abn in p.models.values()]
     assert planned[0].abn is None and probe(planned).abn == p.abn

@@ -2,7 +2,7 @@
 
 Every write is a transaction, so a killed run resumes from the last one. The write-ahead log makes a transaction per
 picture cheap, but writes every picture twice. Pictures that a killed run reads again anyway, those of a tar, need
-neither: they share a transaction per second. After a power cut the last seconds may be missing; what is there is
+neither: they share a transaction per second. After a power cut, the last pictures may be missing; what is there is
 complete.
 """
 
@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +40,7 @@ class Tar:
 class Store:
     """Pictures by id and origin (the URL or the tar they come from). A context manager.
 
-    The pictures that are added within `seconds` share a transaction; 0: each has its own.
+    The pictures and failures that are recorded within `seconds` share a transaction; 0: each has its own.
 
     Waits for another run that uses the directory. If the block ends in an error or Ctrl-C, failures that are not
     permanent are deleted, so that the next run retries those pictures. Raises `UserError` if the file cannot be used.
@@ -57,8 +57,8 @@ class Store:
             # One process at a time needs no shared memory, which a network file system lacks.
             self.connection.execute("pragma locking_mode = exclusive")
             self.connection.execute(f"pragma journal_mode = {'truncate' if seconds else 'wal'}")
-            self.connection.execute("pragma synchronous = normal")
-            self.connection.execute("pragma wal_autocheckpoint = 25000")  # waits for the disk only every 100 MB
+            self.connection.execute(f"pragma synchronous = {'full' if seconds else 'normal'}")
+            self.connection.execute("pragma wal_autocheckpoint = 25000")  # a log waits for the disk only every 100 MB
             self.connection.executescript(TABLES)
         self.committed = time.monotonic()
 
@@ -66,11 +66,9 @@ class Store:
         return self
 
     def __exit__(self, cls: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        with self.transaction() as sql:
+        with self.held, closing(self.connection), self.transaction() as sql:
             if error is not None:
                 sql.execute("delete from failures where attempts is not null")
-        self.connection.close()
-        self.held.close()
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -92,21 +90,27 @@ class Store:
             with self.connection:
                 yield self.connection
 
+    @contextmanager
+    def shared_transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commits what the blocks of `seconds` do, together. One thread at a time."""
+        with self.lock, self.errors():
+            yield self.connection
+            if time.monotonic() >= self.committed + self.seconds:
+                self.commit()
+
     def commit(self) -> None:
         self.connection.commit()
         self.committed = time.monotonic()
 
     def add(self, picture_id: str, origin: str, picture: bytes) -> None:
         """Stores an encoded picture, unless it is stored already, and deletes its failure, if there is one."""
-        with self.lock, self.errors():
-            self.connection.execute("insert or ignore into pictures values (?, ?, ?)", (picture_id, origin, picture))
-            self.connection.execute("delete from failures where id = ? and origin = ?", (picture_id, origin))
-            if time.monotonic() >= self.committed + self.seconds:
-                self.commit()
+        with self.shared_transaction() as sql:
+            sql.execute("insert or ignore into pictures values (?, ?, ?)", (picture_id, origin, picture))
+            sql.execute("delete from failures where id = ? and origin = ?", (picture_id, origin))
 
     def fail(self, picture_id: str, origin: str, reason: str, attempts: int | None) -> None:
         """Records why a picture failed and after how many `attempts`; None for a permanent failure."""
-        with self.transaction() as sql:
+        with self.shared_transaction() as sql:
             sql.execute("insert or replace into failures values (?, ?, ?, ?)", (picture_id, origin, reason, attempts))
 
     def pictures(self) -> dict[tuple[str, str], int]:
