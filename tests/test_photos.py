@@ -166,6 +166,10 @@ def test_each_run_is_an_experiment_that_runs_what_changed(root: Path, tmp_path: 
     run(*tool, str(other), "--recipe", "small")
     assert sorted(run(*dvc, "exp", "list", "--name-only").split()) == [name, f"{name}-2", "photos-other"]
     assert all(text in run(*dvc, "exp", "show", "--csv") for text in (ODD, str(other)))
+    (here / "dvc.yaml").write_text(PIPELINE.replace("cp params.yaml copied", "exit 1"), encoding="utf-8")
+    failed = subprocess.run([*tool, str(root)], cwd=here, env=environment, capture_output=True, text=True, check=False)
+    assert failed.returncode and "photos: params.yaml may have the settings of this run" in failed.stderr
+    assert "Its report" not in failed.stdout
     run("git", "stash")
     run(*dvc, "checkout", "--allow-missing")
     assert "Running" not in run(*dvc, "repro") and run("git", "status", "--porcelain") == "", "as the docs say"

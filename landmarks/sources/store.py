@@ -2,8 +2,8 @@
 
 Every write is a transaction, so a killed run resumes from the last one. The write-ahead log makes a transaction per
 picture cheap, but writes every picture twice. Pictures that a killed run reads again anyway, those of a tar, need
-neither: they share a transaction per second. After a power cut, the last pictures may be missing; what is there is
-complete.
+neither: they share a transaction per second. After a power cut, the last pictures may be missing, but every stored
+picture is complete.
 """
 
 import math
