@@ -230,7 +230,8 @@ def report(directory: Path, pictures: int, dry: bool) -> str:
     extract = table.loc[table["stage"] == "extract_features"].iloc[0, -1]
     faster = total - extract + idle["train"] + len(run.index) * STUDY / count / rates["extraction"].iloc[-1]
     test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py"]
-    tests = subprocess.run(test, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip().splitlines()[-1]
+    said = subprocess.run(test, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    tests = (said.strip().splitlines() or ["no output"])[-1]
     devices = {"CPU": torch.device("cpu"), "GPU": run.device}
     compared = [
         f"{m} on the {d} {100 * run.accuracy(m, devices[d]):.2f} %" for m in ("baseline", "abn") for d in devices

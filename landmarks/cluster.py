@@ -1,8 +1,5 @@
 """Work on several machines, by Dask distributed (requirements-cluster.txt): `compute.cluster`, docs/cluster.md.
 
-    python -m landmarks scheduler tcp://127.0.0.1:8786    one, near the machine that runs `dvc repro`
-    python -m landmarks worker tcp://127.0.0.1:8786       one per machine or GPU
-
 `imap` is all that a stage uses. The process of the stage is the driver. Tasks are pickled code: whoever reaches a
 scheduler, a worker or a driver can run programs as its user.
 """
@@ -21,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from itertools import cycle, islice
 from typing import Any
 
 from landmarks import stage
@@ -36,9 +32,11 @@ try:
 
     # Errors are one line: no logs of Dask.
     loggers = ("distributed", "distributed.client", "tornado.application", "asyncio")
-    dask.config.set({"logging": dict.fromkeys(loggers, "critical")})
+    dask.config.set({"logging": dict.fromkeys(loggers, "critical"), "distributed.client.direct-to-workers": True})
+    dask.config.set({"distributed.scheduler.allowed-failures": 9})  # workers that end in a task, killed or not
     import distributed
     from distributed import core, protocol, utils
+    from distributed.exceptions import WorkerStartTimeoutError
 
     warnings.filterwarnings("ignore", module="distributed")
 except ImportError as error:
@@ -61,12 +59,10 @@ LOCAL = {"dashboard_address": "127.0.0.1:0"}  # Dask's web page, for this machin
 
 def facts() -> dict[str, str]:
     """What all machines must have in common: versions, and a hash of each file of this package."""
-    files = sorted((ROOT / "landmarks").rglob("*.py"))
-    return {
-        "Python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
-        **{file.relative_to(ROOT).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in files},
-    }
+    found = {"Python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    for file in sorted((ROOT / "landmarks").rglob("*.py")):
+        found[file.relative_to(ROOT).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    return found
 
 
 FACTS = facts()  # of the code that this process has loaded
@@ -120,9 +116,9 @@ def run_task(run: str, address: str, number: int) -> object:
     try:
         return prepared(run, address, worker)(number)
     except Exception as error:
-        if not (text := explain(error)):
+        if (text := explain(error)) is None:
             raise
-        text = text if isinstance(error, UserError) else f"worker {worker.address}: {text}"
+        text = text if isinstance(error, UserError) else f"worker {worker.address}: {text or repr(error)}"
     raise UserError(text)  # outside of `except`, so that it has no context, which could not always be pickled
 
 
@@ -140,39 +136,26 @@ def imap(address: str, make: Callable, items: Iterable, functions: dict[str, Cal
     with connect(address, functions) as (client, driver):
         waiting: deque[distributed.Future] = deque()
 
-        def first() -> Any:  # noqa: ANN401
-            found = result(waiting.popleft(), client, address)
-            del submitted[next(iter(submitted))]
-            return found
+        def results(limit: int) -> Iterator[Any]:
+            while len(waiting) >= limit:
+                with explained(address):
+                    try:
+                        found = waiting[0].result(timeout=SECONDS)
+                    except TimeoutError:  # a long task, or a worker that hangs: the scheduler gives its tasks to others
+                        client.nthreads(callback_timeout=SECONDS)  # an error if the scheduler hangs
+                        client.wait_for_workers(1, timeout=SECONDS)  # an error if all workers have ended
+                        continue
+                waiting.popleft()
+                del submitted[next(iter(submitted))]
+                yield found
 
         for number, item in enumerate(items):
             submitted[number] = item
             with explained(address):
                 waiting.append(client.submit(run_task, client.id, driver, number, key=f"{client.id}-{number}"))
-                limit = TASKS * max(1, workers(client))
-            while len(waiting) >= limit:
-                yield first()
-        while waiting:
-            yield first()
-
-
-def result(future: distributed.Future, client: distributed.Client, address: str) -> Any:  # noqa: ANN401
-    """Waits for the result of a task."""
-    with explained(address):
-        while True:
-            try:
-                return future.result(timeout=SECONDS)
-            except TimeoutError:  # a long task, or a worker that hangs: the scheduler gives its tasks to others
-                if not workers(client):
-                    raise
-
-
-def workers(client: distributed.Client) -> int:
-    """The number of workers. Raises `OSError` if the scheduler does not answer."""
-    try:
-        return len(client.nthreads(callback_timeout=SECONDS))
-    except TimeoutError:
-        raise OSError("the scheduler does not answer") from None
+                workers = len(client.nthreads(callback_timeout=SECONDS))
+            yield from results(TASKS * max(1, workers))
+        yield from results(1)
 
 
 @contextmanager
@@ -183,9 +166,11 @@ def explained(address: str, fix: str = START) -> Iterator[None]:
         return
     except distributed.KilledWorker as error:
         text = f"{error.allowed_failures + 1} workers have ended in the same task; give them more memory"
-    except TimeoutError:  # of `wait_for_workers` or `result`
+    except WorkerStartTimeoutError:
         start = "close other programs" if address.startswith("local:") else "run `python -m landmarks worker ADDRESS`"
         text = f"{address} has no worker; {start}, then this again"
+    except TimeoutError:
+        text = f"{address}: the scheduler does not answer; {fix}"
     except (OSError, RuntimeError, distributed.CancelledError, distributed.client.ClosedClientError) as error:
         cause: BaseException = error
         while cause.__cause__:  # Dask's own words do not say why
@@ -212,12 +197,12 @@ def connect(address: str, functions: dict[str, Callable]) -> Iterator[tuple[dist
         return server
 
     with ExitStack() as held:
-        number = address.removeprefix("local:")
-        place = address if number == address else held.enter_context(local_workers(int(number)))
-        options: dict[str, Any] = {"timeout": SECONDS, "security": security(place), "direct_to_workers": True}
+        kind, _, number = address.partition(":")
+        place = held.enter_context(local_workers(int(number))) if kind == "local" else address
+        options: dict[str, Any] = {"timeout": SECONDS, "security": security(place), "set_as_default": False}
         with explained(address):
             host = asyncio.run(own_host(place, options["security"]))
-            client = held.enter_context(distributed.Client(place, set_as_default=False, **options))
+            client = held.enter_context(distributed.Client(place, **options))
             client.wait_for_workers(1, timeout=SECONDS)
         server = client.sync(listen)
         held.callback(client.sync, server.close)
@@ -227,14 +212,14 @@ def connect(address: str, functions: dict[str, Callable]) -> Iterator[tuple[dist
 async def own_host(address: str, security: distributed.Security) -> str:
     """This machine's address on the network interface that leads to a scheduler, such as tcp://10.0.0.2.
 
-    Raises `OSError` if the scheduler does not answer.
+    Raises `OSError` if no scheduler answers at `address`.
     """
-    connecting = distributed.comm.connect(address, timeout=SECONDS, **security.get_connection_args("worker"))
-    try:
-        comm = await asyncio.wait_for(connecting, SECONDS + 1)  # `timeout` does not cover the handshake
-    except TimeoutError:
-        raise OSError("the scheduler does not answer") from None
-    await comm.close()
+    async with asyncio.timeout(SECONDS + 1):  # that of `connect` does not cover the handshake
+        comm = await distributed.comm.connect(address, timeout=SECONDS, **security.get_connection_args("worker"))
+        found = await core.send_recv(comm, op="identity")
+        await comm.close()
+    if found["type"] != "Scheduler":
+        raise OSError(f"not the address of a scheduler, but of a {found['type'].lower()}")
     return comm.local_address.rpartition(":")[0]
 
 
@@ -246,12 +231,11 @@ def local_workers(number: int) -> Iterator[str]:
 
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(max(1, cpu_count() // number))}
-    environment["TQDM_DISABLE"] = "1"  # only the driver shows progress
     environment["OMP_WAIT_POLICY"] = "PASSIVE"  # a thread that waits leaves the core to another worker
     options: dict[str, Any] = LOCAL | {"scheduler_kwargs": {"worker_ttl": SECONDS}}
     with distributed.LocalCluster(n_workers=0, host="127.0.0.1", **options) as cluster, ExitStack() as processes:
         command = [sys.executable, "-m", "landmarks", "worker", cluster.scheduler_address]
-        for gpu in islice(cycle(gpus.split(",")), number):
+        for gpu in (gpus.split(",") * number)[:number]:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
             process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
             processes.callback(processes.enter_context(process).kill)
@@ -267,16 +251,17 @@ def security(address: str) -> distributed.Security:
         ssl.create_default_context().load_cert_chain(path)
     except OSError as error:  # also of ssl
         reason = "not found" if isinstance(error, FileNotFoundError) else "no certificate with its private key"
-        raise UserError(f"{path}: {reason}; docs/cluster.md has the command that makes it") from None
-    roles = {f"tls_{role}_{part}": str(path) for role in ("client", "scheduler", "worker") for part in ("cert", "key")}
-    return distributed.Security(tls_ca_file=str(path), require_encryption=True, **roles)
+        raise UserError(f"{path.absolute()}: {reason}; docs/cluster.md has the command that makes it") from None
+    names = ("tls_ca_file", "tls_client_cert", "tls_scheduler_cert", "tls_worker_cert")  # which has the key, too
+    return distributed.Security(require_encryption=True, **dict.fromkeys(names, str(path)))
 
 
-def run(main: Coroutine) -> None:
+def run(address: str, main: Coroutine, fix: str = START) -> None:
     """Runs a scheduler or a worker until it ends. Ctrl-C and SIGTERM end it, so that it removes its temporary files."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background jobs ignore Ctrl-C
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    asyncio.run(main)
+    with explained(address, fix):
+        asyncio.run(main)
 
 
 def schedule(address: str) -> None:
@@ -288,13 +273,14 @@ def schedule(address: str) -> None:
             print(f"scheduler at {scheduler.address}", flush=True)
             await scheduler.finished()
 
-    with explained(address, "give a free port of an address of this machine"):
-        run(serve())
+    run(address, serve(), "give a free port of an address of this machine")
 
 
 def work(address: str) -> None:
     """Runs a worker of the scheduler at `address` until that ends. Raises `UserError` if a driver rejects it."""
     options: dict[str, Any] = LOCAL | {"nthreads": 1, "memory_limit": 0, "security": security(address)}
+
+    os.environ["TQDM_DISABLE"] = "1"  # in its processes: only the driver shows progress
 
     async def serve() -> None:
         options["host"] = await own_host(address, options["security"])  # first, because a worker hides why it fails
@@ -305,8 +291,7 @@ def work(address: str) -> None:
         finally:
             await worker.close(timeout=CLOSE_SECONDS)
 
-    with explained(address):
-        run(serve())
+    run(address, serve())
     if rejections:
         raise UserError(rejections[0])
     print(f"worker ended: {address} has closed the connection")

@@ -204,7 +204,7 @@ def group_extractor(
 def group_features(trunk: Trunk, crop: int, precision: str, group: Group) -> np.ndarray:
     """The features of the views of some pictures, float16 [rows, C, H, W]."""
     device = trunk.mean.device
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         views = determinism.send(decode_group(group, crop, pool.map), device)
     return torch.cat([forward(trunk, batch, precision) for batch in batches([views], batch_size(device))]).cpu().numpy()
 

@@ -118,6 +118,13 @@ def test_overlays(model: str, photos: Path) -> None:
     assert all(Image.open(path).format == "PNG" for path in drawn)
 
 
+def test_dask_is_missing() -> None:
+    code = "import sys; sys.modules['dask'] = None; from landmarks.serving import cli; cli.main(['scheduler'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = "pip install --no-deps -r requirements-cluster.txt"
+    assert done.stderr == f"landmarks: compute.cluster: dask is missing; {command}\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -23,6 +23,8 @@ from machines import Machines
 pytest.importorskip("distributed", reason="needs requirements-cluster.txt, see docs/cluster.md")
 from landmarks import cluster
 
+from distributed.exceptions import WorkerStartTimeoutError
+
 COUNT, CROP = 200, 32
 
 
@@ -67,7 +69,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
 
 
 def test_without_a_cluster_dask_is_not_imported() -> None:
-    code = "import sys, stages.extract_features; print('distributed' in sys.modules, 'dask' in sys.modules)"
+    stages = "stages.download, stages.extract_features, stages.train, stages.train_repeats"
+    code = f"import sys, {stages}; print('distributed' in sys.modules, 'dask' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 
@@ -249,11 +252,19 @@ def test_nobody_answers(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_the_advice_if_all_workers_have_ended(address: str, advice: str) -> None:
     with user_error(f"compute.cluster: {address} has no worker; {advice}, then this again"), cluster.explained(address):
-        raise TimeoutError
+        raise WorkerStartTimeoutError(0, 1, 30)
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1:8786", "tcp://127.0.0.1", "http://127.0.0.1:8786", "tcp://127.0.0.1:65536"]
+    "address",
+    [
+        "127.0.0.1:8786",
+        "tcp://127.0.0.1",
+        "http://127.0.0.1:8786",
+        "tcp://127.0.0.1:65536",
+        "tcp://::1:8786",
+        "tcp://a..b:1",
+    ],
 )
 def test_a_wrong_address_of_a_worker(machines: Machines, address: str) -> None:
     machines.start("worker", address)
@@ -266,8 +277,23 @@ def test_a_port_that_is_not_free(machines: Machines) -> None:
     assert "Address already in use; give a free port of an address of this machine" in line
 
 
-def test_dask_is_missing() -> None:
-    code = "import sys; sys.modules['dask'] = None; from landmarks.serving import cli; cli.main(['scheduler'])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    command = "pip install --no-deps -r requirements-cluster.txt"
-    assert done.stderr == f"landmarks: compute.cluster: dask is missing; {command}\n"
+@pytest.mark.slow
+def test_the_address_of_a_worker_is_not_one_of_a_scheduler(machines: Machines) -> None:
+    worker = machines.work(machines.schedule())
+    reason = f"{worker}: not the address of a scheduler, but of a worker; start the scheduler, or correct the address"
+    with user_error(f"compute.cluster: {reason}"):
+        list(wait(worker, 1))
+    assert reason in machines.start("worker", worker)
+
+
+@pytest.mark.slow
+def test_a_task_survives_the_end_of_several_workers(machines: Machines) -> None:
+    address = machines.schedule()
+    machines.work(address)
+    found = wait(address, 2, 8)
+    assert next(found)[0] == 0
+    for _ in range(5):
+        machines.work(address)
+        machines.processes[-2].terminate()
+        machines.processes[-2].wait(60)
+    assert [number for number, _ in found] == [1]
