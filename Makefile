@@ -55,7 +55,7 @@ torture: .venv/installed
 fuzz: .venv/installed
 	FUZZ=5000 $(BIN)/python -m pytest -q -s tests/test_fuzz.py
 
-AS_PHOTOGRAPHS = -S data.source=gldv2 -S data.root=$(PHOTOGRAPHS) -S filter.skip_top=0 -S augment.eval_rotation=45
+AS_PHOTOGRAPHS = -S data.source=gldv2 -S 'data.root=$(PHOTOGRAPHS)' -S filter.skip_top=0 -S augment.eval_rotation=45
 
 # Writes docs/ablations.md. PHOTOGRAPHS is the top directory or URL of a data set in the layout of Google Landmarks v2.
 ablations: .venv/installed

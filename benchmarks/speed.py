@@ -116,10 +116,11 @@ def extraction(trunk: Trunk, crop: int, shares: tuple[int, int]) -> tuple[float,
 
 
 def folders(directory: Path) -> None:
-    """The pictures as files, which is what the usual way reads: SPLIT/LANDMARK/ID.jpg."""
-    split = pd.read_parquet(artifacts.SPLIT).set_index("id")["split"]
-    for picture in images.read_pictures(artifacts.FILTERED, split.index):
-        path = directory / split[picture.id] / picture.landmark_id / f"{picture.id}.jpg"
+    """The pictures as files, which is what the usual way reads: SPLIT/LABEL/NUMBER.jpg."""
+    table = pd.read_parquet(artifacts.SPLIT).set_index("id")
+    for number, picture in enumerate(images.read_pictures(artifacts.FILTERED, table.index)):
+        row = table.loc[picture.id]
+        path = directory / row["split"] / f"{row['label']:04}" / f"{number:06}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture.picture)
 

@@ -60,7 +60,8 @@ def class_histogram(ranking: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(11, 4))
     colours = np.where(ranking["kept"], BLUE, GREY)
     axes.bar(ranking["rank"], ranking["images"], color=colours)
-    axes.set_xticks(ranking["rank"], ranking["landmark_id"], rotation=90, fontsize=7)
+    names = [shorten(name, 30) for name in ranking["landmark_id"]]
+    axes.set_xticks(ranking["rank"], names, rotation=90, fontsize=7)
     axes.set(title=f"The {len(ranking)} largest classes", ylabel="pictures in the index", xlim=(0, len(ranking) + 1))
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (BLUE, GREY)]
     axes.legend(handles, ["kept", "left out"])
@@ -122,7 +123,7 @@ def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], blocks: dict[st
         share = np.histogram(truth[model], edges)[0] / len(truth[model])
         bars.stairs(share, edges, color=colours[model], fill=True, alpha=0.25)
     right.set(title="What a wrong answer teaches", xlabel="probability of the true class (perception branch)")
-    right.set(ylabel="norm of the loss's gradient by the logits (lines)", ylim=(0, None))
+    right.set(ylabel="gradient norm with respect to the logits (lines)", ylim=(0, None))
     bars.set(ylabel="share of test pictures (bars)", ylim=(0, 1))
     bars.grid(visible=False)
     bars.spines["right"].set_visible(True)
@@ -145,7 +146,7 @@ def confusion(predictions: pd.DataFrame, landmarks: list[str], shown: np.ndarray
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "white" if share[row, column] > 0.6 else "black"
         axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    ticks, names = np.arange(len(shown)), [landmarks[label] for label in shown]
+    ticks, names = np.arange(len(shown)), [shorten(landmarks[label], 30) for label in shown]
     axes.set_xticks(ticks, names, rotation=90, fontsize=7)
     axes.set_yticks(ticks, names, fontsize=7)
     axes.set(title=title, xlabel="predicted", ylabel="true")
@@ -219,16 +220,18 @@ def class_accuracy(classes: pd.DataFrame, model: str) -> Figure:
 
     `model` is the name of the model that they describe.
     """
+    names = dict(
+        zip(classes["landmark_id"], classes["name"].where(classes["name"] != "", classes["landmark_id"]), strict=True)
+    )
     rows = classes.sort_values(["recall", "landmark_id"]).head(SHOWN_CLASSES)[::-1]
     figure, axes = plt.subplots(figsize=(9, 1.4 + 0.2 * len(rows)))
     places = np.arange(len(rows))
     axes.barh(places, rows["recall"], color=BLUE, alpha=0.5, label="recall: share of its pictures that are named right")
     axes.plot(rows["precision"], places, "o", color=RED, markersize=4, clip_on=False)
     axes.plot([], [], "o", color=RED, markersize=4, label="precision: share of answers with its name that are right")
-    names = rows["name"].where(rows["name"] != "", rows["landmark_id"])
-    axes.set_yticks(places, [shorten(name, 40) for name in names], fontsize=7)
+    axes.set_yticks(places, [shorten(names[name], 40) for name in rows["landmark_id"]], fontsize=7)
     for place, row in enumerate(rows.itertuples()):
-        confused = f", taken for {row.confused_with}" if row.confused_with else ""
+        confused = f", taken for {names[row.confused_with]}" if row.confused_with else ""
         text = shorten(f"{row.test} test, {row.train} training{confused}", 60)
         axes.text(1.03, place, text, va="center", fontsize=7)
     left_out = f" ({len(rows)} of {len(classes)} classes)" if len(rows) < len(classes) else ""

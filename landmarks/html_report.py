@@ -10,6 +10,7 @@ from landmarks import figures, images
 
 import jinja2
 import pandas as pd
+from packaging.markers import Marker
 from PIL import Image
 
 GAIN = 0.01  # of the accuracy; for less, more pictures are not worth the work
@@ -31,11 +32,6 @@ class Advice(NamedTuple):
 
 def data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
-def png(path: Path) -> str:
-    """A PNG file as a data URI."""
-    return data_uri(path.read_bytes(), "png")
 
 
 def jpeg(path: Path) -> str:
@@ -125,8 +121,9 @@ def flat(settings: dict, prefix: str = "") -> dict[str, str]:
 
 
 def versions(requirements: str) -> list[str]:
-    """The packages in the first block of requirements.txt, without comments."""
-    return [line.partition("#")[0].strip() for line in requirements.split("\n\n")[1].splitlines()]
+    """The packages in the first block of requirements.txt that are for this platform."""
+    lines = [line.partition("#")[0].partition(";") for line in requirements.split("\n\n")[1].splitlines()]
+    return [package.strip() for package, _, marker in lines if not marker or Marker(marker).evaluate()]
 
 
 def render(**content: object) -> str:

@@ -16,10 +16,10 @@ import pandas as pd
 
 FOLDS = 5
 NEIGHBOURS = 5
-COMPONENTS, ITERATIONS, PERPLEXITY = 32, 500, 30  # of the map
-FRACTIONS = (0.1, 0.2, 0.4, 0.7, 1.0)  # of the training pictures
+COMPONENTS, ITERATIONS, PERPLEXITY = 32, 500, 30  # settings of PCA and t-SNE for the map
+FRACTIONS = (0.1, 0.2, 0.4, 0.7, 1.0)  # shares of the training pictures
 REPEATS = 5  # random subsets for each fraction
-DRAWS = 1000  # of the bootstrap
+DRAWS = 1000  # bootstrap resamples
 BLOCK = 1 << 12  # pictures whose scores are in memory at a time
 
 
@@ -129,10 +129,11 @@ def suspects(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int
     temperature = round(minimize_scalar(loss, bounds=(0.5, 100), method="bounded").x, 1)
     tables = []
     for rows in blocks(everything):
-        chances, given = softmax(scores(rows) / temperature, axis=1), (np.arange(len(rows)), labels[rows])
-        others = chances.round(6)
-        others[given] = -1
-        tables.append(pd.DataFrame({"suggested": others.argmax(1), "score": chances[given].round(4)}))
+        logits, given = scores(rows) / temperature, (np.arange(len(rows)), labels[rows])
+        score = softmax(logits, axis=1)[given].round(6)
+        others = logits.round(6)  # not their probabilities: beside a certain label they may all be 0
+        others[given] = -np.inf
+        tables.append(pd.DataFrame({"suggested": others.argmax(1), "score": score}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -204,8 +205,9 @@ def learning_curve(x: np.ndarray, labels: np.ndarray, trains: np.ndarray, classe
 
     def trend(accuracy: np.ndarray) -> np.ndarray:
         error = np.log(np.maximum(1 - accuracy, 1 / len(judged)))
-        slope, start = np.polyfit(np.log(sizes[:-1]), error.T, 1)
-        return 1 - np.minimum(np.exp(start + slope * np.log(sizes[:, None])), 1)
+        degree = min(1, len(np.unique(sizes[:-1])) - 1)  # 0 if every class has one training picture
+        *slope, start = np.polyfit(np.log(sizes[:-1]), error.T, degree)
+        return 1 - np.minimum(np.exp(start + sum(slope) * np.log(sizes[:, None])), 1)
 
     means = resample(right.round(6).T, DRAWS, stream(seed, "bootstrap")) / len(judged)
     draws = np.column_stack([means, trend(means)[-1]])

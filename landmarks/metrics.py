@@ -7,7 +7,7 @@ from landmarks.artifacts import DIGITS
 import numpy as np
 import pandas as pd
 
-DRAWS = 10_000  # of the bootstrap
+DRAWS = 10_000  # bootstrap resamples
 
 
 def summary(

@@ -11,6 +11,7 @@ from landmarks import networks, objectives
 from landmarks.determinism import seed_torch
 from landmarks.params import Abn, Backbone, Block
 from landmarks.stage import UserError
+from landmarks.stage.errors import is_memory_error
 
 import torch
 from safetensors.torch import load_model, save_model
@@ -28,7 +29,7 @@ class Design(Block):
     hidden: int  # units of each hidden layer of the classifier; 0: it has no hidden layers
     dropout: float
     abn: Abn | None  # None: no attention
-    seed: int  # of the initial weights
+    seed: int  # decides the initial weights
     tail: Backbone | None = None  # the backbone whose tail is trained with the model; None: no tail
 
 
@@ -82,7 +83,7 @@ class Baseline(nn.Module):
         self.tail, shape = None, design.shape
         if design.tail:
             _, rest = networks.split(design.tail)
-            shape = output_shape(rest, shape)
+            shape = output_shape(rest, shape, "augment.crop: too small for the layers after backbone.layer; raise it")
             # Hidden layers need standardised values, and those of the tail change while it is trained.
             last = nn.BatchNorm2d(shape[0], affine=False) if design.hidden else nn.Identity()
             self.tail = nn.Sequential(rest, last)
@@ -206,9 +207,10 @@ def paper_branch(backbone: Backbone, shape: tuple[int, int, int], classes: int) 
     Raises `UserError` if the copy changes the size of the features.
     """
     copy = networks.keep_size(networks.split(backbone)[1])
-    channels, *size = output_shape(copy, shape)
+    mistake = f"abn.branch: at stride 1, the tail of {backbone.name} changes the size of maps; set study"
+    channels, *size = output_shape(copy, shape, mistake)
     if size != list(shape[1:]):
-        raise UserError(f"abn.branch: at stride 1, the tail of {backbone.name} changes the size of maps; set study")
+        raise UserError(mistake)
     return nn.Sequential(
         copy,
         nn.BatchNorm2d(channels),
@@ -219,9 +221,17 @@ def paper_branch(backbone: Backbone, shape: tuple[int, int, int], classes: int) 
 
 
 @torch.no_grad()
-def output_shape(part: nn.Sequential, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The shape [C, H, W] of the output of a part of a network for features of `shape`."""
-    return tuple(part.eval()(torch.zeros(1, *shape)).shape[1:])
+def output_shape(part: nn.Sequential, shape: tuple[int, int, int], mistake: str) -> tuple[int, int, int]:
+    """The shape [C, H, W] of the output of a part of a network for features of `shape`.
+
+    Raises `UserError` with the text `mistake` if the part cannot process them.
+    """
+    try:
+        return tuple(part.eval()(torch.zeros(1, *shape)).shape[1:])
+    except RuntimeError as error:
+        if is_memory_error(error):
+            raise
+        raise UserError(mistake) from None
 
 
 def build(design: Design) -> Baseline:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from landmarks import artifacts, stage
 from landmarks.stage import UserError
+from landmarks.stage.errors import reason
 from landmarks.weights import WEIGHT_SETS
 
 import yaml
@@ -19,7 +20,7 @@ Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 # A name is a folder in models/trained/ and a row of the results table.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-ADDRESS = r"(tcp|tls)://[^/]+:[0-9]+"  # of a scheduler
+ADDRESS = r"(tcp|tls)://(\[[0-9a-fA-F:]+\]|[\w-]+(\.[\w-]+)*):[0-9]+"  # a scheduler's address
 NAMED_WEIGHTS = "|".join(dict.fromkeys(row.name for row in WEIGHT_SETS))
 
 
@@ -228,7 +229,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the repository's root") from None
     except OSError as error:
-        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        raise UserError(f"{path}: {reason(error)}") from None
     except Exception as error:  # PyYAML raises many types, such as ValueError for a 13th month
         raise UserError(f"{path}: not YAML: {error}") from None
     try:

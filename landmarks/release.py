@@ -74,10 +74,12 @@ def read(folder: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = content["format"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: missing or broken; `make reproduce` writes models to models/released/") from None
     if found != FORMAT:
         raise UserError(f"{path}: format {found}, this code reads {FORMAT}; use the code that it was made with")
+    if missing := {"name", "backbone", "preprocessing", "unknown", "params", "results"} - content.keys():
+        raise UserError(f"{path}: lacks {min(missing)}; copy the folder again")
     return content
 
 

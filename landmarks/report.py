@@ -92,11 +92,11 @@ def table(results: dict, source: str) -> str:
         f"Results on {pictures}, in percent. Always naming the largest class: {percent(results['majority_class'])}.",
         "",
         line(COLUMNS),
-        "|---|" + "---:|" * 11,
+        "|---|" + "---:|" * (len(COLUMNS) - 1),
         *map(line, recognition(results)),
     ]
     for name, val, test in STUDY if source != "folder" else ():
-        lines.append(f"| *the study: {name}* | {val:.2f} | {test:.2f} |" + " |" * 9)
+        lines.append(f"| *the study: {name}* | {val:.2f} | {test:.2f} |" + " |" * (len(COLUMNS) - 3))
     lines += [
         "",
         "| model | map | energy on landmark | maximum on landmark | deletion | insertion |",

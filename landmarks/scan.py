@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from landmarks.images import ENDINGS
+from landmarks.stage.errors import reason
 
 # What operating systems, file managers and storage devices leave in folders, in lower case.
 SYSTEM = {
@@ -47,14 +48,14 @@ def scan(root: Path) -> Scan:
                 for entry in os.scandir(path):
                     child = f"{name}/{entry.name}" if name else entry.name
                     heapq.heappush(entries, (linked or entry.is_symlink(), child, hidden or is_hidden(entry.name)))
-                reason = None
+                why = None
             else:
-                reason = "hidden" if hidden else "repeated" if key in seen else skip_reason(name, facts.st_mode)
-                reasons[name] = reason
-            if key and not reason:
+                why = "hidden" if hidden else "repeated" if key in seen else skip_reason(name, facts.st_mode)
+                reasons[name] = why
+            if key and not why:
                 seen.add(key)
         except OSError as error:
-            reasons[name] = (error.strerror or str(error)).lower()
+            reasons[name] = reason(error)
     return Scan(
         [name for name in sorted(reasons) if not reasons[name]], {n: r for n, r in sorted(reasons.items()) if r}
     )
@@ -63,7 +64,7 @@ def scan(root: Path) -> Scan:
 def printable(name: str) -> str:
     """A name as one line that every table can hold: control characters, and bytes that are not UTF-8, as `\\xNN`."""
     text = os.fsencode(name).decode(errors="backslashreplace")
-    return re.sub(r"[\0-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    return re.sub(r"[\0-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def skip_reason(name: str, mode: int) -> str:

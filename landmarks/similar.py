@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-FILE = "similar.parquet"  # in a model folder
+FILE = "similar.parquet"  # its name in a model folder
 SCHEMA = pa.schema(
     {"id": pa.string(), "landmark_id": pa.string(), "vector": pa.list_(pa.float16()), "thumbnail": pa.large_binary()}
 )
@@ -78,6 +78,6 @@ class Gallery:
         rows = np.argsort(distances, kind="stable")[:count]
         found = self.table.select(["id", "landmark_id", "thumbnail"]).take(rows).to_pylist()
         return [
-            Neighbour(**row, name=self.names[row["landmark_id"]], distance=distance)
+            Neighbour(**row, name=self.names.get(row["landmark_id"], ""), distance=distance)
             for row, distance in zip(found, distances[rows].tolist(), strict=True)
         ]

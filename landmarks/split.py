@@ -1,6 +1,6 @@
 """Splits into training, validation and test: stratified by class, near-duplicates always in the same split."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from landmarks.determinism import stream
 from landmarks.stage import UserError
@@ -9,31 +9,36 @@ import numpy as np
 import pandas as pd
 
 
-def assign(labels: np.ndarray, groups: np.ndarray, fractions: dict[str, float], seed: int) -> np.ndarray:
+def assign(
+    labels: np.ndarray, groups: np.ndarray, fractions: dict[str, float], seed: int, started: Collection = ()
+) -> np.ndarray:
     """Assigns whole groups of pictures to splits so that each class approaches `fractions` (share by split name).
 
     `labels` and `groups` are [N]. The largest groups are assigned first, each to the split that lacks most pictures of
-    its classes. If a class has no more groups left than empty splits, they go to empty splits if possible. The stream
+    its classes. If a class has no more groups left than empty splits, they go to empty splits if possible. For the
+    labels `started`, the first split counts as not empty, because it already has other pictures of them. The stream
     "split" orders groups of equal size. Returns split names [N].
     """
     names = list(fractions)
-    label, group = (np.unique(values, return_inverse=True)[1] for values in (labels, groups))
+    classes, label = np.unique(labels, return_inverse=True)
+    group = np.unique(groups, return_inverse=True)[1]
     sizes = np.bincount(group)
     members = np.split(label[np.argsort(group, kind="stable")], np.cumsum(sizes)[:-1])
     lack = np.bincount(label)[:, None] * np.array(list(fractions.values()))  # classes x splits
     empty = np.ones(lack.shape, dtype=bool)
+    empty[np.isin(classes, list(started)), 0] = False
     left = np.bincount(np.unique([label, group], axis=1)[0])  # groups of each class
     order = stream(seed, "split").permutation(len(sizes))
     chosen = np.empty(len(sizes), dtype=int)
     for number in order[np.argsort(-sizes[order], kind="stable")]:
         own, counts = np.unique(members[number], return_counts=True)
-        classes = own
+        rows = own
         if len(own) > 1:  # the sum of products in the order of a dense row, because rounding decides between equals
-            classes, counts = np.arange(len(lack)), np.bincount(members[number], minlength=len(lack))
+            rows, counts = np.arange(len(lack)), np.bincount(members[number], minlength=len(lack))
         urgent = own[left[own] <= empty[own].sum(1)]
         allowed = empty[urgent].any(0) if len(urgent) else True
-        chosen[number] = np.argmax(np.where(allowed, counts @ lack[classes], -np.inf))
-        lack[classes, chosen[number]] -= counts
+        chosen[number] = np.argmax(np.where(allowed, counts @ lack[rows], -np.inf))
+        lack[rows, chosen[number]] -= counts
         empty[own, chosen[number]] = False
         left[own] -= 1
     return np.array(names)[chosen[group]]
@@ -56,7 +61,8 @@ def complete(
         fixed = (given != "train") | ~np.isin(labels, classes)
         free = ~np.isin(groups, groups[fixed])
         if free.any():
-            splits[free] = assign(labels[free], groups[free], shares, seed)
+            started = np.unique(labels[(given == "train") & ~free])
+            splits[free] = assign(labels[free], groups[free], shares, seed, started)
     return splits
 
 

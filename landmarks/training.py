@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 from landmarks import artifacts, convolutions, stage
@@ -17,6 +18,7 @@ from landmarks.artifacts import DIGITS
 from landmarks.determinism import keep_memory, seed_torch, send, stream
 from landmarks.models import Baseline, Design, Output, build
 from landmarks.params import Abn, Backbone, Train
+from landmarks.stage.errors import is_memory_error
 
 import numpy as np
 import pandas as pd
@@ -196,7 +198,7 @@ class Epoch(NamedTuple):
     """The results of an epoch of training."""
 
     metrics: dict[str, float]  # loss and accuracy on training and on validation pictures
-    losses: list[float]  # of each step
+    losses: list[float]  # one per step
 
 
 def fit(
@@ -236,7 +238,11 @@ def fit(
         model.train()
         values, correct = [], torch.zeros((), dtype=torch.long, device=device)
         for features, labels in data.batches(order, train.batch_size, device):
-            output = model(features)
+            try:
+                output = model(features)
+            except ValueError as error:  # of batch normalisation
+                text = f"the last batch of {len(features)} picture is too small ({error}); choose another number"
+                raise stage.UserError(f"train.batch_size: {text}") from None
             value = model.loss(output, labels)
             optimizer.zero_grad()
             value.backward()
@@ -274,8 +280,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, model: Baseline, optimizer: Optimizer, schedule: LRScheduler) -> list[Epoch]:
-    """Restores the state that `save_checkpoint` wrote; returns the epochs so far."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    """Restores the state that `save_checkpoint` wrote; returns the epochs so far, none if the file is cut off."""
+    content = io.BytesIO(path.read_bytes())
+    try:
+        state = torch.load(content, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        if is_memory_error(error):
+            raise
+        return []  # a power cut has left a part of it
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])

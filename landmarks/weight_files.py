@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 
@@ -120,7 +121,7 @@ def download_imagenet() -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             download_url_to_file(url, str(path))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, HTTPException) as error:
             raise UserError(f"backbone.weights: imagenet could not be fetched ({error}); try again online") from None
     return path
 

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 SHOWN = 24  # rows on a contact sheet
-MAX_ROWS = 10_000  # of a table
+MAX_ROWS = 10_000  # the most rows that a table has
 MAX_DOTS = 3000  # pictures on the map
 
 
@@ -44,7 +44,7 @@ def suspect_labels(table: pd.DataFrame, found: pd.DataFrame, names: np.ndarray) 
             row.id,
             clear[row.suggested],
             f"{file_name(row.id)}\ngiven: {names[row.label]}",
-            f"score {row.score:.4f}\nlike: {names[row.suggested]}",
+            f"score {row.score:.2g}\nlike: {names[row.suggested]}",
         )
         for row in rows.head(SHOWN).itertuples()
     ]
@@ -127,8 +127,8 @@ def main() -> str:
     with stage.atomic_output(artifacts.INSPECTION / "counts.json") as out:
         out.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
     return (
-        f"{counts['suspects']} suspect labels (score below {limit:.4f}), "
-        f"{counts['duplicates']} pairs of near-duplicates, {counts['across_classes']} of them across classes"
+        f"{counts['suspects']} suspect labels (score below {limit:.2g}), "
+        f"near-duplicates: {counts['duplicates']} pairs, {counts['across_classes']} of them across classes"
     )
 
 

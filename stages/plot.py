@@ -10,7 +10,7 @@ import pandas as pd
 
 LARGEST = 50  # classes in the histogram
 GALLERY = 6  # pictures in the attention gallery, half of them misclassified
-PAIRS = 20  # of classes that are confused
+PAIRS = 20  # the number of pairs of confused classes in confused.csv
 MATRIX = 40  # classes of the confusion matrix; of more, those in most mistakes
 RIVALS = ("cam", "grad_cam", "grad_cam_pp")  # of abn's attention map; the gallery shows the best
 ATTRIBUTION = ["id", "landmark_id", "author", "license", "title"]

@@ -10,7 +10,7 @@ import pandas as pd
 SHOWN, FIRST = 24, 6  # pairs of pictures in a section; those that are visible without a click
 WORST = 10  # classes that are visible without a click
 LISTED = 50  # classes that are left out
-COLUMNS = 8  # of the results
+COLUMNS = 8  # the page shows the first columns of the results
 DRAWINGS = (
     *(artifacts.PLOTS / f"{name}.png" for name in ("class_histogram", "confusion", "training")),
     *(artifacts.INSPECTION / f"{name}.png" for name in ("embedding", "learning_curve")),
@@ -76,9 +76,9 @@ def main() -> str:
         totals={"wrong": len(wrong)} | counts,
         shown={name: html_report.illustrated(rows, pictures) for name, rows in shown.items()},
         first=FIRST,
-        suspect=f"{limit:.4f}",
+        suspect=f"{limit:.2g}",
         advice=html_report.advice(counts, curve, len(wrong)),
-        figures={path.stem: html_report.png(path) for path in DRAWINGS}
+        figures={path.stem: html_report.data_uri(path.read_bytes(), "png") for path in DRAWINGS}
         | {"attention": html_report.jpeg(artifacts.PLOTS / "attention.png")},
         settings=settings(p),
         versions=html_report.versions(Path("requirements.txt").read_text(encoding="utf-8")),

@@ -33,7 +33,7 @@ from sklearn.metrics import roc_auc_score
 
 PICTURES = 200
 THIRDS = 3
-COMPONENTS = 64  # of PCA and ViM
+COMPONENTS = 64  # dimensions that PCA and ViM keep
 AREA = "area under the ROC curve"
 
 
@@ -194,6 +194,8 @@ def other_landmarks(p: Params, folder: Path) -> training.Features:
             pixels.append(torch.tensor(model.view(data).pixels))
         except images.Unfit:
             continue
+    if not pixels:
+        raise stage.UserError("data.source: no picture of another landmark is usable; give --thirds")
     with torch.inference_mode():
         array = torch.cat([model.trunk(batch) for batch in torch.stack(pixels).split(BATCH)]).numpy()
     return training.Features(array, pd.DataFrame({"row": range(len(array)), "label": 0}))

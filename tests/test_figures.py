@@ -70,7 +70,7 @@ def class_rows(count: int) -> pd.DataFrame:
     """A table like classes.csv; the first class has the lowest recall and is never predicted."""
     recall = np.linspace(0, 1, count)
     table = pd.DataFrame({"landmark_id": NAMES[:count], "name": "", "train": 9, "test": 3, "recall": recall})
-    return table.assign(precision=[np.nan, *recall[1:]], confused_with=["other", *[""] * (count - 1)])
+    return table.assign(precision=[np.nan, *recall[1:]], confused_with=[NAMES[1], *[""] * (count - 1)])
 
 
 DRAWN: dict[str, Callable[[], Figure]] = {
@@ -89,6 +89,13 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "learning_curve": lambda: figures.learning_curve(CURVE),
     "one map": lambda: gallery(["abn"]),
 }
+
+
+def test_a_class_and_the_one_it_is_taken_for_have_their_names() -> None:
+    rows = class_rows(3).assign(name=["Arch", "Dome", "Tower"])
+    (axes,) = figures.class_accuracy(rows, "abn").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Tower", "Dome", "Arch"]
+    assert [text.get_text() for text in axes.texts][-1] == "3 test, 9 training, taken for Dome"
 
 
 @pytest.mark.parametrize("name", DRAWN)

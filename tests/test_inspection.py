@@ -143,6 +143,22 @@ def test_the_learning_curve_rises_and_predicts() -> None:
     assert slopes == pytest.approx(np.full(5, slopes[0])), "a power law"
 
 
+def test_one_training_picture_per_class_has_no_trend() -> None:
+    x, labels = blobs(3.0)
+    trains = np.zeros(len(x), bool)
+    trains[np.unique(labels, return_index=True)[1]] = True
+    curve = inspection.learning_curve(x, labels, trains, CLASSES, 0)
+    assert curve["trend"].nunique() == 1 and curve["trend"][5] == pytest.approx(curve["accuracy"][4])
+
+
+def test_a_suggestion_is_the_most_probable_other_class() -> None:
+    """Also beside a label that is certain. The classes lie on a line."""
+    labels = np.arange(200) % CLASSES
+    x = labels[:, None] * 100 + np.random.default_rng(0).normal(size=(200, 8))
+    found = inspection.suspects(x, labels, np.arange(200), CLASSES, 0)
+    assert (found["score"] == 1).mean() > 0.9 and (abs(found["suggested"] - labels) == 1).all()
+
+
 def small_project(folder: Path) -> None:
     """What the stage reads, for 15 pictures of three landmarks; 3 and 4 are copies with different labels."""
     shown = [picture._replace(landmark_id=f"landmark-{n % 3}") for n, picture in enumerate(pictures(15))]
@@ -192,7 +208,7 @@ def test_the_stage_lists_every_picture_and_the_copy_across_classes(
     low = int((suspects["score"] < inspection.suspect_score(3)).sum())
     assert counts == {"suspects": low, "duplicates": 1, "across_classes": 1, "across_splits": 1}
     assert f"{low} suspect labels" in summary
-    assert "1 pairs of near-duplicates, 1 of them across classes" in summary
+    assert "near-duplicates: 1 pairs, 1 of them across classes" in summary
     inspect.main()
     assert made == {path.name: path.read_bytes() for path in artifacts.INSPECTION.iterdir()}
 

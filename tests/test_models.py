@@ -151,6 +151,12 @@ def test_a_tail_that_cannot_keep_its_size_has_no_copy_at_stride_1() -> None:
         models.build(design(abn(branch="paper"), shape=(160, 4, 4), hidden=16, tail=base))
 
 
+def test_a_crop_that_is_too_small_for_the_tail_is_an_error() -> None:
+    base = Backbone(name="vgg16", weights="random", layer="conv3", tail="trained")
+    with pytest.raises(UserError, match=r"augment\.crop: too small for the layers after backbone\.layer; raise it"):
+        models.build(design(shape=(256, 2, 2), tail=base))
+
+
 def test_features_are_standardised_first() -> None:
     plain, other = (models.build(design(abn())).eval() for _ in range(2))
     other.mean, other.std = torch.full((8, 1, 1), 3.0), torch.full((8, 1, 1), 4.0)

@@ -89,8 +89,24 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         photos.main([str(tmp_path)])
     with user_error(r"caf\\xe9 has characters that params.yaml cannot hold"):
         photos.main([str(tmp_path / os.fsdecode(b"caf\xe9"))])
-    with pytest.raises(SystemExit):
+    with user_error("recipes.yaml: no recipe none; choose from photos, small"):
         photos.main([str(tmp_path), "--recipe", "none"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("photos: {a: 'b}", "^recipes.yaml: not YAML"),
+        ("", "^recipes.yaml: must have a name for each recipe"),
+        ("photos: {a: [1, 2]}", "^recipes.yaml: photos: each value must be one text"),
+    ],
+    ids=["no YAML", "empty", "a list"],
+)
+def test_mistakes_in_the_recipes(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with user_error(message):
+        photos.main([str(tmp_path)])
 
 
 @pytest.mark.parametrize(

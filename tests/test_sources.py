@@ -99,9 +99,23 @@ def test_an_index_is_read_as_text_and_sorted(tmp_path: Path) -> None:
         ("id,landmark_id\na,1\n,2\n", "a row without id"),
         ("id,landmark_id\na,\n", "a row without landmark_id"),
         ("id,landmark_id\na,1\nb\n", "[Cc]olumn"),
-        ('id,landmark_id\na,"tow\rer"\n', "a line break in landmark_id"),
+        ('id,landmark_id\na,"tow\rer"\n', "a control character, such as a line break, in landmark_id"),
+        ("id,landmark_id\na,tow\x1b[2Jer\n", "a control character, such as a line break, in landmark_id"),
+        ("id,landmark_id\na,tow\x9ber\n", "a control character, such as a line break, in landmark_id"),
     ],
-    ids=["missing", "empty", "header", "no column", "repeated", "no id", "no class", "short row", "line break"],
+    ids=[
+        "missing",
+        "empty",
+        "header",
+        "no column",
+        "repeated",
+        "no id",
+        "no class",
+        "short row",
+        "line break",
+        "escape",
+        "C1",
+    ],
 )
 def test_a_malformed_index_is_an_error(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "index.csv"
@@ -175,7 +189,7 @@ def test_a_file_whose_name_no_table_can_hold_is_skipped(folder: Path) -> None:
     assert skipped == {
         "caf\\xe9/1.jpg": "name not UTF-8",
         "loose.jpg": "not in a class folder",
-        r"tower/a\x0ab.jpg": "line break in the name",
+        r"tower/a\x0ab.jpg": "control character in the name",
         "tower/notes.txt": "unsupported .txt",
         "tower/\\xff.jpg": "name not UTF-8",
     }

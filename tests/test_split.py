@@ -115,6 +115,7 @@ def test_near_duplicates_of_pictures_that_stay_are_not_moved() -> None:
     groups[60:78] = groups[:18]  # of class 3, like pictures of class 0 in train and val
     splits = split.complete(labels, groups, given, FRACTIONS, 0)
     assert (splits[60:78] == "train").all()
+    assert set(splits[78:80]) == {"val", "test"}, "the class keeps the others in train"
     groups[60:80] = 60
     assert (split.complete(labels, groups, given, FRACTIONS, 0)[60:80] == "train").all()
 

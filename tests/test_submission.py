@@ -143,6 +143,9 @@ def test_mistakes(model: Recognizer, folder: Path, tmp_path: Path) -> None:
         submission.photos(index, None)
     with user_error("is not a folder"):
         submission.photos(index, tmp_path / "nowhere")
+    index.write_text("id\nx.jpg\n", encoding="utf-8")
+    with user_error("--pictures: .* has no picture whose name is an id of .*index.csv"):
+        submission.photos(index, folder)
     with user_error("leave it out"):
         submission.photos(folder, folder)
     with user_error("no pictures"):

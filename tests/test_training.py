@@ -274,6 +274,11 @@ def test_an_interrupted_training_resumes_to_the_same_bits(tmp_path: Path, block:
     assert all(torch.equal(tensor, again[0][name]) for name, tensor in weights.items())
     assert again[1:] == (steps, history) and steps == 12
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
+    content = checkpoint.read_bytes()
+    for size in (0, len(content) // 2):  # what a power cut may leave
+        checkpoint.write_bytes(content[:size])
+        found, *rest = run(None, checkpoint)
+        assert all(torch.equal(tensor, found[name]) for name, tensor in weights.items()) and rest == [steps, history]
 
 
 def test_there_is_no_checkpoint_before_its_time(tmp_path: Path) -> None:

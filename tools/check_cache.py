@@ -8,6 +8,7 @@ status is 1 if there were any.
 import hashlib
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from landmarks import stage
@@ -32,12 +33,19 @@ def main() -> str:
         raise UserError(f"DVC cannot read the pipeline ({error}); correct that first") from None
     objects = [path for path in sorted(cache.glob("??/*")) if re.fullmatch(r"[0-9a-f]{30}(\.dir)?", path.name)]
     damaged = [path for path in objects if is_damaged(path)]
+    links = {(facts.st_dev, facts.st_ino) for facts in map(os.stat, damaged)}
     for path in damaged:
-        os.utime(path)  # also the time of its links, which makes DVC hash them again
+        with suppress(PermissionError):  # of another user, in a shared cache
+            os.utime(path)  # also the time of its links in other clones, which makes DVC hash them again
         path.unlink()
     for out in outs:
         for path in (out, *out.rglob("*")):
-            if path.is_file() and path.stat().st_nlink == 1:
+            if not path.is_file():
+                continue
+            facts = path.stat()
+            if (facts.st_dev, facts.st_ino) in links:
+                path.unlink()
+            elif facts.st_nlink == 1:
                 os.utime(path)  # a copy instead of a link: DVC hashes it again
     if damaged:
         raise UserError(f"{len(damaged)} of {len(objects)} cache objects were damaged and deleted; run dvc repro")

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from landmarks import artifacts, params, report, scan
+from landmarks.serving import cli
 from landmarks.sources.folder import open_folder
 from landmarks.stage import UserError
 from landmarks.stage.errors import explain
@@ -53,11 +54,21 @@ def free_name(root: Path, taken: list[str]) -> str:
     The prefix keeps it apart from the names of branches and commits. It has only characters that git accepts in names.
     """
     name = re.sub(r"[\W_]+", "-", f"photos-{root.name}")[:50].strip("-")
-    free, number = name, 1
-    while free in taken:
-        number += 1
-        free = f"{name}-{number}"
-    return free
+    return cli.free_name(name, {other.casefold() for other in taken})
+
+
+def read_recipes() -> dict[str, dict[str, str]]:
+    """recipes.yaml. Raises `UserError` if it is not what the comments in it say."""
+    try:
+        recipes = yaml.load(RECIPES.read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506 - values stay text
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise UserError(f"{RECIPES}: not YAML: {error}") from None
+    if not isinstance(recipes, dict):
+        raise UserError(f"{RECIPES}: must have a name for each recipe")
+    for name, recipe in recipes.items():
+        if not isinstance(recipe, dict) or not all(isinstance(value, str) for value in recipe.values()):
+            raise UserError(f"{RECIPES}: {name}: each value must be one text; put lists in quotes")
+    return recipes
 
 
 def quote(text: str) -> str:
@@ -112,12 +123,14 @@ def output(*command: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    recipes = yaml.load(RECIPES.read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506 - values stay text
+    recipes = read_recipes()
     parser = argparse.ArgumentParser(prog="photos")
     parser.add_argument("root", metavar="ROOT", help="the folder of the pictures")
-    parser.add_argument("--recipe", default="photos", choices=recipes, help="of recipes.yaml (default: photos)")
+    parser.add_argument("--recipe", default="photos", help="of recipes.yaml (default: photos)")
     parser.add_argument("-S", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="of params.yaml")
     args = parser.parse_args(arguments)
+    if args.recipe not in recipes:
+        raise UserError(f"{RECIPES}: no recipe {args.recipe}; choose from {', '.join(recipes)}")
     if not args.root:
         raise UserError("ROOT: missing; make photos ROOT=/my/pictures")
     root = Path(os.path.abspath(os.path.expanduser(args.root)))
@@ -127,10 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(f"ROOT: {root} is not a directory; name one with a directory of pictures per landmark")
     taken = output("git", "for-each-ref", "--format=%(refname:lstrip=-1)", "refs/exps").splitlines()
     name = free_name(root, taken)
-    recipe = recipes[args.recipe]
-    if not isinstance(recipe, dict) or not all(isinstance(value, str) for value in recipe.values()):
-        raise UserError(f"recipes.yaml: {args.recipe}: each value must be one text; put lists in quotes")
-    changes = settings(root, recipe, args.settings, params.load().ablations)
+    changes = settings(root, recipes[args.recipe], args.settings, params.load().ablations)
     stamp = version(root, changed(changes[1::2]).data.only)
     run = ["exp", "run", "--name", name, "-S", f"data.version={stamp}", *changes]
     print(shlex.join(["dvc", *run]), flush=True)

@@ -248,7 +248,7 @@ def predict(args: argparse.Namespace) -> int:
             try:
                 draw(path, answer, overlays[path])
             except (Unfit, OSError) as error:  # such as a name that is too long
-                print(f"landmarks: {explain(error) or f'{path}: {error}'}", file=sys.stderr)
+                print(f"landmarks: {printable(explain(error) or f'{path}: {error}')}", file=sys.stderr)
                 status = 1
         near = [] if gallery is None or isinstance(answer, Unfit) else gallery.nearest(answer.vector, args.similar)
         if args.json:

@@ -60,7 +60,7 @@ def look(models: list[Recognizer], path: Path) -> Seen:
 
 def plain(text: str) -> str:
     """Markdown that shows exactly this text."""
-    return re.sub(r"([^\w .])", r"\\\1", text)
+    return re.sub(r"([^\w .]|_)", r"\\\1", text)
 
 
 def apology(name: str, unfit: Unfit) -> str:
@@ -153,7 +153,7 @@ def page(models: list[Recognizer], examples: list[Path]) -> "gr.Blocks":
             cells = []
             for column, model in enumerate(models):
                 with gr.Column(scale=2, min_width=260):
-                    gr.Markdown(f"### {model.facts['name']}")
+                    gr.Markdown(f"### {plain(model.facts['name'])}")
                     cells += [
                         gr.Markdown(min_height=50, elem_id=f"verdict-{column}"),
                         gr.Image(label="where it looks", format="png", buttons=["fullscreen"], elem_id=f"map-{column}"),

@@ -68,6 +68,8 @@ def write(recognizer: Recognizer, path: Path) -> None:
     model = program.model_proto
     onnx.helper.set_model_props(model, metadata(recognizer))
     model.doc_string = __doc__
+    if model.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:
+        raise stage.UserError("--onnx: the model is larger than 2 GB, the limit of the format; lower train.hidden")
     onnx.checker.check_model(model)
     with stage.atomic_output(path) as part:
         onnx.save(model, part)

@@ -72,7 +72,7 @@ class Recognizer:
             with (folder / "classes.csv").open(newline="", encoding="utf-8") as file:
                 self.names = {row["landmark_id"]: row.get("name") or "" for row in csv.DictReader(file)}
             self.threshold = float(self.facts["unknown"]["threshold"])
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, csv.Error) as error:
             if explain(error) and not isinstance(error, OSError):  # too little memory
                 raise
             raise self.broken(error) from None

@@ -23,6 +23,7 @@ from landmarks.scan import printable
 from landmarks.serving import recognizer
 from landmarks.serving.recognizer import Recognizer
 from landmarks.stage import UserError
+from landmarks.stage.errors import reason
 
 HEADER = ["id", "landmarks"]
 
@@ -45,7 +46,7 @@ def photos(index: Path, folder: Path | None) -> dict[str, Path | None]:
         with index.open(newline="", encoding="utf-8-sig") as file:
             ids = [row["id"] for row in csv.DictReader(file)]
     except OSError as error:
-        raise UserError(f"{index}: {(error.strerror or str(error)).lower()}; give a folder or a CSV") from None
+        raise UserError(f"{index}: {reason(error)}; give a folder or a CSV") from None
     except (KeyError, UnicodeDecodeError, csv.Error):
         raise UserError(f"{index}: not a CSV with a column id; give a folder or a CSV") from None
     if not ids:
@@ -60,6 +61,8 @@ def photos(index: Path, folder: Path | None) -> dict[str, Path | None]:
     for one, two in pairwise(ids):
         if one == two:
             raise UserError(f"{index}: id {one} appears more than once; remove a row")
+    if not found:
+        raise UserError(f"--pictures: {folder} has no picture whose name is an id of {index}; name another folder")
     return {name: found.get(name) for name in ids}
 
 

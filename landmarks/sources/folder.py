@@ -1,6 +1,7 @@
 """The user's own pictures: a directory per class, perhaps in folders of a split, or files listed in `images.csv`."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from pathlib import Path
 from landmarks.images import MAX_BYTES, Picture
 from landmarks.scan import printable, scan
 from landmarks.sources import Source
-from landmarks.sources.index import read_index, reason
+from landmarks.sources.index import CONTROL, read_index
 from landmarks.stage import UserError, count_reasons
+from landmarks.stage.errors import reason
 
 import pandas as pd
 
@@ -129,7 +131,7 @@ def unstorable(name: str) -> str:
         name.encode()
     except UnicodeEncodeError:
         return "name not UTF-8"
-    return "line break in the name" if "\n" in name or "\r" in name else ""
+    return "control character in the name" if re.search(CONTROL, name) else ""
 
 
 def landmark(name: str, splits: bool) -> str:

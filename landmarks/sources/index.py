@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from landmarks.stage import UserError
+from landmarks.stage.errors import reason
 
 import pandas as pd
 import pyarrow as pa
 from pyarrow import compute, csv
 
 UNKNOWN = ("", "none", "nan", "null", "na", "n/a")  # values that stand for no landmark_id, in lower case
+CONTROL = "[\x00-\x1f\x7f-\x9f]"  # a pattern of characters that would corrupt tables and terminals
 
 
 def read_landmarks(path: Path | None, columns: list[str], name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -54,8 +56,8 @@ def read_index(
         if compute.any(compute.equal(table[column], "")).as_py():
             raise UserError(f"{name}: a row without {column}; fill it in or remove the row")
     for column in columns:
-        if compute.any(compute.match_substring_regex(table[column], "[\r\n]")).as_py():  # would corrupt tables
-            raise UserError(f"{name}: a line break in {column}; remove it")
+        if compute.any(compute.match_substring_regex(table[column], CONTROL)).as_py():
+            raise UserError(f"{name}: a control character, such as a line break, in {column}; remove it")
     ids = table["id"]
     repeated = ids[1:].filter(compute.equal(ids[1:], ids[:-1]))  # a Python set of five million ids takes a gigabyte
     if len(repeated):
@@ -82,8 +84,3 @@ def read_ids(path: Path, name: str) -> pa.Array:
             f"data.only: {name}: {reason(error)}; it needs an id per line, or the columns landmark_id,images"
         ) from None
     return compute.unique(ids.filter(compute.not_equal(ids, "")))
-
-
-def reason(error: OSError | ValueError) -> str:
-    """The error in a few words, in lower case."""
-    return (getattr(error, "strerror", None) or str(error)).lower()

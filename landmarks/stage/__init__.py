@@ -60,8 +60,8 @@ def run(main: Callable[[], str]) -> None:
         signal.signal(number, on_signal)
     if os.environ.get("DVC_STAGE"):
         exit_with_parent(os.getppid())
-    before = current_inputs()
     try:
+        before = current_inputs()
         summary = main()
         check_unchanged(before)
         gc.freeze()  # saves half a second at exit, in which Python would scan all of torch's objects

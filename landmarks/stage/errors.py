@@ -26,6 +26,11 @@ def is_memory_error(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or re.search(pattern, str(error)) is not None
 
 
+def reason(error: Exception) -> str:
+    """The error in a few words, in lower case, without the file's name."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
 def explain(error: BaseException) -> str | None:
     """One line about a mistake of the user or a failure of the machine: what went wrong and the fix. None for a bug."""
     text = " ".join(str(error).split())
