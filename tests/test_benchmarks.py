@@ -10,6 +10,7 @@ from landmarks import images, params, sources
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from conftest import ROOT
 
@@ -107,3 +108,15 @@ def test_the_scale_run_measures_every_stage(tmp_path: Path) -> None:
         assert f"## {heading}" in text
     for name in ("download", "extract-features", "train-abn", "plot"):
         assert text.count(f"| {name} ") == 3  # seconds, memory, disk; one size does not grow
+
+
+@pytest.mark.slow
+def test_late_workers_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers join one. No process stays."""
+    pytest.importorskip("distributed", reason="needs requirements-cluster.txt, see docs/cluster.md")
+    from benchmarks import cluster
+
+    monkeypatch.setattr(cluster, "TASKS", 12)
+    monkeypatch.setattr(cluster, "SECONDS", 0.1)
+    assert cluster.joined() > 0
+    assert not psutil.Process().children()
