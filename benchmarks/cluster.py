@@ -1,6 +1,6 @@
 """What several machines cost, on the loopback address: benchmarks/cluster.md.
 
-    .venv/bin/python -m benchmarks.cluster       after `make reproduce`, on an idle machine; takes 5 minutes
+    .venv/bin/python -m benchmarks.cluster       after `make reproduce`, on an idle machine; takes 7 minutes
 
 The workers share the cores of this machine, so only one of them computes. What is lost when workers end or join is
 measured with tasks that wait.
@@ -99,7 +99,7 @@ def extraction() -> tuple[float, float, float]:
     """Of extract-features: the rate of one worker as a multiple of the rate without a cluster, the bytes that travel
     as a multiple of those of pictures, weights and features, and the memory of the scheduler in MB."""
     p, views = params.load(), artifacts.read_views()
-    index = views[views["id"].isin(views["id"].unique()[:PICTURES])]
+    index = views[views["id"].isin(views["id"].unique()[-PICTURES:])]  # the last ones, as after an interruption
     weights = load_file(artifacts.BACKBONE)
     trunk, kept = networks.Trunk(weights, p.backbone), networks.trunk_weights(weights, p.backbone)
     arguments = artifacts.FILTERED, index, p.augment.crop, "float32"
