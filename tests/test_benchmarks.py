@@ -118,5 +118,6 @@ def test_late_workers_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cluster, "TASKS", 12)
     monkeypatch.setattr(cluster, "SECONDS", 0.1)
+    before = set(psutil.Process().children())
     assert cluster.joined() > 0
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= before
