@@ -9,6 +9,7 @@ measured with tasks that wait.
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,11 +136,12 @@ def main() -> str:
         "rate after two workers have joined one, relative to before": f"{joined():.2f}",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    made = f"""Made by `python -m benchmarks.cluster` on {machine()}: a scheduler and workers on the loopback address.
+The first two rows are medians of {ROUNDS} computations of the features of {PICTURES} pictures of the sample. The last
+two have {TASKS} tasks that wait {SECONDS} seconds each."""
     text = f"""# Several machines
 
-Made by `python -m benchmarks.cluster` on {machine()}.
-A scheduler and workers on the loopback address. The first two rows are medians of {ROUNDS} computations of the features
-of {PICTURES} pictures of the sample. The last two have {TASKS} tasks that wait {SECONDS} seconds each.
+{textwrap.fill(" ".join(made.split()), 120)}
 
 | | |
 |---|---:|

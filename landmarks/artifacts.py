@@ -94,6 +94,11 @@ def read_named_classes() -> "pd.DataFrame":
     return read_classes()[["label", "landmark_id"]].merge(names, on="landmark_id", how="left", validate="one_to_one")
 
 
+def shown_names(classes: "pd.DataFrame") -> dict[str, str]:
+    """By landmark_id, the name of each class (`landmark_id`, `name`), or the landmark_id if it has none."""
+    return {key: name or key for key, name in zip(classes["landmark_id"], classes["name"], strict=True)}
+
+
 def read_views(root: Path = Path()) -> "pd.DataFrame":
     """The augmentation index with a column `row`: which row of features.npy belongs to the view."""
     import pandas as pd

@@ -279,7 +279,6 @@ def schedule(address: str) -> None:
 def work(address: str) -> None:
     """Runs a worker of the scheduler at `address` until that ends. Raises `UserError` if a driver rejects it."""
     options: dict[str, Any] = LOCAL | {"nthreads": 1, "memory_limit": 0, "security": security(address)}
-
     os.environ["TQDM_DISABLE"] = "1"  # in its processes: only the driver shows progress
 
     async def serve() -> None:

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 from landmarks import objectives
+from landmarks.artifacts import shown_names
 from landmarks.images import Picture
 from landmarks.params import Abn
 
@@ -220,9 +221,7 @@ def class_accuracy(classes: pd.DataFrame, model: str) -> Figure:
 
     `model` is the name of the model that they describe.
     """
-    names = dict(
-        zip(classes["landmark_id"], classes["name"].where(classes["name"] != "", classes["landmark_id"]), strict=True)
-    )
+    names = shown_names(classes)
     rows = classes.sort_values(["recall", "landmark_id"]).head(SHOWN_CLASSES)[::-1]
     figure, axes = plt.subplots(figsize=(9, 1.4 + 0.2 * len(rows)))
     places = np.arange(len(rows))

@@ -15,6 +15,7 @@ SYSTEM = {
     *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
     *("@eadir", "@recycle", "#recycle", "#snapshot", "lost+found", "__pycache__"),
 }
+CONTROL = "[\x00-\x1f\x7f-\x9f]"  # a pattern of the characters that would corrupt tables and terminals
 
 
 class Scan(NamedTuple):
@@ -64,7 +65,7 @@ def scan(root: Path) -> Scan:
 def printable(name: str) -> str:
     """A name as one line that every table can hold: control characters, and bytes that are not UTF-8, as `\\xNN`."""
     text = os.fsencode(name).decode(errors="backslashreplace")
-    return re.sub(r"[\0-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    return re.sub(CONTROL, lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def skip_reason(name: str, mode: int) -> str:

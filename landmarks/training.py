@@ -240,9 +240,10 @@ def fit(
         for features, labels in data.batches(order, train.batch_size, device):
             try:
                 output = model(features)
-            except ValueError as error:  # of batch normalisation
-                text = f"the last batch of {len(features)} picture is too small ({error}); choose another number"
-                raise stage.UserError(f"train.batch_size: {text}") from None
+            except ValueError:  # of batch normalisation, if a channel has a single value
+                if len(labels) > 1:
+                    raise
+                raise stage.UserError("train.batch_size: leaves one picture for the last batch; change it") from None
             value = model.loss(output, labels)
             optimizer.zero_grad()
             value.backward()

@@ -96,7 +96,7 @@ def near_duplicates(table: pd.DataFrame, hashes: np.ndarray, names: np.ndarray) 
 def main() -> str:
     p = params.load()
     table, classes = pd.read_parquet(artifacts.SPLIT), artifacts.read_named_classes()
-    names = classes["name"].where(classes["name"] != "", classes["landmark_id"]).to_numpy()
+    names = np.array(list(artifacts.shown_names(classes).values()))
     labels, trains = table["label"].to_numpy(), (table["split"] == "train").to_numpy()
     hashes = pd.read_parquet(artifacts.FILTERED / "hashes.parquet", columns=["hash"])["hash"].to_numpy()
     x = inspection.pool(artifacts.read_features(), artifacts.read_views())

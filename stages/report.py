@@ -34,7 +34,6 @@ def main() -> str:
     best = report.best(predictions)
     known, classes = artifacts.read_named_classes(), artifacts.read_csv(artifacts.CLASSES)
     classes["precision"] = pd.to_numeric(classes["precision"])  # empty for a class that is never predicted
-    names = known["name"].where(known["name"] != "", known["landmark_id"])
     wrong, dropped = artifacts.read_csv(artifacts.WRONG), artifacts.read_csv(artifacts.FILTERED / "dropped.csv")
     scores, pairs = (artifacts.read_csv(artifacts.INSPECTION / f"{name}.csv") for name in ("suspects", "duplicates"))
     curve = pd.read_csv(artifacts.INSPECTION / "learning_curve.csv")
@@ -71,7 +70,7 @@ def main() -> str:
         repeat_columns=report.REPEAT_COLUMNS,
         repeated=report.repeats(results),
         classes=classes.sort_values(["recall", "landmark_id"]).to_dict("records"),
-        names=dict(zip(known["landmark_id"], names, strict=True)),
+        names=artifacts.shown_names(known),
         worst=WORST,
         totals={"wrong": len(wrong)} | counts,
         shown={name: html_report.illustrated(rows, pictures) for name, rows in shown.items()},

@@ -55,6 +55,14 @@ def test_another_format(tmp_path: Path) -> None:
         release.read(tmp_path)
 
 
+def test_a_missing_key(tmp_path: Path) -> None:
+    content = json.loads((model_folder(tmp_path / "m") / "release.json").read_text(encoding="utf-8"))
+    del content["results"]
+    (tmp_path / "m/release.json").write_text(json.dumps(content), encoding="utf-8")
+    with user_error(r"release\.json: lacks results; copy the folder again"):
+        release.read(tmp_path / "m")
+
+
 @pytest.mark.parametrize("source", ["sample", "gldv2"])
 @pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
 def test_the_model_card(tmp_path: Path, source: str, block: object) -> None:

@@ -287,6 +287,13 @@ def test_there_is_no_checkpoint_before_its_time(tmp_path: Path) -> None:
     assert not checkpoint.exists()
 
 
+def test_a_last_batch_of_one_picture_whose_map_is_one_cell_is_an_error() -> None:
+    pictures = Features(np.ones((3, 8, 1, 1), np.float16), pd.DataFrame({"row": range(3), "label": range(3)}))
+    model, settings = models.build(design(abn(), shape=(8, 1, 1))), SETTINGS.model_copy(update={"batch_size": 2})
+    with user_error(r"train\.batch_size: leaves one picture for the last batch; change it"):
+        list(fit(model, [pictures], pictures, settings, 0, lambda: None))
+
+
 def test_the_model_knows_its_design(tmp_path: Path) -> None:
     model, _ = trained(tmp_path / "log", abn())
     array, index = data()

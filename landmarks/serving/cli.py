@@ -289,7 +289,7 @@ def as_table(model: "Recognizer", path: Path, answer: "Answer", top: int, near: 
     for rank, other in enumerate(near, 1):
         landmark = f"{other.landmark_id}  {other.name}".rstrip()
         lines.append(f"{rank:3}  {other.distance:7.3f}  {landmark}  {other.id}")
-    return "\n".join(re.sub(r"[\0-\x1f\x7f-\x9f]", "?", line) for line in lines)  # a model's names are not trusted
+    return "\n".join(re.sub(scan.CONTROL, "?", line) for line in lines)  # a model's names are not trusted
 
 
 def draw(path: Path, answer: "Answer", out: Path) -> None:

@@ -24,7 +24,7 @@ from landmarks.networks import Trunk
 from landmarks.params import Backbone
 from landmarks.scan import is_hidden, scan
 from landmarks.stage import UserError, count_reasons
-from landmarks.stage.errors import explain
+from landmarks.stage.errors import explain, reason
 
 import numpy as np
 import torch
@@ -179,7 +179,7 @@ def read_bytes(path: Path) -> bytes:
             raise Unfit("huge" if stat.S_ISREG(facts.st_mode) else "not a file")
         return path.read_bytes()
     except (OSError, MemoryError) as error:
-        raise Unfit((getattr(error, "strerror", None) or str(error) or "huge").lower()) from None
+        raise Unfit(reason(error) or "huge") from None
 
 
 def find(arguments: Iterable[str]) -> Iterator[Path]:

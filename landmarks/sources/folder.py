@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from landmarks.images import MAX_BYTES, Picture
-from landmarks.scan import printable, scan
+from landmarks.scan import CONTROL, printable, scan
 from landmarks.sources import Source
-from landmarks.sources.index import CONTROL, read_index
+from landmarks.sources.index import read_index
 from landmarks.stage import UserError, count_reasons
 from landmarks.stage.errors import reason
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from landmarks.scan import CONTROL
 from landmarks.stage import UserError
 from landmarks.stage.errors import reason
 
@@ -10,7 +11,6 @@ import pyarrow as pa
 from pyarrow import compute, csv
 
 UNKNOWN = ("", "none", "nan", "null", "na", "n/a")  # values that stand for no landmark_id, in lower case
-CONTROL = "[\x00-\x1f\x7f-\x9f]"  # a pattern of characters that would corrupt tables and terminals
 
 
 def read_landmarks(path: Path | None, columns: list[str], name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
