@@ -7,6 +7,9 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q --numprocesses=2 --
 
 .PHONY: reproduce photos quick test lint verify verify-matrix check-cache torture fuzz benchmark scale ablations backbones
 
+# DVC runs the stages with this shell. Theirs need `NAME=value command`, which csh does not know.
+export SHELL := /bin/sh
+
 reproduce: .venv/installed
 	$(BIN)/python -m landmarks.params
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro

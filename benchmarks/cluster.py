@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.speed import machine
+from benchmarks.speed import machine, table
 from landmarks import artifacts, determinism, features, images, networks, params, stage
 
 import psutil
@@ -129,13 +129,12 @@ def main() -> str:
     determinism.prepare_inference()
     rate, travelled, memory = extraction()
     rows = {
-        "rate of one worker, its connection included, relative to none": f"{rate:.2f}",
+        "rate of one worker, its connection included, relative to no cluster": f"{rate:.2f}",
         "bytes that travel, relative to pictures, weights and features": f"{travelled:.3f}",
         "memory of the scheduler": f"{memory:.0f} MB",
         "time if one of three workers is killed halfway, relative to the ideal": f"{killed():.2f}",
         "rate after two workers have joined one, relative to before": f"{joined():.2f}",
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     made = f"""Made by `python -m benchmarks.cluster` on {machine()}: a scheduler and workers on the loopback address.
 The first two rows are medians of {ROUNDS} computations of the features of {PICTURES} pictures of the sample. The last
 two have {TASKS} tasks that wait {SECONDS} seconds each."""
@@ -143,9 +142,7 @@ two have {TASKS} tasks that wait {SECONDS} seconds each."""
 
 {textwrap.fill(" ".join(made.split()), 120)}
 
-| | |
-|---|---:|
-{table}
+{table(["", ""], list(rows.items()))}
 """
     with stage.atomic_output(OUT) as out:
         out.write_text(text, encoding="utf-8")

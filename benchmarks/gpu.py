@@ -121,14 +121,9 @@ class Run:
         """The epochs of one model, as the stages train it."""
         views = [training.Features(self.array, part) for part in training_rows]
         landmarks = sorted({str(label) for label in self.index["label"]})
-        design = models.Design(
-            landmarks=landmarks,
-            shape=self.array.shape[1:],
-            hidden=train.hidden,
-            dropout=train.dropout,
-            abn=abn,
-            seed=self.p.seed,
-        )
+        layers = train.model_dump(include={"hidden", "dropout"})
+        shape = self.array.shape[1:]
+        design = models.Design(landmarks=landmarks, shape=shape, abn=abn, seed=self.p.seed, **layers)
         model = models.build(design)
         model.mean, model.std = views[0].statistics()
         return training.fit(

@@ -160,11 +160,6 @@ def run_stages(clone: Clone) -> pd.DataFrame:
     return pd.concat(costs).groupby(level=0, sort=False).agg({"seconds": "sum", "memory": "max"})
 
 
-def size(directory: Path) -> int:
-    """The bytes of all files below a directory."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-
-
 def measure(classes: int | None, share: float) -> Result:
     """Draws a data set, runs the pipeline on it in a clone, and measures the run."""
     sizes, skipped = class_sizes(classes, share)
@@ -189,7 +184,8 @@ def measure(classes: int | None, share: float) -> Result:
         costs = run_stages(clone)
         lock = yaml.safe_load((clone.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
         costs["disk"] = pd.Series({name: sum(out["size"] for out in lock[name]["outs"]) / 1e6 for name in lock})
-        costs.loc["download", "disk"] += size(clone.root / artifacts.DOWNLOADS) / 1e6
+        fetched = [path.stat().st_size for path in (clone.root / artifacts.DOWNLOADS).rglob("*") if path.is_file()]
+        costs.loc["download", "disk"] += sum(fetched) / 1e6
         outs = sorted((out["path"], out["md5"]) for entry in lock.values() for out in entry["outs"])
         results = artifacts.read_results(clone.root)
         trunk = Trunk(load_file(clone.root / artifacts.BACKBONE), backbone)
@@ -250,7 +246,7 @@ Google Landmarks v2, three views of {SETTINGS["augment.crop"]} pixels, features 
 
 {facts.to_markdown()}
 
-The same digest is the same outs, bit by bit.
+Equal digests mean equal outs, bit by bit.
 
 ## Seconds
 

@@ -235,8 +235,9 @@ def shape(trunk: Trunk, rows: int, crop: int) -> tuple[int, int, int, int]:
     except RuntimeError as error:
         if is_memory_error(error):
             raise
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(f"augment.crop: {crop} pixels are too few for the backbone ({reason}); raise it") from None
+        raise UserError(
+            f"augment.crop: {crop} pixels are too few for the backbone ({error!s:.100}); raise it"
+        ) from None
 
 
 def resume_npy(file: BinaryIO, shape: tuple[int, ...]) -> int:

@@ -67,11 +67,24 @@ def illustrated(rows: pd.DataFrame, pictures: dict[str, Thumbnail]) -> list[dict
     ]
 
 
-def comparison(test: dict) -> str:
-    """A sentence about abn's difference from the baseline. `test` is abn's entry for test pictures in results.json."""
+def comparison(test: dict, predictions: pd.DataFrame) -> str:
+    """A sentence about abn's difference from the baseline. `test` is abn's entry for test pictures in results.json,
+    `predictions` is predictions.parquet.
+
+    With one seed, an exact sign test decides whether it may be chance (McNemar's test), because the bootstrap is too
+    certain if few answers differ.
+    """
+    from scipy.stats import binomtest  # imported here because it is slow
+
     entry = test.get("repeats", test)
     gain, (low, high) = 100 * entry["above_baseline"], (100 * end for end in entry["above_baseline_ci95"])
-    verdict = "may be chance" if low <= 0 <= high else "is more than chance"
+    chance = low <= 0 <= high
+    if entry is test:
+        rows = predictions[predictions["split"] == "test"]
+        right = rows.assign(right=rows["predicted"] == rows["label"]).pivot(index="id", columns="model", values="right")
+        better, worse = (right["abn"] > right["baseline"]).sum(), (right["abn"] < right["baseline"]).sum()
+        chance = better == worse or binomtest(better, better + worse).pvalue >= 0.05
+    verdict = "may be chance" if chance else "is more than chance"
     return (
         f"abn is {abs(gain):.1f} points {'below' if gain < 0 else 'above'} the baseline, and this {verdict} "
         f"(95 % interval of the difference: {low:.1f} to {high:.1f})."

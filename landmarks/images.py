@@ -2,6 +2,7 @@
 
 import io
 import math
+import struct
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ import numpy as np
 import pillow_heif
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about Pillow's own, lower size limit, and broken EXIF
 
@@ -172,7 +173,9 @@ def decode(data: bytes, short_side: int | None = None) -> Image.Image:
         raise Unfit("narrow")
     if short_side:
         image.draft("RGB", (2 * short_side, 2 * short_side))
-    ImageOps.exif_transpose(image, in_place=True)
+    image.load()
+    if orientation(image) != 1:
+        ImageOps.exif_transpose(image, in_place=True)
     if image.mode[0] in "IF":
         image = to_8_bit(image)
     if image.has_transparency_data:
@@ -182,7 +185,16 @@ def decode(data: bytes, short_side: int | None = None) -> Image.Image:
         image = image.convert("RGB")
     if min(image.size) < MIN_SIDE:
         raise Unfit("small")
+    image.info.pop("comment", None)  # Pillow would copy it into every JPEG made of the picture
     return image
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a picture, 1 if it is upright or its EXIF data are broken."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, struct.error):
+        return 1
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
@@ -211,8 +223,7 @@ def shrink(picture: Picture, short_side: int) -> tuple[Picture, Image.Image]:
     image = decode(picture.picture, short_side)
     scale = short_side / min(image.size)
     original = open_image(picture.picture)
-    upright = original.getexif().get(0x0112, 1) == 1
-    if scale >= 1 and original.mode == "RGB" and original.size == image.size and upright:
+    if scale >= 1 and original.mode == "RGB" and original.size == image.size and orientation(original) == 1:
         return picture, image
     size = image.size if scale >= 1 else (round(image.width * scale), round(image.height * scale))
     if size != image.size:

@@ -5,7 +5,7 @@ without iteration where possible, so that rounded results do not depend on the l
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
 
 from landmarks import split
 from landmarks.determinism import stream
@@ -40,28 +40,19 @@ def pool(features: np.ndarray, views: pd.DataFrame) -> np.ndarray:
     return x
 
 
-class Classifier(NamedTuple):
-    """Linear discriminant analysis: the log-probabilities of x [N, C] are x @ weights + offset, up to a constant."""
-
-    weights: np.ndarray  # [C, classes]
-    offset: np.ndarray  # [classes]
-
-    def scores(self, x: np.ndarray) -> np.ndarray:
-        return x @ self.weights + self.offset
-
-
 def members(labels: np.ndarray, classes: int) -> list[np.ndarray]:
     """The positions of each class, ascending."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.searchsorted(labels[order], np.arange(classes + 1)))[1:-1]
 
 
-def fit(x: np.ndarray, labels: np.ndarray, classes: int) -> Classifier:
+def fit(x: np.ndarray, labels: np.ndarray, classes: int) -> Callable[[np.ndarray], np.ndarray]:
     """Trains linear discriminant analysis on the pictures whose label is not -1.
 
     It has a closed form: classes are Gaussian with one covariance, which is shrunk by the formula of Ledoit and Wolf
     (Journal of Multivariate Analysis 88, 2004). scikit-learn's shrinks one matrix per class, which takes ten times as
-    long. A class without pictures is improbable.
+    long. A class without pictures is improbable. Returns a function that maps pictures [M, C] to the log-probabilities
+    of the classes [M, classes], up to a constant.
     """
     counts = np.bincount(labels[labels >= 0], minlength=classes)
     means = np.stack([x[rows].sum(0) for rows in members(labels, classes)]) / np.maximum(counts, 1)[:, None]
@@ -69,7 +60,8 @@ def fit(x: np.ndarray, labels: np.ndarray, classes: int) -> Classifier:
     covariance[np.diag_indices(len(covariance))] += 1e-6  # with one picture per class, it is 0
     weights = np.linalg.solve(covariance, means.T)
     prior = np.log(np.maximum(counts, 1e-9) / counts.sum())
-    return Classifier(weights, prior - (means * weights.T).sum(1) / 2)
+    offset = prior - (means * weights.T).sum(1) / 2
+    return lambda rows: rows @ weights + offset
 
 
 def shrunk_covariance(x: np.ndarray, labels: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -116,7 +108,7 @@ def suspects(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int
         found = np.empty((len(rows), classes))
         for fold, classifier in classifiers.items():
             own = folds[rows] == fold
-            found[own] = classifier.scores(x[rows[own]])
+            found[own] = classifier(x[rows[own]])
         return found
 
     everything = np.arange(len(x))
@@ -198,7 +190,7 @@ def learning_curve(x: np.ndarray, labels: np.ndarray, trains: np.ndarray, classe
         for column, fraction in enumerate(FRACTIONS):
             chosen = order[rank < np.ceil(fraction * size)]
             classifier = fit(x, np.where(np.isin(everything, chosen), labels, -1), classes)
-            answers = np.concatenate([classifier.scores(x[rows]).argmax(1) for rows in blocks(judged)])
+            answers = np.concatenate([classifier(x[rows]).argmax(1) for rows in blocks(judged)])
             right[:, column] += (answers == labels[judged]) / REPEATS
             sizes[column] = len(chosen)
     sizes = np.append(sizes, 2 * sizes[-1])
@@ -213,13 +205,5 @@ def learning_curve(x: np.ndarray, labels: np.ndarray, trains: np.ndarray, classe
     draws = np.column_stack([means, trend(means)[-1]])
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     accuracy = right.mean(0)
-    return pd.DataFrame(
-        {
-            "share": [*FRACTIONS, 2.0],
-            "pictures": sizes.astype(int),
-            "accuracy": [*accuracy, np.nan],
-            "low": low,
-            "high": high,
-            "trend": trend(accuracy[None])[:, 0],
-        }
-    )
+    columns = {"share": [*FRACTIONS, 2.0], "pictures": sizes.astype(int), "accuracy": [*accuracy, np.nan]}
+    return pd.DataFrame(columns | {"low": low, "high": high, "trend": trend(accuracy[None])[:, 0]})

@@ -44,7 +44,7 @@ def weighted_sum(perception: "Tensor", attention: "Tensor", abn: Abn) -> "Tensor
 
 def floor(abn: Abn, classes: int) -> float:
     """The minimum of summed_softmax, with all weight on the right class: ln(1 + (K - 1) / e**(alpha + beta))."""
-    return math.log(1 + (classes - 1) / math.exp(abn.alpha + abn.beta))
+    return math.log1p((classes - 1) * math.exp(-abn.alpha - abn.beta))
 
 
 def logit_gradient_norm(truth: np.ndarray, abn: Abn, classes: int) -> np.ndarray:
@@ -57,6 +57,6 @@ def logit_gradient_norm(truth: np.ndarray, abn: Abn, classes: int) -> np.ndarray
     shares[:, 0], shares[:, 1] = truth, 1 - truth
     if abn.objective == "branches":
         return abn.beta * np.linalg.norm(shares - right, axis=1)
-    outer = np.exp(abn.alpha / classes + abn.beta * shares)  # the second softmax
+    outer = np.exp(abn.beta * (shares - shares.max(1, keepdims=True)))  # the second softmax
     error = outer / outer.sum(1, keepdims=True) - right
     return abn.beta * np.linalg.norm(shares * (error - (shares * error).sum(1, keepdims=True)), axis=1)

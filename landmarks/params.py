@@ -24,6 +24,15 @@ ADDRESS = r"(tcp|tls)://(\[[0-9a-fA-F:]+\]|[\w-]+(\.[\w-]+)*):[0-9]+"  # a sched
 NAMED_WEIGHTS = "|".join(dict.fromkeys(row.name for row in WEIGHT_SETS))
 
 
+class Loader(yaml.SafeLoader):
+    """Also reads 1e-05 as a number, as YAML 1.2 does, in which DVC writes params.yaml."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -225,7 +234,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
     Refuses files of the user in an out, where DVC would delete them, and in a folder that contains one.
     """
     try:
-        values = yaml.safe_load(path.read_bytes())
+        values = yaml.load(path.read_bytes(), Loader)  # noqa: S506  # a safe one
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the repository's root") from None
     except OSError as error:

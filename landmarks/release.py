@@ -53,11 +53,8 @@ def calibrate_rejection(val: np.ndarray, test: np.ndarray, rate: float) -> dict:
 def facts(name: str, settings: dict, unknown: dict, results: dict) -> dict:
     """release.json of the model called `name`. `settings` are blocks of params.yaml, with the model's own `abn` or
     None; `unknown` comes from `calibrate_rejection`; `results` is the model's row of results.json."""
-    preprocessing = {
-        "short_side": settings["filter"]["short_side"],
-        "centre_scale": augment.CENTRE_SCALE,
-        "crop": settings["augment"]["crop"],
-    }
+    short_side, crop = settings["filter"]["short_side"], settings["augment"]["crop"]
+    preprocessing = {"short_side": short_side, "centre_scale": augment.CENTRE_SCALE, "crop": crop}
     entries = {"backbone": settings["backbone"], "preprocessing": preprocessing, "unknown": unknown}
     return {"format": FORMAT, "name": name, **entries, "params": settings, "results": results}
 

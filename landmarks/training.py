@@ -76,10 +76,6 @@ class Features:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def steps(self, batch_size: int) -> int:
-        """The number of batches, of which the last may be smaller."""
-        return math.ceil(len(self) / batch_size)
-
     def batches(
         self, order: np.ndarray, batch_size: int, device: torch.device | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -160,21 +156,14 @@ def train_model(
     training = index[index["split"] == "train"]
     views = [Features(array, rows) for _, rows in training.groupby("view")]
     val = Features(array, index[index["split"] == "val"])
-    design = Design(
-        landmarks=landmarks,
-        shape=array.shape[1:],
-        hidden=train.hidden,
-        dropout=train.dropout,
-        abn=abn,
-        seed=seed,
-        tail=tail[0] if tail else None,
-    )
+    layers = train.model_dump(include={"hidden", "dropout"})
+    design = Design(landmarks=landmarks, shape=array.shape[1:], abn=abn, seed=seed, tail=tail and tail[0], **layers)
     model = build(design)
     if tail:
         model.load_backbone(tail[1])
     model.mean, model.std = views[0].statistics()
     model.to(device)
-    steps = train.epochs * views[0].steps(train.batch_size)
+    steps = train.epochs * math.ceil(len(views[0]) / train.batch_size)
     with (
         Live(str(log), dvcyaml=False, save_dvc_exp=False, report=None) as live,
         stage.progress(steps, "steps") as bar,
@@ -222,7 +211,7 @@ def fit(
     `checkpoint`. If that file exists at the start, its epochs are yielded first, and training continues after them.
     """
     device = next(model.parameters()).device
-    optimizer, schedule = optimization(model, train, train.epochs * views[0].steps(train.batch_size))
+    optimizer, schedule = optimization(model, train, train.epochs * math.ceil(len(views[0]) / train.batch_size))
     history: list[Epoch] = []
     if checkpoint and checkpoint.exists():
         history = load_checkpoint(checkpoint, model, optimizer, schedule)

@@ -39,15 +39,10 @@ def suspect_labels(table: pd.DataFrame, found: pd.DataFrame, names: np.ndarray) 
     """suspects.csv and its contact sheet. `found` is the result of `inspection.suspects`."""
     rows = pd.concat([table, found], axis=1).sort_values(["score", "id"])
     clear = examples(table, -found["score"].to_numpy())
-    pairs = [
-        (
-            row.id,
-            clear[row.suggested],
-            f"{file_name(row.id)}\ngiven: {names[row.label]}",
-            f"score {row.score:.2g}\nlike: {names[row.suggested]}",
-        )
-        for row in rows.head(SHOWN).itertuples()
-    ]
+    pairs = []
+    for row in rows.head(SHOWN).itertuples():
+        text = f"{file_name(row.id)}\ngiven: {names[row.label]}"
+        pairs.append((row.id, clear[row.suggested], text, f"score {row.score:.2g}\nlike: {names[row.suggested]}"))
     ids = table.drop_duplicates("label").set_index("label")["landmark_id"]
     rows = rows.assign(given=rows["landmark_id"], suggested=ids[rows["suggested"]].to_numpy())
     title = "The most suspect labels (left) and a picture of the suggested class (right)"
@@ -60,15 +55,10 @@ def outliers(table: pd.DataFrame, x: np.ndarray, names: np.ndarray) -> tuple[pd.
     distances = inspection.outlier_distances(x, table["label"].to_numpy(), trains).round(4)
     rows = table.assign(distance=distances).sort_values(["distance", "id"], ascending=[False, True])
     usual = examples(table, distances)
-    pairs = [
-        (
-            row.id,
-            usual[row.label],
-            f"{file_name(row.id)}\n{names[row.label]}",
-            f"distance {row.distance:.2f}\nusual picture",
-        )
-        for row in rows.head(SHOWN).itertuples()
-    ]
+    pairs = []
+    for row in rows.head(SHOWN).itertuples():
+        text = f"{file_name(row.id)}\n{names[row.label]}"
+        pairs.append((row.id, usual[row.label], text, f"distance {row.distance:.2f}\nusual picture"))
     title = "Pictures unlike the rest of their class (left) and a usual picture of the class (right)"
     return rows[["id", "split", "landmark_id", "distance"]], sheet(title, pairs)
 
@@ -79,18 +69,14 @@ def near_duplicates(table: pd.DataFrame, hashes: np.ndarray, names: np.ndarray) 
     columns = ["id", "landmark_id", "label", "split"]
     one, other = (table[columns].iloc[rows].reset_index(drop=True) for rows in (left, right))
     rows = one.join(other.add_prefix("other_")).assign(bits=bits)
-    pairs = [
-        (
-            *(row.id, row.other_id),
-            f"{file_name(row.id)}\n{names[row.label]}, {row.split}",
-            f"{file_name(row.other_id)}\n{names[row.other_label]}, {row.other_split}",
-        )
-        for row in rows.head(SHOWN).itertuples()
-    ]
+    pairs = []
+    for row in rows.head(SHOWN).itertuples():
+        text = f"{file_name(row.id)}\n{names[row.label]}, {row.split}"
+        other_text = f"{file_name(row.other_id)}\n{names[row.other_label]}, {row.other_split}"
+        pairs.append((row.id, row.other_id, text, other_text))
     title = "Near-duplicates, those across classes first, then those across splits"
-    return rows[["id", "other_id", "bits", "landmark_id", "other_landmark_id", "split", "other_split"]], sheet(
-        title, pairs
-    )
+    shown = rows[["id", "other_id", "bits", "landmark_id", "other_landmark_id", "split", "other_split"]]
+    return shown, sheet(title, pairs)
 
 
 def main() -> str:

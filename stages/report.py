@@ -64,7 +64,7 @@ def main() -> str:
         left_out=list(left_out[["landmark_id", "images"]].itertuples(index=False, name=None)),
         listed=LISTED,
         majority=results["majority_class"],
-        comparison=html_report.comparison(results["abn"]["test"]),
+        comparison=html_report.comparison(results["abn"]["test"], predictions),
         columns=report.COLUMNS[:COLUMNS],
         rows=[cells[:COLUMNS] for cells in report.recognition(results)],
         repeat_columns=report.REPEAT_COLUMNS,

@@ -121,6 +121,8 @@ def single_scores(train: Evidence, labels: np.ndarray, query: Evidence) -> dict[
 def distances(train: Evidence, labels: np.ndarray, query: Evidence, kind: str) -> dict[str, np.ndarray]:
     """Scores from the features `kind` of training pictures."""
     x, y = getattr(train, kind), getattr(query, kind)
+    if len(x) < 10:
+        raise stage.UserError("augment.views: at least 10 training views are needed; use more views or pictures")
     centre, spread = x.mean(0), x.std(0) + 1e-6
     x, y = (x - centre) / spread, (y - centre) / spread
     best = query.probabilities.argmax(1)

@@ -153,6 +153,15 @@ def drips(handler: Handler, _: int) -> None:
         time.sleep(1)
 
 
+def drips_headers(handler: Handler, _: int) -> None:
+    """Sends a byte of a header five times a second, for longer than anybody waits."""
+    handler.send_response(200)
+    handler.flush_headers()
+    for byte in b"X: " + b"x" * 100:
+        handler.wfile.write(bytes([byte]))
+        time.sleep(0.2)
+
+
 def announces(size: int) -> Fault:
     """Says that a body of so many bytes will come."""
 

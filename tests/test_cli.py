@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from landmarks.serving import cli
+from landmarks import images
+from landmarks.serving import cli, overlay
 from landmarks.serving.cli import VERSION, main
 
 import pytest
@@ -116,6 +117,23 @@ def test_overlays(model: str, photos: Path) -> None:
     drawn = sorted((photos / "new/maps").iterdir())
     assert [path.name for path in drawn] == ["0-2.png", "0.png", "1.png", "2.png"], "none is lost to another"
     assert all(Image.open(path).format == "PNG" for path in drawn)
+
+
+def test_an_overlay_of_a_large_photo_is_shrunk() -> None:
+    """Only JPEG files are decoded at reduced size."""
+    image = Image.new("RGB", (6000, 3000), "white")
+    for kind in ("PNG", "JPEG"):
+        width, height = overlay.decode(images.encode(image, kind)).size
+        assert width == 2 * height and 2 <= height / overlay.SHORT_SIDE < 4
+
+
+@pytest.mark.slow
+def test_stdout_may_be_closed(model: str, photos: Path) -> None:
+    command = [sys.executable, "-m", "landmarks", "predict", str(photos), "--model", model]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_dask_is_missing() -> None:

@@ -3,6 +3,7 @@
 With SCREENSHOT=docs/demo.png in the environment, the models in models/released/ give a new picture for docs/serving.md.
 """
 
+import http.client
 import os
 import re
 import socket
@@ -55,10 +56,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(*models: Path, port: int) -> subprocess.Popen:
+def start(*models: Path, port: int, **variables: str) -> subprocess.Popen:
     """Starts `python -m landmarks serve` and waits until it answers."""
     command = [sys.executable, "-m", "landmarks", "serve", "--port", str(port), "--models", *map(str, models)]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    proxy = dict.fromkeys(("http_proxy", "all_proxy"), "http://127.0.0.1:9")  # nothing answers there
+    environment = os.environ | proxy | dict.fromkeys(("no_proxy", "NO_PROXY"), "") | variables
+    server = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     for _ in range(600):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10).close()
@@ -71,12 +76,15 @@ def start(*models: Path, port: int) -> subprocess.Popen:
 
 
 @pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
-    port = free_port()
-    server = start(folder / "baseline", folder / "abn", port=port)
+def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the page. Other users cannot read the uploads, and none stays when the server ends."""
+    port, temporary = free_port(), tmp_path_factory.mktemp("temporary")
+    server = start(folder / "baseline", folder / "abn", port=port, TMPDIR=str(temporary))
+    assert [path.stat().st_mode & 0o77 for path in temporary.iterdir()] == [0]
     yield f"http://127.0.0.1:{port}"
     server.terminate()
     server.wait(10)
+    assert not list(temporary.iterdir())
 
 
 @pytest.fixture
@@ -185,6 +193,16 @@ def test_it_listens_only_on_this_machine(address: str) -> None:
     port = int(address.rsplit(":", 1)[1])
     with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port), timeout=1):
         pass
+
+
+def test_it_answers_only_to_names_of_this_machine(address: str) -> None:
+    """Otherwise a web site could give its own name the address 127.0.0.1, and read the answers."""
+    port = int(address.rsplit(":", 1)[1])
+    for name, status in (("localhost", 200), ("127.0.0.1", 200), ("evil.example", 400)):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", "/", headers={"Host": f"{name}:{port}"})
+        assert connection.getresponse().status == status
+        connection.close()
 
 
 def test_a_port_that_is_taken() -> None:

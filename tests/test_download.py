@@ -252,6 +252,14 @@ def test_an_md5_file_that_trickles_is_a_timeout(v2: Workplace, server: Server) -
         v2.run()
 
 
+def test_headers_that_trickle_are_a_timeout(v2: Workplace, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "MAX_REDIRECTS", 0)
+    server.faults[SUM] = loopback.drips_headers
+    v2.set("download", retries=0, timeout=2)
+    with user_error(r"md5\.images_001\.txt: timeout; run it again"):
+        v2.run()
+
+
 @pytest.mark.parametrize("url", ["http://[broken", "http://127.0.0.1:99999", "http://a..b/x", "http://" + "x" * 70])
 def test_a_malformed_url_is_an_error(v2: Workplace, url: str) -> None:
     v2.set("data", root=url)
@@ -322,6 +330,27 @@ def test_the_first_of_equal_ids_is_stored(v2: Workplace, server: Server, expecte
     own = list(PICTURES.items())
     name = next(name for name, _ in own[0 :: len(TARS)] if name in KEPT)
     write_tar(server.root, TARS[again], [*own[again :: len(TARS)], (name, jpeg(drawing(99)))])
+    v2.run()
+    assert v2.raw() == expected
+
+
+@pytest.mark.parametrize("breaks_off", [True, False])
+def test_bytes_of_a_failed_read_do_not_stay(
+    v2: Workplace, server: Server, expected: dict[str, str], breaks_off: bool
+) -> None:
+    """The first answer has other bytes in a picture, and then breaks off or has the wrong MD5."""
+    right = (server.root / TAR).read_bytes()
+    picture = next(content for name, content in list(PICTURES.items())[1 :: len(TARS)] if name in KEPT)
+    wrong = right.replace(picture, picture[:-20] + bytes(18) + picture[-2:])
+    assert wrong != right
+
+    def damaged(handler: loopback.Handler, number: int) -> bool:
+        if number == 1:
+            handler.answer(200, wrong[:-10] if breaks_off else wrong, Content_Length=str(len(right)))
+            handler.close_connection = True
+        return number > 1
+
+    server.faults[TAR] = damaged
     v2.run()
     assert v2.raw() == expected
 
@@ -416,6 +445,22 @@ def test_landmarks_have_names_where_known(v2: Workplace, server: Server, remotel
         "landmark_id": ["11", "12", "13"],
         "name": ["Ajanta Caves", "Ch\u00e2teau d'If, Marseille", ""],
     }
+
+
+def test_a_stray_quote_costs_only_some_names(v2: Workplace, server: Server) -> None:
+    """It swallows the lines up to the next quote, here 2 MB of them."""
+    lines = [
+        f"{KEPT[0]},,A,B,C",
+        f'{KEPT[1]},,"A,B,C',
+        *["f" * 100] * 20_000,
+        f'{KEPT[2]},,"A",B,C',
+        f"{KEPT[3]},,D,E,F",
+    ]
+    text = "\n".join(["id,url,author,license,title", *lines, ""])
+    (server.root / "metadata/train_attribution.csv").write_text(text, encoding="utf-8")
+    v2.run()
+    pictures = v2.pictures()
+    assert (pictures[KEPT[0]].author, pictures[KEPT[2]].author, pictures[KEPT[3]].author) == ("A", None, "D")
 
 
 def test_a_malformed_file_of_names_is_an_error(v2: Workplace, server: Server) -> None:
@@ -515,6 +560,26 @@ def test_a_dead_link_is_recorded_with_its_reason(v1: Workplace, site: Server, na
     transient = name in ("500", "breaks off", "drips")
     if "redirect" not in name:
         assert site.requests[f"{KEPT[4]}.jpg"] == (2 if transient else 1), "only transient errors are retried"
+
+
+def test_headers_of_a_picture_that_trickle_are_a_timeout(
+    v1: Workplace, site: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "MAX_REDIRECTS", 0)
+    site.faults[f"{KEPT[4]}.jpg"] = loopback.drips_headers
+    v1.set("download", retries=0, timeout=2)
+    v1.run()
+    assert v1.failures() == {KEPT[4]: "timeout"}
+
+
+def test_the_handler_of_ctrl_c_is_restored(v1: Workplace) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        v1.run()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_all_dead_links_together(v1: Workplace, site: Server) -> None:

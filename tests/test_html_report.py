@@ -69,7 +69,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     right = pd.DataFrame(
         {"model": "abn", "split": "val", "id": ids[12:16], "label": range(4), "predicted": range(4), "confidence": 0.9}
     )
-    right.to_parquet(artifacts.PREDICTIONS)
+    test = pd.DataFrame({"split": "test", "id": ids[16:24], "label": [0, 1, 2, 3] * 2, "confidence": 0.5})
+    models = [test.assign(model="baseline", predicted=-1), test.assign(model="abn", predicted=test["label"])]
+    pd.concat([right, *models]).to_parquet(artifacts.PREDICTIONS)
     artifacts.PLOTS.mkdir()
     for path in (*report.DRAWINGS, artifacts.PLOTS / "attention.png"):
         drawing(1, 300, 125).save(path)
@@ -171,6 +173,14 @@ def test_data_without_mistakes_and_with_repeats(folder: Path) -> None:
     assert "not usable" not in read.text and "left out" not in read.text
     assert "Next: Add pictures. Twice as many would give a simple classifier 5.0 points more." in read.text
     assert len(read.images) == len(report.DRAWINGS) + 1
+
+
+def test_a_difference_in_few_answers_may_be_chance(folder: Path) -> None:
+    """Four answers out of four, by an exact sign test; eight are enough. The bootstrap finds both certain."""
+    assert "abn is 25.0 points above the baseline, and this is more than chance" in Reader(page()).text
+    predictions = pd.read_parquet(artifacts.PREDICTIONS)
+    predictions.groupby(["model", "split"]).head(4).to_parquet(artifacts.PREDICTIONS)
+    assert "abn is 25.0 points above the baseline, and this may be chance" in Reader(page()).text
 
 
 def test_near_duplicates_across_splits_and_more_mistakes_than_the_tables_have(folder: Path) -> None:

@@ -124,6 +124,25 @@ def test_a_png_may_hold_a_long_text_or_profile(compressed: bool) -> None:
     assert images.decode(buffer.getvalue()).tobytes() == drawing().tobytes()
 
 
+def test_a_comment_is_not_passed_on() -> None:
+    """Pillow would copy it into every JPEG made of the picture, and refuse a long one."""
+    text, buffer = PngInfo(), io.BytesIO()
+    text.add_text("comment", "x" * 70_000)
+    drawing().save(buffer, "PNG", pnginfo=text)
+    secret = images.encode(drawing(0, 600, 400), "JPEG", comment=b"secret")
+    assert b"secret" in secret
+    for data in (buffer.getvalue(), secret):
+        shrunk, image = images.shrink(Picture("", "", data), 64)
+        assert b"secret" not in shrunk.picture + images.thumbnail(image)
+
+
+@pytest.mark.parametrize("block", [bytes(30), b"", b"MM\0*"], ids=["zeros", "empty", "cut off"])
+def test_a_picture_with_broken_exif_is_used(block: bytes) -> None:
+    data = images.encode(drawing(0, SIDE, SIDE), "JPEG", exif=b"Exif\0\0" + block, dpi=(72, 72))
+    picture, image = images.shrink(Picture("", "", data), 256)
+    assert picture.picture == data and image.size == (SIDE, SIDE)
+
+
 def test_a_png_must_not_fill_the_memory_with_text() -> None:
     text, buffer = PngInfo(), io.BytesIO()
     text.add_text("bomb", "x" * 2**27, zip=True)

@@ -54,15 +54,15 @@ def test_classes_are_told_apart_as_by_scikit_learn() -> None:
 
     x, labels = blobs(1.5)
     half = np.where(np.arange(len(x)) % 2, -1, labels)
-    ours = inspection.fit(x, half, CLASSES).scores(x[1::2])
-    assert inspection.fit(x[::2], labels[::2], CLASSES).scores(x[1::2]) == pytest.approx(ours)
+    ours = inspection.fit(x, half, CLASSES)(x[1::2])
+    assert inspection.fit(x[::2], labels[::2], CLASSES)(x[1::2]) == pytest.approx(ours)
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.0).fit(x[::2], labels[::2])
     theirs = model.predict(x[1::2])
     assert (ours.argmax(1) == theirs).mean() > 0.9
     means = np.stack([x[labels == label].mean(0) for label in range(CLASSES)])
     covariance, _ = ledoit_wolf(x - means[labels], assume_centered=True)
     assert inspection.shrunk_covariance(x, labels, means) == pytest.approx(covariance)
-    missing = inspection.fit(x[labels > 0], labels[labels > 0], CLASSES).scores(x)
+    missing = inspection.fit(x[labels > 0], labels[labels > 0], CLASSES)(x)
     assert np.isfinite(missing).all() and (missing.argmax(1) > 0).all(), "a class without pictures is improbable"
 
 
@@ -134,7 +134,7 @@ def test_the_learning_curve_rises_and_predicts() -> None:
     curve = inspection.learning_curve(x, labels, trains, CLASSES, 0)
     assert curve["share"].tolist() == [0.1, 0.2, 0.4, 0.7, 1, 2]
     assert curve["pictures"].tolist() == [8, 12, 24, 44, 60, 120]
-    answers = inspection.fit(x[trains], labels[trains], CLASSES).scores(x[~trains]).argmax(1)
+    answers = inspection.fit(x[trains], labels[trains], CLASSES)(x[~trains]).argmax(1)
     assert curve["accuracy"][4] == pytest.approx((answers == labels[~trains]).mean(), abs=1e-6)
     measured = curve[:-1]
     assert (measured["low"] <= measured["accuracy"]).all() and (measured["accuracy"] <= measured["high"]).all()

@@ -64,6 +64,13 @@ def test_the_interval_of_an_accuracy_is_that_of_the_binomial_distribution(right:
     assert found == pytest.approx(binom.ppf([0.025, 0.975], count, values.mean()) / count, abs=2.1 / count)
 
 
+def test_the_interval_has_a_width_if_all_answers_are_right_or_all_are_wrong() -> None:
+    """Wilson's interval of k = n: n / (n + z**2) to 1."""
+    sure, labels = np.eye(2)[[0, 1, 0, 1]], np.array([0, 1, 0, 1])
+    assert summary(sure, labels)["accuracy_ci95"] == pytest.approx([4 / (4 + 1.96**2), 1], abs=1e-3)
+    assert summary(sure, 1 - labels)["accuracy_ci95"] == pytest.approx([0, 1.96**2 / (4 + 1.96**2)], abs=1e-3)
+
+
 def test_the_interval_equals_that_of_resampled_pictures() -> None:
     """For a paired difference. This resamples pictures; `interval` draws how often each value occurs."""
     rng = np.random.default_rng(2)

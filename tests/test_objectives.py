@@ -107,6 +107,12 @@ def test_the_logit_gradient_norm_is_that_of_the_loss() -> None:
         assert logit_gradient_norm(truth, block, 27) == pytest.approx(logits.grad.norm(dim=1).numpy(), rel=1e-6)
 
 
+def test_large_weights_do_not_overflow() -> None:
+    study = abn(alpha=1000.0, beta=1000.0, objective="summed_softmax")
+    assert floor(study, 27) == 0
+    assert np.isfinite(logit_gradient_norm(np.array([0.0, 0.5, 1.0]), study, 27)).all()
+
+
 def test_the_logit_gradient_norm_of_cross_entropy() -> None:
     """Cross-entropy's gradient is p - 1 for the true class and 1 - p for the other one."""
     truth = np.array([0.0, 0.25, 0.5, 1.0])

@@ -226,6 +226,13 @@ def test_several_mistakes_are_counted(file: Path) -> None:
         params.load(file)
 
 
+@pytest.mark.parametrize("text", ["1e-05", "5e-05", "1E-3", "2.5e-4", "-0e+1"])
+def test_numbers_are_read_as_dvc_writes_them(file: Path, text: str) -> None:
+    lines = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    file.write_text(lines.replace("weight_decay: 0.01 ", f"weight_decay: {text} "), encoding="utf-8")
+    assert params.load(file).train.weight_decay == float(text)
+
+
 @pytest.mark.parametrize("text", ["seed: [1\n", "seed: 1\n\tdata: 2\n", "a: b: c\n"])
 def test_not_yaml(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")

@@ -147,6 +147,13 @@ def test_every_score_ranks_known_above_unknown_landmarks() -> None:
             assert known[name].mean() > other[name].mean(), name
 
 
+def test_too_few_training_views_are_an_error() -> None:
+    x = np.eye(9)
+    few = unknown.Evidence(x, x, x, x, x, x)
+    with user_error("augment.views: at least 10 training views are needed"):
+        unknown.single_scores(few, np.arange(9) % 3, few)
+
+
 @pytest.mark.slow
 def test_each_third_of_the_classes_is_unknown_once() -> None:
     rng = np.random.default_rng(0)

@@ -62,7 +62,7 @@ def test_pictures_without_an_answer_have_empty_rows(model: Recognizer, folder: P
     assert [name for name, _ in rows(out)] == ["000a", "300a", "500a", "fff"]
     assert [bool(cell) for _, cell in rows(out)] == [True, False, True, False]
     model.threshold = 1.1
-    assert submission.write(model, photos, out).endswith("(1 broken, 1 missing, 2 not recognised)")
+    assert submission.write(model, photos, out, force=True).endswith("(1 broken, 1 missing, 2 not recognised)")
     assert not any(cell for _, cell in rows(out))
     model.threshold = 0.0
 
@@ -101,6 +101,18 @@ def test_an_interrupted_run_resumes(
     submission.write(model, photos, tmp_path / "whole.csv")
     assert resumed == (tmp_path / "whole.csv").read_text(encoding="utf-8")
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_file_that_appears_during_the_run_stays(
+    model: Recognizer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recognizer, "BATCH", 2)
+    photos, out = submission.photos(folder, None), tmp_path / "out.csv"
+    monkeypatch.setattr(model, "view", lambda data, view=model.view: out.write_text("mine") and view(data))
+    with user_error(r"out\.csv: exists; name another file or add --force"):
+        submission.write(model, photos, out)
+    assert out.read_text() == "mine"
+    assert "10 of an earlier run" in submission.write(model, photos, out, force=True)
 
 
 def test_rows_of_other_pictures_are_discarded(

@@ -315,6 +315,12 @@ def test_files_for_continuous_integration_are_valid(file: str, schema: str) -> N
     assert "make test" in text and "-m tools.report_change" in text
 
 
+@pytest.mark.parametrize("path", [".cache/pip/wheel", "curves.png", "report.md"])
+def test_git_ignores_what_continuous_integration_writes(path: str) -> None:
+    """Otherwise tests would commit it in every clone that they make."""
+    assert subprocess.run(["git", "check-ignore", "--quiet", path], cwd=ROOT, check=False).returncode == 0
+
+
 def test_a_report_has_test_metrics_and_the_curves_that_changed() -> None:
     differences = {
         "abn.test.accuracy": {"old": 0.5, "new": 0.75, "diff": 0.25},

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -66,8 +67,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def add(run: Callable[[argparse.Namespace], int], text: str, epilog: str, *options: str) -> argparse.ArgumentParser:
-        """Adds the command `run`, with its help text, what follows the list of its options, and these of `OPTIONS`."""
+    def add(
+        run: Callable[[argparse.Namespace], int | None], text: str, epilog: str, *options: str
+    ) -> argparse.ArgumentParser:
+        """Adds the command `run`, which may return an exit status.
+
+        `text` is its help; `epilog` follows the list of its options, which include these of `OPTIONS`.
+        """
         layout = argparse.RawDescriptionHelpFormatter
         description = f"{text[0].upper()}{text[1:]}."
         name = run.__name__
@@ -294,10 +300,10 @@ def as_table(model: "Recognizer", path: Path, answer: "Answer", top: int, near: 
 
 def draw(path: Path, answer: "Answer", out: Path) -> None:
     """Writes the photo with its attention map."""
-    from landmarks import images, stage
+    from landmarks import stage
     from landmarks.serving import overlay
 
-    image = images.decode(path.read_bytes(), overlay.SHORT_SIDE)
+    image = overlay.decode(path.read_bytes())
     with stage.atomic_output(out) as part:
         overlay.draw(image, answer.map, answer.box).save(part, "PNG")
 
@@ -312,7 +318,7 @@ def free_name(stem: str, taken: set[str]) -> str:
     return name
 
 
-def export(args: argparse.Namespace) -> int:
+def export(args: argparse.Namespace) -> None:
     from landmarks.serving import onnx_export
 
     path = Path(args.model) if args.model.startswith("hf://") else folder(args.model).resolve()
@@ -321,53 +327,47 @@ def export(args: argparse.Namespace) -> int:
     check_targets(args, [out], [])
     onnx_export.write(model, out)
     print(f"landmarks: {out}, {out.stat().st_size / 1e6:.0f} MB")
-    return 0
 
 
-def submit(args: argparse.Namespace) -> int:
+def submit(args: argparse.Namespace) -> None:
     from landmarks.serving import submission
 
     photos = submission.photos(args.index, args.pictures)
     model = load(args.model, args.device)
     check_targets(args, [args.out], [args.index, *filter(None, photos.values())])
-    print(f"landmarks: {submission.write(model, photos, args.out)}")
-    return 0
+    print(f"landmarks: {submission.write(model, photos, args.out, args.force)}")
 
 
-def score(args: argparse.Namespace) -> int:
+def score(args: argparse.Namespace) -> None:
     from landmarks.serving import score as challenge
 
     print(challenge.score(args.submission, args.solution))
-    return 0
 
 
-def push(args: argparse.Namespace) -> int:
+def push(args: argparse.Namespace) -> None:
     from landmarks.serving import hub
 
     print(f"landmarks: {hub.push(folder(args.model), args.repository)}")
-    return 0
 
 
-def serve(args: argparse.Namespace) -> int:
+def serve(args: argparse.Namespace) -> None:
     folders = [folder(name) for name in args.models]  # before the import, which takes the hub's client offline
     from landmarks.serving import demo
 
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # it also removes the uploads then
     demo.serve([load(name, args.device) for name in args.models], folders, args.port)
-    return 0
 
 
-def scheduler(args: argparse.Namespace) -> int:
+def scheduler(args: argparse.Namespace) -> None:
     from landmarks import cluster
 
     cluster.schedule(args.address)
-    return 0
 
 
-def worker(args: argparse.Namespace) -> int:
+def worker(args: argparse.Namespace) -> None:
     from landmarks import cluster, features, jobs  # noqa: F401  # if it imported them later, it would seem to hang
 
     cluster.work(args.address)
-    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -375,8 +375,9 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
     try:
-        status = args.run(args)
-        sys.stdout.flush()
+        status = args.run(args) or 0
+        if sys.stdout:  # it may be closed
+            sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         print("landmarks: interrupted", file=sys.stderr)

@@ -8,6 +8,7 @@ import os
 import re
 from base64 import b64encode
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from landmarks import images
@@ -19,10 +20,16 @@ from landmarks.stage import UserError
 
 from PIL import Image
 
-# Gradio reads these when it is imported. Without them it sends usage data, and asks a hub for files.
-os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+HOST = "127.0.0.1"
+UPLOADS = TemporaryDirectory(prefix="landmarks-")  # other users cannot read it; removed when this process ends
+# Gradio reads these. Without the first two, it sends usage data, and asks a hub for files.
+os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": UPLOADS.name}
+direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), f"{direct},{HOST}" if direct else HOST)
 try:
     import gradio as gr
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 except ImportError as error:
     raise UserError(f"serve: {error.name} is missing; pip install --no-deps -r requirements-demo.txt") from None
 
@@ -55,7 +62,7 @@ def look(models: list[Recognizer], path: Path) -> Seen:
     """Every model's answer. Raises `Unfit` if the file is not a usable picture."""
     data = recognizer.read_bytes(path)
     answers = [model.answer([model.view(data)])[0] for model in models]
-    return Seen(images.decode(data, overlay.SHORT_SIDE), answers)
+    return Seen(overlay.decode(data), answers)
 
 
 def plain(text: str) -> str:
@@ -176,7 +183,7 @@ def serve(models: list[Recognizer], folders: list[Path], port: int | None) -> No
     blocks = page(models, examples)
     try:
         blocks.launch(
-            server_name="127.0.0.1",
+            server_name=HOST,
             server_port=port,
             share=False,
             ssr_mode=False,
@@ -185,6 +192,8 @@ def serve(models: list[Recognizer], folders: list[Path], port: int | None) -> No
             footer_links=[],
             theme=theme,
             css=STYLE,
+            # Otherwise a web site could give its own name this address, and read the answers.
+            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])]},
         )
     except OSError:
         raise UserError(f"--port: {port or 'every port from 7860'} is taken or forbidden; give another") from None

@@ -50,8 +50,7 @@ def card(folder: Path, repository: str) -> str:
 
 def failure(what: str, error: Exception) -> UserError:
     """The error of the hub's client, in one line."""
-    reason = " ".join(str(error).split())[:200]
-    return UserError(f"{what} ({reason}); check the name, the login (`hf auth login`) and the connection")
+    return UserError(f"{what} ({error!s:.200}); check the name, the login (`hf auth login`) and the connection")
 
 
 def push(folder: Path, repository: str) -> str:

@@ -1,5 +1,6 @@
 """The attention map drawn over the photo."""
 
+from landmarks import images
 from landmarks.serving.recognizer import Box
 
 import numpy as np
@@ -8,6 +9,13 @@ from PIL import Image, ImageEnhance
 
 SHORT_SIDE = 512  # pixels; a smaller photo is enlarged to it, so that it can be seen under the map
 OUTSIDE = 0.5  # brightness of what the network did not see
+
+
+def decode(data: bytes) -> Image.Image:
+    """A photo to draw on: at most four times `SHORT_SIDE`, because more costs memory. Raises `Unfit`."""
+    image = images.decode(data, SHORT_SIDE)
+    factor = min(image.size) // (2 * SHORT_SIDE)
+    return image.reduce(factor) if factor > 1 else image
 
 
 def draw(image: Image.Image, attention_map: np.ndarray | None, box: Box, opacity: float = 0.6) -> Image.Image:

@@ -81,8 +81,7 @@ class Recognizer:
         self.landmarks = self.model.design.landmarks
 
     def broken(self, error: Exception) -> UserError:
-        reason = " ".join(str(error).split())[:200]
-        return UserError(f"{self.folder}: a file of the model is missing or broken ({reason}); copy it again")
+        return UserError(f"{self.folder}: a file of the model is missing or broken ({error!s:.200}); copy it again")
 
     @property
     def has_map(self) -> bool:

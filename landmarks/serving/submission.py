@@ -78,11 +78,12 @@ def by_stem(folder: Path, wanted: set[str] | None = None) -> dict[str, Path]:
     return found
 
 
-def write(model: Recognizer, photos: dict[str, Path | None], out: Path) -> str:
+def write(model: Recognizer, photos: dict[str, Path | None], out: Path, force: bool = False) -> str:
     """Writes the CSV for `photos`, which are sorted by id, and returns a summary.
 
     The CSV appears when it is complete. Until then its rows are in a file beside it, from which a later run of the same
-    model with the same photos continues. Raises `UserError` if a `landmark_id` does not fit the format, and `OSError`.
+    model with the same photos continues. Raises `UserError` if a `landmark_id` does not fit the format, or if `out`
+    exists and there is no `force`, and `OSError`.
     """
     unfit = next((name for name in model.landmarks if re.search(r'[\s,"]', name)), None)
     if unfit:
@@ -93,6 +94,7 @@ def write(model: Recognizer, photos: dict[str, Path | None], out: Path) -> str:
     with stage.lock(part):
         done = resume(part)
         reasons = append(part, model, photos, done)
+        stage.check_targets([out], [], force)  # again: another program may have written it meanwhile
         part.replace(out)
     for other in sorted(out.parent.glob(f".{glob.escape(out.name)}.{'[0-9a-f]' * 12}.part")):
         with stage.lock(other, wait=False) as unused:

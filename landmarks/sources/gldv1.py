@@ -54,10 +54,13 @@ class Gldv1(Source):
         tried = {row: n for row, (reason, n) in failures.items() if not remote.limit_changed(reason, self.download)}
         missing = {row: tried.get(row, 0) for row in rows if row not in stored}
         attempts = {row: int(n) for row, n in missing.items() if n <= self.download.retries}
+        handler = signal.getsignal(signal.SIGINT)
         try:
             asyncio.run(self.fetch_all(attempts, len(rows)))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
+        finally:
+            signal.signal(signal.SIGINT, handler)  # asyncio has replaced it
         stored, failures = self.store.pictures(), self.store.failures()
         reasons = {row: failures[row][0] for row in rows if row not in stored}
         reasons |= {
@@ -140,14 +143,16 @@ class Gldv1(Source):
                         raise
             if seconds > retry.LONGEST_WAIT:
                 assert error
-                raise error
+                raise error.with_traceback(None)  # otherwise it would hold the frames of every picture of the host
             await asyncio.sleep(seconds)
 
     async def body(self, session: aiohttp.ClientSession, url: str) -> bytes:
         """The content of a URL. Raises `Unfit` if it is too large, else aiohttp's exceptions."""
         if urlsplit(url).scheme not in ("http", "https"):
             raise aiohttp.NonHttpUrlClientError(url) if urlsplit(url).scheme else aiohttp.InvalidURL(url)
-        async with session.get(as_written(url), max_redirects=5) as response:
+        async with asyncio.timeout(retry.header_seconds(self.download.timeout)):
+            response = await session.get(as_written(url), max_redirects=retry.MAX_REDIRECTS)
+        async with response:
             if response.url.scheme not in ("http", "https"):
                 raise aiohttp.NonHttpUrlClientError(url)
             limit, body, pace = self.download.max_bytes, bytearray(), retry.Pace(self.download.timeout)

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, cast
 from urllib.parse import unquote
@@ -35,7 +34,9 @@ if TYPE_CHECKING:
     from landmarks.cluster import Driver
 
 BUFFER = 1 << 16  # bytes per read of a tar
+BLOCK = 1 << 24  # bytes per block of a CSV file; a row with a stray quote, which ends at the next one, must fit
 PROBES = 16  # tars whose existence is checked at the same time
+MAX_TARS = 10_000  # version 2 has 500
 CREDITS = ["author", "license", "title"]  # columns of train_attribution.csv
 
 
@@ -94,17 +95,14 @@ class Gldv2(Source):
         The public wrote these texts, and errors in them do not matter: they are read as bytes, and rows of the wrong
         length are skipped. Raises `UserError` if a column is missing.
         """
-        options = {
-            "convert_options": csv.ConvertOptions(
-                column_types=dict.fromkeys(columns, pa.binary()), include_columns=columns
-            ),
-            "parse_options": csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip"),
-        }
+        blocks = csv.ReadOptions(block_size=BLOCK)
+        parse = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip")
+        convert = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.binary()), include_columns=columns)
         with self.root.copy(path, self.store.directory, optional=True) as copy:
             if copy is None:
                 return
             try:
-                with csv.open_csv(copy, **options) as batches:
+                with csv.open_csv(copy, blocks, parse, convert) as batches:
                     yield from batches
             except (KeyError, pa.ArrowInvalid) as error:
                 raise UserError(f"{self.root.name(path)}: {error}; it needs {', '.join(columns)}") from None
@@ -129,7 +127,7 @@ class Gldv2(Source):
     def probe_tars(self, pool: ThreadPoolExecutor) -> dict[str, str | None]:
         """The MD5s over HTTP. It cannot list a directory, so numbers are tried until a whole batch is missing."""
         md5s: dict[str, str | None] = {}
-        for first in count(0, PROBES):
+        for first in range(0, MAX_TARS, PROBES):
             names = [f"images_{number:03d}" for number in range(first, first + PROBES)]
             found = pool.map(lambda name: self.find_md5(name, denied_is_missing=True), names)
             batch = dict(zip(names, found, strict=True))
@@ -214,21 +212,21 @@ class Gldv2(Source):
         return True
 
     def read_members(self, reader: "Md5Reader", tar: Tar, ids: set[str]) -> list[str]:
-        """Stores the pictures of `ids`; returns all ids in the tar."""
-        members = []
+        """Stores the pictures of `ids`, of equal ones the first; returns all ids in the tar."""
+        members: dict[str, None] = {}
         with tarfile.open(fileobj=cast(IO[bytes], reader), mode="r|", bufsize=BUFFER) as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
-                if not member.isreg() or ".." in name.parts or not name.stem.isprintable():
+                if not member.isreg() or ".." in name.parts or not name.stem.isprintable() or name.stem in members:
                     continue
-                members.append(name.stem)
+                members[name.stem] = None
                 if name.stem not in ids:
                     continue
                 if member.size > self.download.max_bytes:
                     self.store.fail(name.stem, tar.name, too_large(self.download), None)
                 elif content := archive.extractfile(member):
                     self.store.add(name.stem, tar.name, content.read())
-        return members
+        return list(members)
 
 
 def tar_reader(url: str, download: Download, seed: int, driver: "Driver") -> Callable[[Tar], None]:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent import futures
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -139,17 +140,32 @@ class Root:
         return True
 
     def retry(self, path: str, task: Callable[[], T], denied_is_missing: bool = False) -> T | None:
-        """`retry.retry` for a `task` that reads the file `path`. A local file is read once."""
-        return retry.retry(
-            task,
-            self.name(path),
-            stream(self.seed, "backoff", path),
-            retries=self.retries,
-            stop=self.stop,
-            errors=retry.ERRORS if self.local or self.http else (Exception,),  # s3 and gs have errors of their own
-            local=self.local,
-            denied_is_missing=denied_is_missing,
-        )
+        """The result of `task`, which reads the file `path`; repeats it after transient errors. None: no such file.
+
+        A local file is read once. With `denied_is_missing`, HTTP 403 means "no such file": S3 answers this way where
+        listing is not allowed. Raises `UserError` naming the file after a permanent error or the last attempt,
+        `Stopped` when `stop` is set.
+        """
+        rng = stream(self.seed, "backoff", path)
+        # s3 and gs have errors of their own. Other exceptions are bugs.
+        errors: tuple[type[Exception], ...] = retry.ERRORS if self.local or self.http else (Exception,)
+        for attempt in count():
+            try:
+                return task()
+            except (UserError, retry.Stopped):
+                raise
+            except errors as error:
+                if retry.is_missing(error) or (denied_is_missing and retry.is_forbidden(error)):
+                    return None
+                seconds = retry.seconds_before_retry(error, attempt, self.retries, rng)
+                if seconds is None:
+                    times = f" after {attempt + 1} attempts" if attempt else ""
+                    permanent = self.local or not retry.is_transient(error)
+                    advice = "correct data.root or the file" if permanent else "run it again to go on"
+                    raise UserError(f"{self.name(path)}: {retry.reason(error)}{times}; {advice}") from None
+                if self.stop.wait(seconds):
+                    raise retry.Stopped from None
+        raise AssertionError("unreachable")
 
 
 class Stream:
@@ -163,7 +179,7 @@ class Stream:
         else:
             self.file = root.run(root.fs.open_async(root.full(path), size=1))  # without a size, fsspec asks for it
             try:
-                root.run(self.file.read(0))  # sends the request
+                root.run(asyncio.wait_for(self.file.read(0), retry.header_seconds(root.timeout)))  # sends the request
             except BaseException:
                 self.close()
                 raise

@@ -1,21 +1,17 @@
-"""The retry policy: which errors are transient, how long to wait, when to give up, and which streams are too slow."""
+"""The retry policy: which errors are transient, how long to wait, when to give up, and which answers are too slow."""
 
 import socket
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from itertools import count
-from typing import TypeVar
-
-from landmarks.stage import UserError
 
 import aiohttp
 import numpy as np
 
 FIRST_WAIT = 1.0  # seconds before the first retry; each further wait is twice as long
 LONGEST_WAIT = 600.0  # seconds; a server that asks for a longer wait is given up
+MAX_REDIRECTS = 5
 MIN_BYTES_PER_SECOND = 1024  # a slower stream counts as a timeout
 TRANSIENT_STATUSES = (408, 425, 429)  # transient HTTP statuses below 500
 ERRORS = (OSError, aiohttp.ClientError, ValueError)  # what reading a file or a URL raises
@@ -31,48 +27,9 @@ REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] =
     (FileNotFoundError, "no such file"),
 )
 
-T = TypeVar("T")
-
 
 class Stopped(Exception):
     """Another thread has failed, or the user has interrupted the run."""
-
-
-def retry(
-    task: Callable[[], T],
-    name: str,
-    rng: np.random.Generator,
-    *,
-    retries: int,
-    stop: threading.Event,
-    errors: tuple[type[Exception], ...] = ERRORS,
-    local: bool = False,
-    denied_is_missing: bool = False,
-) -> T | None:
-    """Returns the result of `task`, which reads the file `name`; repeats it after transient errors. None: no such file.
-
-    `rng` draws the jitter of the waiting times. Only exceptions in `errors` are handled; others are bugs. With
-    `denied_is_missing`, HTTP 403 means "no such file": S3 answers this way where listing is not allowed.
-
-    Raises `UserError` naming the file after a permanent error or the last attempt, `Stopped` when `stop` is set.
-    """
-    for attempt in count():
-        try:
-            return task()
-        except (UserError, Stopped):
-            raise
-        except errors as error:
-            if is_missing(error) or (denied_is_missing and is_forbidden(error)):
-                return None
-            seconds = seconds_before_retry(error, attempt, retries, rng)
-            if seconds is None:
-                times = f" after {attempt + 1} attempts" if attempt else ""
-                permanent = local or not is_transient(error)
-                advice = "correct data.root or the file" if permanent else "run it again to go on"
-                raise UserError(f"{name}: {reason(error)}{times}; {advice}") from None
-            if stop.wait(seconds):
-                raise Stopped from None
-    raise AssertionError("unreachable")
 
 
 def is_missing(error: Exception) -> bool:
@@ -136,6 +93,11 @@ def retry_after(headers: Mapping[str, str]) -> float:
     except (ValueError, OverflowError):
         return 0.0
     return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+def header_seconds(timeout: float) -> float:
+    """How long to wait for the headers of an answer, after redirects. A server can make each byte arrive in time."""
+    return (1 + MAX_REDIRECTS) * timeout
 
 
 class Pace:

@@ -25,6 +25,11 @@ create table if not exists failures
 create table if not exists tar_files
     (name text primary key, md5 text not null, members text not null, done integer not null);
 """
+# The bytes of an interrupted or damaged tar may be wrong. Equal bytes are not written again.
+ADD = """
+insert into pictures values (?, ?, ?)
+on conflict (id, origin) do update set picture = excluded.picture where picture is not excluded.picture;
+"""
 
 
 @dataclass
@@ -103,9 +108,9 @@ class Store:
         self.committed = time.monotonic()
 
     def add(self, picture_id: str, origin: str, picture: bytes) -> None:
-        """Stores an encoded picture, unless it is stored already, and deletes its failure, if there is one."""
+        """Stores an encoded picture, in place of one with other bytes, and deletes its failure, if there is one."""
         with self.shared_transaction() as sql:
-            sql.execute("insert or ignore into pictures values (?, ?, ?)", (picture_id, origin, picture))
+            sql.execute(ADD, (picture_id, origin, picture))
             sql.execute("delete from failures where id = ? and origin = ?", (picture_id, origin))
 
     def fail(self, picture_id: str, origin: str, reason: str, attempts: int | None) -> None:

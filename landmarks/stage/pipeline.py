@@ -34,19 +34,16 @@ def check_unchanged(before: dict[Path, bytes]) -> None:
     if not address:
         return
     for path in [path for path, content in before.items() if path.read_bytes() != content]:
+        changed = [path.name]
         if path.name == "params.yaml":
             import yaml
 
             name, _, key = address.partition("@")
             entry = yaml.safe_load(Path("dvc.yaml").read_bytes())["stages"][name]
             keys = [listed.replace("${key}", key) for listed in entry.get("do", entry).get("params", [])]
-            try:
+            with suppress(yaml.YAMLError):  # a half-finished edit
                 old, new = (yaml.safe_load(content) for content in (before[path], path.read_bytes()))
                 changed = [listed for listed in keys if value_of(old, listed) != value_of(new, listed)]
-            except yaml.YAMLError:  # a half-finished edit
-                changed = [path.name]
-        else:
-            changed = [path.name]
         if changed:
             raise UserError(f"{os.path.relpath(path)}: {changed[0]} was changed while the stage ran; run it again")
 
