@@ -7,7 +7,7 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q --numprocesses=2 --
 
 .PHONY: reproduce photos quick test lint verify verify-matrix check-cache torture fuzz benchmark scale ablations backbones
 
-# DVC runs the stages with this shell. Theirs need `NAME=value command`, which csh does not know.
+# DVC runs the stages with this shell. Their commands begin with `NAME=value`, which csh does not know.
 export SHELL := /bin/sh
 
 reproduce: .venv/installed

@@ -71,24 +71,31 @@ def comparison(test: dict, predictions: pd.DataFrame) -> str:
     """A sentence about abn's difference from the baseline. `test` is abn's entry for test pictures in results.json,
     `predictions` is predictions.parquet.
 
-    With one seed, an exact sign test decides whether it may be chance (McNemar's test), because the bootstrap is too
-    certain if few answers differ.
+    With one seed, an exact sign test (McNemar's test) has to agree, because the bootstrap is too certain if few answers
+    differ.
     """
-    from scipy.stats import binomtest  # imported here because it is slow
-
     entry = test.get("repeats", test)
     gain, (low, high) = 100 * entry["above_baseline"], (100 * end for end in entry["above_baseline_ci95"])
-    chance = low <= 0 <= high
-    if entry is test:
-        rows = predictions[predictions["split"] == "test"]
-        right = rows.assign(right=rows["predicted"] == rows["label"]).pivot(index="id", columns="model", values="right")
-        better, worse = (right["abn"] > right["baseline"]).sum(), (right["abn"] < right["baseline"]).sum()
-        chance = better == worse or binomtest(better, better + worse).pvalue >= 0.05
-    verdict = "may be chance" if chance else "is more than chance"
+    verdict = "is more than chance"
+    if low <= 0 <= high:
+        verdict = "may be chance"
+    elif entry is test and sign_test(predictions) >= 0.05:
+        verdict = "may be chance, because few answers differ"
     return (
         f"abn is {abs(gain):.1f} points {'below' if gain < 0 else 'above'} the baseline, and this {verdict} "
         f"(95 % interval of the difference: {low:.1f} to {high:.1f})."
     )
+
+
+def sign_test(predictions: pd.DataFrame) -> float:
+    """The probability that abn and the baseline differ as much by chance: of the test pictures that only one of them
+    names right, as many belong to one model, or more."""
+    from scipy.stats import binomtest  # imported here because it is slow
+
+    rows = predictions[predictions["split"] == "test"]
+    right = rows.assign(right=rows["predicted"] == rows["label"]).pivot(index="id", columns="model", values="right")
+    better, worse = (right["abn"] > right["baseline"]).sum(), (right["abn"] < right["baseline"]).sum()
+    return binomtest(better, better + worse).pvalue
 
 
 def count(number: int, noun: str, ending: str = "s") -> str:

@@ -175,6 +175,8 @@ def decode(data: bytes, short_side: int | None = None) -> Image.Image:
         image.draft("RGB", (2 * short_side, 2 * short_side))
     image.load()
     if orientation(image) != 1:
+        for name in ("exif", "Raw profile type exif"):
+            image.info.pop(name, None)  # otherwise Pillow encodes them anew, which fails if they are broken
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode[0] in "IF":
         image = to_8_bit(image)

@@ -143,6 +143,14 @@ def test_a_picture_with_broken_exif_is_used(block: bytes) -> None:
     assert picture.picture == data and image.size == (SIDE, SIDE)
 
 
+def test_a_rotated_picture_with_a_broken_exif_tag_is_used() -> None:
+    """The resolution is a text. Pillow cannot write it again."""
+    tags = struct.pack(">HHII", 0x0112, 3, 1, 6 << 16) + struct.pack(">HHI4s", 0x011A, 2, 3, b"72\0")
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + tags + bytes(4)
+    image = images.decode(images.encode(drawing(0, 120, 80), "JPEG", exif=exif, dpi=(72, 72)))
+    assert image.size == (80, 120)
+
+
 def test_a_png_must_not_fill_the_memory_with_text() -> None:
     text, buffer = PngInfo(), io.BytesIO()
     text.add_text("bomb", "x" * 2**27, zip=True)

@@ -354,7 +354,7 @@ def serve(args: argparse.Namespace) -> None:
     folders = [folder(name) for name in args.models]  # before the import, which takes the hub's client offline
     from landmarks.serving import demo
 
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # it also removes the uploads then
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, so that the uploads are removed
     demo.serve([load(name, args.device) for name in args.models], folders, args.port)
 
 

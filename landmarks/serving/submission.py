@@ -92,9 +92,10 @@ def write(model: Recognizer, photos: dict[str, Path | None], out: Path, force: b
     key = hashlib.sha256(content.encode()).hexdigest()[:12]
     part = out.with_name(f".{out.name}.{key}.part")
     with stage.lock(part):
+        stage.check_targets([out], [], force)  # an equal run may have written it
         done = resume(part)
         reasons = append(part, model, photos, done)
-        stage.check_targets([out], [], force)  # again: another program may have written it meanwhile
+        stage.check_targets([out], [], force)  # so may another program, meanwhile
         part.replace(out)
     for other in sorted(out.parent.glob(f".{glob.escape(out.name)}.{'[0-9a-f]' * 12}.part")):
         with stage.lock(other, wait=False) as unused:

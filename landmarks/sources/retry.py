@@ -96,7 +96,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
 
 
 def header_seconds(timeout: float) -> float:
-    """How long to wait for the headers of an answer, after redirects. A server can make each byte arrive in time."""
+    """How long to wait for the headers of an answer, redirects included. Each byte of them may arrive in time."""
     return (1 + MAX_REDIRECTS) * timeout
 
 

@@ -25,7 +25,7 @@ create table if not exists failures
 create table if not exists tar_files
     (name text primary key, md5 text not null, members text not null, done integer not null);
 """
-# The bytes of an interrupted or damaged tar may be wrong. Equal bytes are not written again.
+# The bytes of a tar that broke off may be wrong. Equal bytes are not written again.
 ADD = """
 insert into pictures values (?, ?, ?)
 on conflict (id, origin) do update set picture = excluded.picture where picture is not excluded.picture;
