@@ -41,7 +41,7 @@ COMPARED = {"train": 2000, "val": 1000}  # pictures of the comparison with the C
 
 def settings(dry: bool) -> dict:
     """params.yaml of the run: the study's settings, or for a dry run much smaller ones."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = yaml.load((ROOT / "params.yaml").read_bytes(), params.Loader)  # noqa: S506  # a safe one
     values["filter"] |= {"skip_top": 0, "min_images": 3}
     values["augment"] |= {"crop": 32, "views": 1} if dry else {"crop": 224, "views": 3}
     values["backbone"] |= {"name": "vgg16", "tail": "none", "weights": "random.safetensors", "layer": "conv5"}

@@ -6,6 +6,7 @@ from pathlib import Path
 from tools import clone as cloning
 from tools import torture, verify
 
+import pytest
 import yaml
 
 
@@ -16,7 +17,9 @@ def lock(md5: str, alpha: float = 1.0) -> str:
     return yaml.safe_dump({"schema": "2.0", "stages": stages})
 
 
-def test_each_difference_from_the_committed_results_is_listed(tmp_path: Path) -> None:
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A repository with what a clone needs."""
     source = tmp_path / "source"
     (source / "metrics").mkdir(parents=True)
     (source / "params.yaml").write_text("compute: {workers: 0}\n", encoding="utf-8")
@@ -26,6 +29,20 @@ def test_each_difference_from_the_committed_results_is_listed(tmp_path: Path) ->
     commit = ["-c", "user.name=t", "-c", "user.email=t", "commit", "--quiet", "--message", "x"]
     for command in (["init", "--quiet"], ["add", "--all"], commit):
         subprocess.run(["git", *command], cwd=source, check=True)
+    return source
+
+
+def test_a_clone_reads_numbers_as_the_pipeline_does(source: Path, tmp_path: Path) -> None:
+    """PyYAML alone reads 1e-05 as a text, and writes it with quotes."""
+    clone = cloning.Clone(source, tmp_path / "place")
+    path = clone.root / "params.yaml"
+    path.write_text("compute: {workers: 0, first: 1e-05}\n", encoding="utf-8")
+    clone.apply([("compute.second", "2e-05"), ("compute.third", "text")])
+    expected = {"compute": {"workers": 0, "first": 1e-05, "second": 2e-05, "third": "text"}}
+    assert yaml.safe_load(path.read_text(encoding="utf-8")) == expected
+
+
+def test_each_difference_from_the_committed_results_is_listed(source: Path, tmp_path: Path) -> None:
     clone = cloning.Clone(source, tmp_path / "place", threads="1", folder=cloning.ELSEWHERE, workers="4")
     assert clone.environment["OMP_NUM_THREADS"] == "1" and clone.root.name == cloning.ELSEWHERE
     assert yaml.safe_load((clone.root / "params.yaml").read_text(encoding="utf-8")) == {"compute": {"workers": 4}}

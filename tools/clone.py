@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from landmarks import stage
+from landmarks import params, stage
 from landmarks.stage import UserError
 
 import psutil
@@ -65,13 +65,13 @@ class Clone:
 
     def set(self, key: str, value: object) -> None:
         """Changes params.yaml."""
-        params = self.root / "params.yaml"
-        values = block = yaml.safe_load(params.read_text(encoding="utf-8"))
+        path = self.root / "params.yaml"
+        values = block = yaml.load(path.read_bytes(), params.Loader)  # noqa: S506  # a safe one
         *names, last = key.split(".")
         for name in names:
             block = block[name]
         block[last] = value
-        params.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
     def apply(self, settings: list[tuple[str, str]]) -> None:
         """Changes params.yaml as `-S KEY=VALUE` does. A relative data.root is relative to the source repository.
@@ -81,7 +81,8 @@ class Clone:
         for key, value in settings:
             path = self.source / value
             try:
-                self.set(key, str(path.resolve()) if key == "data.root" and path.exists() else yaml.safe_load(value))
+                parsed = yaml.load(value, params.Loader)  # noqa: S506  # a safe one
+                self.set(key, str(path.resolve()) if key == "data.root" and path.exists() else parsed)
             except (KeyError, TypeError, yaml.YAMLError):
                 raise UserError(f"-S {key}={value}: give a key of params.yaml and a value in YAML") from None
 
