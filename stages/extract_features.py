@@ -25,8 +25,9 @@ def main() -> str:
     with stage.scratch("extract-features", settings, inputs) as scratch:
         unfinished = scratch / artifacts.FEATURES.name
         with unfinished.open("a+b") as file, stage.progress(len(views), "views") as bar:
-            bar.update(features.resume_npy(file, shape))
-            left = views.iloc[bar.n :]
+            done = features.resume_npy(file, shape)  # `bar.n` stays 0 if the user's TQDM_DISABLE hides the bar
+            bar.update(done)
+            left = views.iloc[done:]
             if p.compute.cluster:
                 batches = features.extract_on_cluster(
                     p.compute.cluster, trunk, kept, p.backbone, artifacts.FILTERED, left, crop, precision
@@ -38,7 +39,9 @@ def main() -> str:
                     key = "backbone.weights or backbone.layer"
                     raise stage.UserError(f"{key}: a feature exceeds float16 (65504); choose others")
                 file.write(batch.tobytes())
+                done += len(batch)
                 bar.update(len(batch))
+            assert done == len(views)
         with stage.atomic_output(artifacts.FEATURES.parent) as out:
             out.mkdir()
             save_file(kept, out / artifacts.TRUNK.name)

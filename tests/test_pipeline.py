@@ -356,8 +356,7 @@ def test_rows_of_the_table_are_trained_side_by_side(project: Project) -> None:
     lock = project.lock()
     left = {name: entry for name, entry in lock["stages"].items() if not name.startswith("train-")}
     (project.root / "dvc.lock").write_text(yaml.safe_dump(lock | {"stages": left}), encoding="utf-8")
-    runs = project.root / ".dvc/cache/runs"
-    runs.rename(project.root.parent / "runs")
+    shutil.rmtree(project.root / ".dvc/cache/runs")
     project.set("compute.cluster", "local:2")
     done = project.dvc("repro", "train-baseline")
     assert done.returncode == 0, done.stderr
@@ -368,8 +367,6 @@ def test_rows_of_the_table_are_trained_side_by_side(project: Project) -> None:
     assert done.returncode == 0, done.stderr
     assert project.lock() == lock and project.outs() == project.first_outs
     assert not list((project.root / ".scratch").glob("train-*/*"))
-    shutil.rmtree(runs)
-    (project.root.parent / "runs").rename(runs)
 
 
 # --- Interruptions and damage -----------------------------------------------------------------------------------------
@@ -423,6 +420,23 @@ def test_a_stage_killed_at_random_moments_gives_the_same_results(project: Projec
         repro_with_remedies(project)
     assert project.git("status", "--porcelain").split() in ([], ["M", "dvc.lock"])
     assert project.lock() == yaml.safe_load(project.git("show", "HEAD:dvc.lock"))
+    assert project.outs() == project.first_outs
+
+
+@pytest.mark.parametrize("hidden", ["", "1"], ids=["progress bar", "no progress bar"])
+def test_extraction_continues_behind_the_last_whole_row(project: Project, hidden: str) -> None:
+    file = project.root / "data/features/features.npy"
+    array = np.load(file, mmap_mode="r")
+    limit = array.offset + array.nbytes // 2 + 1
+    code = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    code = f"import resource, runpy; {code}; runpy.run_module('stages.extract_features', run_name='__main__')"
+    full = project.run("-c", code)
+    assert full.returncode == 1 and "file too large; make room" in full.stderr, full.stderr
+    (unfinished,) = (project.root / ".scratch/extract-features").glob("*/features.npy")
+    assert unfinished.stat().st_size == limit
+    done = project.dvc("repro", "--force", "--single-item", "extract-features", TQDM_DISABLE=hidden)
+    assert done.returncode == 0, done.stderr
+    assert file.stat().st_size == array.offset + array.nbytes
     assert project.outs() == project.first_outs
 
 

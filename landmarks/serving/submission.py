@@ -136,7 +136,8 @@ def append(part: Path, model: Recognizer, photos: dict[str, Path | None], done: 
         rows = csv.writer(file, lineterminator="\n")
         bar.update(done)
         paths = islice(photos.values(), done, None)
-        for name, (_, answer) in zip(islice(photos, done, None), model.recognise(paths), strict=True):
+        answers = zip(islice(photos, done, None), model.recognise(paths), strict=True)
+        for number, (name, (_, answer)) in enumerate(answers, done + 1):
             landmarks = ""
             if isinstance(answer, Unfit):
                 reasons.append(str(answer))
@@ -147,7 +148,7 @@ def append(part: Path, model: Recognizer, photos: dict[str, Path | None], done: 
                 reasons.append("not recognised")
             rows.writerow([name, landmarks])
             bar.update()
-            if bar.n % recognizer.BATCH == 0:
+            if number % recognizer.BATCH == 0:
                 file.flush()  # a killed run loses at most one batch
         file.flush()
         os.fsync(file.fileno())
