@@ -44,7 +44,8 @@ except ImportError as error:
     raise UserError(f"compute.cluster: {text}") from None
 
 TASKS = 4  # submitted tasks per worker; more would only take memory
-SECONDS = 30  # how long to wait for a scheduler, for a silent worker, and for the first worker
+SECONDS = 30  # how long to wait for a scheduler, and for a silent worker
+START_SECONDS = 120  # how long to wait for the first worker, which imports torch, maybe from a slow disk
 DRIVER_SECONDS = 300  # how long a worker waits for an answer of the driver
 CLOSE_SECONDS = 10  # how long a worker that ends waits for its task; Slurm and Kubernetes kill it after 30
 CERTIFICATE = "cluster.pem"  # in the repository: certificate and private key of all machines of a tls:// cluster
@@ -203,7 +204,7 @@ def connect(address: str, functions: dict[str, Callable]) -> Iterator[tuple[dist
         with explained(address):
             host = asyncio.run(own_host(place, options["security"]))
             client = held.enter_context(distributed.Client(place, **options))
-            client.wait_for_workers(1, timeout=SECONDS)
+            client.wait_for_workers(1, timeout=START_SECONDS)
         server = client.sync(listen)
         held.callback(client.sync, server.close)
         yield client, server.address

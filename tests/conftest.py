@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+os.environ |= {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost", "SHELL": "/bin/sh"}
+os.environ.pop("TQDM_DISABLE", None)
 
 
 def shared(name: str) -> pytest.MarkDecorator:
@@ -276,6 +278,9 @@ class Project(Clone):
     def restore(self) -> None:
         """Restores the state after the first run."""
         self.git("checkout", "--quiet", ".")
+        runs = self.root / ".dvc/cache/runs"  # DVC would take the outs of a later run
+        shutil.rmtree(runs, ignore_errors=True)
+        shutil.copytree(self.root.parent / "runs", runs)
         if self.outs() != self.first_outs:
             assert self.dvc("checkout", "--force").returncode == 0
 
@@ -302,6 +307,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project.seconds = repro.seconds()
     project.commit()
     project.first_outs = project.outs()
+    shutil.copytree(project.root / ".dvc/cache/runs", project.root.parent / "runs")
     yield project
     shutil.rmtree(project.root.parent)
 

@@ -42,7 +42,7 @@ def test_near_duplicates_form_chains() -> None:
     st.integers(1, 64),
     st.randoms(use_true_random=False),
 )
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 def test_groups_are_those_of_all_pairs(pictures: list[tuple[int, list[int]]], cells: int, random: Random) -> None:
     """Hashes that differ in a few bits from a few others, compared in chunks of any size."""
     bases = [random.getrandbits(64) for _ in range(10)]

@@ -288,7 +288,7 @@ def test_folders_of_pictures(files: list, links: list, listed: bool) -> None:
             rows = [f"{n},x,{path.relative_to(root)}" for n, path in enumerate(sorted(wanted)[::2])]
             (root / "images.csv").write_text("\n".join(["id,landmark_id,file", *rows]), encoding="utf-8")
         data = params.Data(source="folder", root="root", only=None, version=None)
-        faulthandler.dump_traceback_later(20, exit=True)  # where a loop of links has no end
+        faulthandler.dump_traceback_later(120, exit=True)  # where a loop of links has no end
         with sources.open_source(data, DOWNLOAD, seed=0, workers=1, scratch=here / "scratch") as source:
             index, skipped = source.index(), source.skipped()
             assert source.fetch(index) == {}

@@ -39,7 +39,7 @@ WHO = {  # of each block of a section; `new` is somebody with a new clone, `none
     "Sweeps": ["ann", "ann"],
     "Review": ["ann"],
     "Merge": ["ann", "ann"],
-    "Hand on a model": ["ann", "none", "none", "ann"],
+    "Pass on a model": ["ann", "none", "none", "ann"],
     "Search": ["ann"],
     "Look around": ["ann"],
     "Before a commit": ["ann"],
@@ -63,7 +63,7 @@ def s3_server() -> Iterator[str]:
     thread = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     thread.start()
     url = "http://{}:{}".format(*thread.get_host_and_port())
-    assert requests.put(f"{url}/team", timeout=10).ok
+    assert requests.put(f"{url}/team", timeout=60).ok
     yield url
     thread.stop()
 
@@ -218,7 +218,7 @@ def both_changes_are_in(team: Team, place: Path, output: str) -> None:
     assert "up to date" in team.bash("dvc status", place) and team.bash("git status --porcelain", place) == ""
 
 
-@after("Hand on a model", 1)
+@after("Pass on a model", 1)
 def the_model_is_complete_and_answers(team: Team, place: Path, output: str) -> None:
     assert output.count(".jpg") == len(list((place / "abn/examples").iterdir())) > 0
     released = out_hashes(team.ann)
@@ -276,7 +276,7 @@ def prepare(team: Team, heading: str, number: int, place: Path) -> dict[str, str
             team.bash("dvc exp apply alpha-1", place)
         case "Merge", 1:
             team.bash("git commit --all --message 'Less attention'", place)
-        case "Hand on a model", 3:
+        case "Pass on a model", 3:
             server = team.servers.enter_context(serve(place))
             Hub(server)
             drawing().save(place / "photo.jpg")

@@ -210,13 +210,13 @@ class Repro:
     def stop(self, number: signal.Signals = signal.SIGKILL) -> str:
         """Sends a signal to it and to all that it has started; returns the stage that was running.
 
-        Raises `UserError` if a process is still there five seconds after DVC has ended.
+        Raises `UserError` if a process is still there 30 seconds after DVC has ended.
         """
         running = self.begun[-1][0]
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
         self.wait()
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         while survivors := self.clone.processes():
             if time.monotonic() > end:
                 raise UserError(
