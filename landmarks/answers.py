@@ -1,7 +1,7 @@
 """What a trained model answers about pictures: everything that its evaluation needs from the model itself.
 
 Deletion and insertion curves show how a prediction changes when cells of the features are removed or restored in the
-order of the attention map; landmarks/attention.py has the other measures of maps.
+order of a map; landmarks/attention.py has the other measures of maps.
 """
 
 import math

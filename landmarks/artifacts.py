@@ -121,7 +121,13 @@ def read_labelled_views(root: Path = Path()) -> "pd.DataFrame":
 
 
 def read_features(root: Path = Path()) -> "np.ndarray":
-    """The features of all views, float16 [row, channels, height, width], mapped into memory."""
+    """The features of all views, float16 [row, channels, height, width], mapped into memory.
+
+    Raises `OSError` if the file is truncated.
+    """
     import numpy as np
 
-    return np.load(root / FEATURES, mmap_mode="r")
+    try:
+        return np.load(root / FEATURES, mmap_mode="r")
+    except ValueError:
+        raise OSError(f"{root / FEATURES}: ends too early; run `dvc checkout`") from None

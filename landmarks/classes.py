@@ -34,21 +34,22 @@ def rank(index: pd.DataFrame, *, skip_top: int, top_k: int | Literal["all"], min
     return ranking
 
 
-def check_number(classes: int, min_images: int) -> None:
-    """Raises `UserError` if fewer than two classes are left."""
+def check_number(classes: int, min_images: int, unusable: str = "") -> None:
+    """Raises `UserError` if fewer than two classes are left. `unusable`: why pictures were dropped, with numbers."""
     if classes < 2:
         raise UserError(
             f"filter.min_images: {classes} classes after filter.skip_top have at least {min_images} pictures, "
-            "2 are needed; lower one of them"
+            f"2 are needed; lower one of them{unusable and f' (pictures dropped: {unusable})'}"
         )
 
 
-def check_sizes(images: pd.Series, min_images: int) -> None:
+def check_sizes(images: pd.Series, min_images: int, unusable: str = "") -> None:
     """Raises `UserError` naming the smallest class if it has fewer than `min_images` pictures."""
     if images.min() < min_images:
         raise UserError(
-            f"filter.min_images: class {images.idxmin()} has {images.min()} pictures, fewer than {min_images}; "
-            "lower filter.min_images or filter.top_k, or set filter.top_k: all"
+            f"filter.min_images: class {images.idxmin()} has {images.min()} pictures, fewer than {min_images}; lower "
+            "filter.min_images or filter.top_k, or set filter.top_k: all"
+            f"{unusable and f' (pictures dropped: {unusable})'}"
         )
 
 

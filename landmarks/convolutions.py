@@ -1,4 +1,4 @@
-"""Convolutions for training on a CPU: at the processor's full vector width, with the same bits on every x86-64 one.
+"""Convolutions for training on a CPU: at the processor's full vector width, with the same bits with AVX2 and AVX-512.
 
 oneDNN's channels_last kernels for the forward pass and for the gradient of the inputs add up the products of a sum in
 the same order at every vector width. Only long sums are an exception: the kernels split them at places that depend on

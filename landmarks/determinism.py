@@ -10,7 +10,7 @@ import os
 import platform
 
 os.environ.update(
-    # AVX-512 code sums in another order than AVX2 code. Every x86-64 machine uses AVX2.
+    # AVX-512 code sums in another order than AVX2 code, so torch and numpy use AVX2 everywhere. oneDNN may use AVX-512.
     ATEN_CPU_CAPABILITY="avx2",
     NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR",
     # MKL's only code path that is the same on processors of all vendors.

@@ -20,6 +20,7 @@ from matplotlib.ticker import PercentFormatter
 from PIL import Image, ImageOps
 
 matplotlib.use("Agg")
+matplotlib.rcdefaults()  # the user's matplotlibrc would change the figures
 plt.rc("font", size=9)
 plt.rc("axes", grid=True, axisbelow=True)
 plt.rc("axes.spines", top=False, right=False)

@@ -88,8 +88,8 @@ def comparison(test: dict, predictions: pd.DataFrame) -> str:
 
 
 def sign_test(predictions: pd.DataFrame) -> float:
-    """The probability that abn and the baseline differ as much by chance: of the test pictures that only one of them
-    names right, as many belong to one model, or more."""
+    """The p-value of an exact sign test on the test pictures that only one of the two models, abn and the baseline,
+    names right: how probable a result at least as uneven is if both models are equally good."""
     from scipy.stats import binomtest  # imported here because it is slow
 
     rows = predictions[predictions["split"] == "test"]

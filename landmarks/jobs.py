@@ -89,7 +89,7 @@ def judge(
 
 
 def write(files: Files, out: Path) -> None:
-    """Writes what `Run` has written on a worker."""
+    """Writes the files that `Run` produced on a worker."""
     for name, content in files.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(content)

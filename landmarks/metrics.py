@@ -1,4 +1,4 @@
-"""Metrics of predictions, computed from probabilities [N, K] and labels [N]. All are in 0..1."""
+"""Metrics of predictions, computed from probabilities [N, K] and labels [N]. All are in 0..1, differences in -1..1."""
 
 import json
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 DRAWS = 10_000  # bootstrap resamples
+BLOCK = 1000  # of these at a time, to limit memory
 
 
 def summary(
@@ -43,7 +44,8 @@ def resample(values: np.ndarray, draws: int, rng: np.random.Generator) -> np.nda
     Only a few columns are distinct, so a resample is a multinomial draw of how often each occurs.
     """
     distinct, counts = np.unique(values, axis=1, return_counts=True)
-    return rng.multinomial(counts.sum(), counts / counts.sum(), draws) @ distinct.T
+    blocks = [min(BLOCK, draws - start) for start in range(0, draws, BLOCK)]
+    return np.concatenate([rng.multinomial(counts.sum(), counts / counts.sum(), n) @ distinct.T for n in blocks])
 
 
 def interval(values: np.ndarray, rng: np.random.Generator) -> list[float]:

@@ -156,7 +156,7 @@ class ChannelSum(nn.Conv2d):
 
 
 def fix_order(layers: Part) -> Part:
-    """Makes oneDNN's convolutions sum in the same order on every x86-64 processor with AVX2. Returns `layers`.
+    """Makes oneDNN's convolutions sum in the same order with AVX2 and with AVX-512. Returns `layers`.
 
     For channels_last, oneDNN sums over the rows of the kernel, then its columns, then the input channels. If the
     weights do not fit into the caches, it sums over one block of input channels after another. The size of a block

@@ -43,7 +43,10 @@ def weighted_sum(perception: "Tensor", attention: "Tensor", abn: Abn) -> "Tensor
 
 
 def floor(abn: Abn, classes: int) -> float:
-    """The minimum of summed_softmax, with all weight on the right class: ln(1 + (K - 1) / e**(alpha + beta))."""
+    """The minimum of summed_softmax: ln(1 + (K - 1) / e**(alpha + beta)).
+
+    Both branches then give the right class probability 1.
+    """
     return math.log1p((classes - 1) * math.exp(-abn.alpha - abn.beta))
 
 

@@ -119,10 +119,11 @@ def card(content: dict, classes: int, sizes: dict[str, int], together: bool) -> 
         f"{percent(unknown['false_alarm_rate'])}. This happened to {tried['alarms']} of {tried['pictures']} test "
         f"pictures, which did not choose the threshold (95 % interval of the rate: {percent(*tried['rate_ci95'])}). "
         "How many photos of something else are recognised as such is not guaranteed. `python -m "
-        "studies.unknown MODEL` measures it.",
+        f"studies.unknown {name}{'' if source == 'sample' else ' --thirds'}` measures it.",
         "## Limits": "It sees the centre of a photo, and may miss a landmark at the edge, or one that lies on its "
-        "side. Settings were chosen on validation pictures, whose results are therefore too good; test pictures chose "
-        "nothing. The model was made to compare methods, and has not been tested for any other purpose.",
+        "side. If settings were chosen on the validation pictures, the validation results are too good; test pictures "
+        "chose nothing."
+        + (" The model was made to compare methods, and was tested for no other purpose." * (source == "sample")),
         "## Licences": f"{weights.licence(backbone['weights'], backbone['name'])} The pipeline trained the head, on "
         f"pictures that {'it drew' if source == 'sample' else 'have licences of their own'}.",
     }

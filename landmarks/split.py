@@ -1,4 +1,4 @@
-"""Splits into training, validation and test: stratified by class, near-duplicates always in the same split."""
+"""Splits into training, validation and test: stratified by class, and near-duplicates together if they are grouped."""
 
 from collections.abc import Collection, Iterable
 

@@ -102,7 +102,7 @@ class Features:
                 yield move(*waiting.popleft().result())
 
     def statistics(self, sample: int = 1024) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel over about `sample` of the views, float32 [C, 1, 1] each.
+        """Mean and standard deviation of each channel over `sample` to 2 * `sample` views, float32 [C, 1, 1] each.
 
         They are summed in a fixed order and rounded, so that they are the same on every machine.
         """

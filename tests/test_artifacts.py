@@ -56,3 +56,14 @@ def test_every_view_has_its_row_label_and_split(tmp_path: Path) -> None:
     expected = views.assign(row=np.arange(4), label=[0, 0, 1, 2], split=["train", "train", "val", "test"])
     pd.testing.assert_frame_equal(artifacts.read_labelled_views(tmp_path), expected)
     pd.testing.assert_frame_equal(artifacts.read_views(tmp_path), expected[["id", "view", "row"]])
+
+
+def test_truncated_features(tmp_path: Path) -> None:
+    file = tmp_path / artifacts.FEATURES
+    file.parent.mkdir(parents=True)
+    np.save(file, np.ones((3, 2), np.float16))
+    assert artifacts.read_features(tmp_path).shape == (3, 2)
+    with file.open("r+b") as stream:
+        stream.truncate(file.stat().st_size - 1)
+    with pytest.raises(OSError, match=r"features\.npy: ends too early; run `dvc checkout`"):
+        artifacts.read_features(tmp_path)

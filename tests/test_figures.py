@@ -1,6 +1,9 @@
 """The figures show something, and are the same every time."""
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from stages import plot
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import abn, drawing
+from conftest import ROOT, abn, drawing
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -106,6 +109,23 @@ def test_a_figure_shows_something_and_is_the_same_every_time(tmp_path: Path, nam
     pixels = np.asarray(Image.open(tmp_path / "1.png").convert("L"))
     assert min(pixels.shape) > 200
     assert pixels.std() > 5 and len(np.unique(pixels)) > 20
+
+
+@pytest.mark.slow
+def test_the_users_matplotlibrc_changes_no_figure(tmp_path: Path) -> None:
+    code = """if True:
+        import hashlib, io, pandas, pathlib
+        from landmarks import figures
+        ranking = pandas.DataFrame({"rank": [1, 2], "landmark_id": ["a", "b"], "images": [9, 5], "kept": True})
+        figures.save(figures.class_histogram(ranking), pathlib.Path("figure.png"))
+    """
+    found = []
+    for text in ("", "lines.linewidth: 5\nfont.family: monospace\naxes.facecolor: red\nfigure.figsize: 2, 2\n"):
+        (tmp_path / "matplotlibrc").write_text(text, encoding="utf-8")
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True)
+        found.append((tmp_path / "figure.png").read_bytes())
+    assert found[0] == found[1]
 
 
 ODD = ["Pa$$age", "Ke$ha $tage", "a_b^c", r"\alpha", r"$\frac$", r"\$5", "100 %", "{x}"]

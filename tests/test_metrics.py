@@ -1,6 +1,7 @@
 """Metrics, compared with numbers calculated by hand."""
 
 import json
+import tracemalloc
 
 from landmarks import metrics
 
@@ -110,6 +111,16 @@ def test_seeds_and_pictures_are_resampled_independently() -> None:
     assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
     pictures = metrics.interval(matrix.mean(0), rng)
     assert found[1] - found[0] > 1.3 * (pictures[1] - pictures[0])
+
+
+def test_the_interval_of_many_seeds_needs_little_memory() -> None:
+    values = np.random.default_rng(8).integers(0, 2, (12, 1_000))  # hardly two columns are equal
+    tracemalloc.start()
+    try:
+        metrics.interval(values, np.random.default_rng(9))
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_repeats() -> None:

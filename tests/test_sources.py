@@ -341,6 +341,12 @@ def test_a_class_that_its_unusable_pictures_make_too_small_is_left_out(
     assert len(list(images.read_columns(artifacts.FILTERED, "id"))) == 30
     with user_error(r"filter\.min_images: 0 classes .* at least 16 pictures"):
         run_stages(tmp_path, tmp_path / "root", filter={"min_images": 16})
+    with user_error(r"filter\.min_images: class gate has 3 pictures, .* \(pictures dropped: 12 broken\)"):
+        run_stages(tmp_path, tmp_path / "root", filter={"top_k": 3})
+    for n in range(15):
+        (tmp_path / f"root/arch/{n}.jpg").write_bytes(b"x")
+    with user_error(r"filter\.min_images: 1 classes .* \(pictures dropped: 27 broken\)"):
+        run_stages(tmp_path, tmp_path / "root")
 
 
 # --- data.only -----------------------------------------------------------------------------------------------------

@@ -311,9 +311,21 @@ def start_pool(act: str, workers: int = 2) -> tuple[subprocess.Popen[str], list[
     return stage, [int(stage.stdout.readline()) for _ in range(1 + workers)]
 
 
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("CUDA out of memory. Tried to allocate 20.00 MiB", "lower train.batch_size, or set compute.device to cpu"),
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory", "or set compute.workers to 1"),
+    ],
+)
+def test_the_advice_names_the_memory_that_ran_out(text: str, advice: str) -> None:
+    line = explain(RuntimeError(text))
+    assert line.startswith(f"not enough memory ({text}); close other programs") and line.endswith(advice)
+
+
 def all_gone(processes: list[int]) -> bool:
-    """Whether the processes end within ten seconds."""
-    for _ in range(100):
+    """Whether the processes end within a minute."""
+    for _ in range(600):
         if not any(map(lives, processes)):
             return True
         time.sleep(0.1)

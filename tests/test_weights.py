@@ -11,13 +11,15 @@ import zipfile
 from pathlib import Path
 
 from landmarks import networks, weight_files, weights
+from landmarks.features import forward
 from landmarks.networks import Trunk
 from landmarks.params import Backbone
 
+import numpy as np
 import pytest
 import timm
 import torch
-from conftest import ROOT, user_error
+from conftest import ROOT, drawing, user_error
 from loopback import body, serve
 from safetensors.torch import load_file, save, save_file
 
@@ -29,6 +31,14 @@ def test_random_weights_are_those_of_the_seed(name: str) -> None:
     one, again, other = (weight_files.fetch(name, "random", seed) for seed in (1, 1, 2))
     assert all(torch.equal(one[key], again[key]) for key in one)
     assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("layer", ["conv3", "conv5"])
+def test_features_of_random_weights_can_be_standardised(layer: str) -> None:
+    """Their standard deviation is far above the thousandth to which it is rounded."""
+    trunk = Trunk(STATE, Backbone(name="vgg16", weights="random", layer=layer, tail="none"))
+    pictures = [np.asarray(drawing(seed, 96, 96)) for seed in range(8)]
+    assert forward(trunk, torch.from_numpy(np.stack(pictures))).float().std((0, 2, 3)).median() > 0.02
 
 
 def test_the_weights_are_the_13_convolutions_of_vgg_with_mean_and_std() -> None:

@@ -50,7 +50,7 @@ if os.environ.get("DVC_STAGE"):
 def run(main: Callable[[], str]) -> None:
     """Runs a stage's `main`, prints the summary line that it returns, and exits.
 
-    Prints one line on stderr for a `UserError`, a full or read-only disk and too little memory (exit status 1), for
+    Prints one line on stderr for a `UserError`, an error of the system and too little memory (exit status 1), for
     Ctrl-C (130) and for SIGTERM (143). Any other exception is a bug in this project and keeps its traceback.
     """
     name = os.environ.get("DVC_STAGE") or Path(sys.argv[0]).stem.replace("_", "-")

@@ -11,6 +11,7 @@ ADVICE = {
     errno.EROFS: "make it writable",
 }
 MORE_MEMORY = "close other programs, or set compute.workers to 1"
+MORE_GPU_MEMORY = "close other programs on the GPU, lower train.batch_size, or set compute.device to cpu"
 
 
 class UserError(Exception):
@@ -40,7 +41,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, BrokenExecutor):
         return f"a worker process was killed, most likely because memory ran out; {MORE_MEMORY}"
     if is_memory_error(error):
-        return f"not enough memory ({text or 'none left'}); {MORE_MEMORY}"
+        advice = MORE_GPU_MEMORY if re.search("CUDA|MPS", text) else MORE_MEMORY
+        return f"not enough memory ({text or 'none left'}); {advice}"
     if isinstance(error, OSError) or rust:
         number = int(rust[1]) if rust else getattr(error, "errno", None)
         where = getattr(error, "filename2", None) or getattr(error, "filename", None)

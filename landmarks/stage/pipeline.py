@@ -58,7 +58,7 @@ def value_of(values: object, key: str) -> object:
 def outdated(addresses: list[str]) -> list[str]:
     """Those of these stages that `dvc repro` would run, with the inputs that there are now. None outside DVC.
 
-    A stage that DVC can restore from its cache is none of them.
+    Leaves out stages that DVC can restore from its cache.
     """
     if not os.environ.get("DVC_STAGE"):
         return []
