@@ -156,7 +156,8 @@ def left_out(index: pd.DataFrame, kept: Iterable[str]) -> pd.DataFrame:
     """About `PICTURES` rows of the index, evenly from the landmarks that are not kept (or all that they have)."""
     others = index[~index["landmark_id"].isin(kept)].sort_values(["landmark_id", "id"])
     if others.empty:
-        raise stage.UserError("data.source: has no landmark that the filter left out; lower filter.top_k")
+        text = "has no landmark that the filter left out; lower filter.top_k, or give --thirds"
+        raise stage.UserError(f"data.source: {text}")
     each = -(-PICTURES // others["landmark_id"].nunique())
     chosen = others.groupby("landmark_id").head(each)
     return chosen.iloc[:: max(1, len(chosen) // PICTURES)].sort_values("id")
