@@ -191,7 +191,7 @@ def test_an_upload_that_is_too_large_is_refused(page: "sync_api.Page") -> None:
 
 def test_it_listens_only_on_this_machine(address: str) -> None:
     port = int(address.rsplit(":", 1)[1])
-    with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port), timeout=1):
+    with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", port), timeout=1):
         pass
 
 

@@ -265,7 +265,7 @@ def test_headers_that_trickle_are_a_timeout(v2: Workplace, server: Server, monke
 @pytest.mark.parametrize("url", ["http://[broken", "http://127.0.0.1:99999", "http://a..b/x", "http://" + "x" * 70])
 def test_a_malformed_url_is_an_error(v2: Workplace, url: str) -> None:
     v2.set("data", root=url)
-    with user_error(r"(no valid URL|data\.root)"):
+    with user_error(r"/metadata/train\.csv: no valid URL; correct data\.root"):
         v2.run()
 
 

@@ -59,9 +59,11 @@ def test_many_equal_hashes_need_little_memory() -> None:
     hashes = np.random.default_rng(0).integers(0, 2**64, 20_000, dtype=np.uint64)
     hashes[:14_000] = hashes[0]
     tracemalloc.start()
-    groups = duplicates.near_duplicates(hashes)
-    assert tracemalloc.get_traced_memory()[1] < 20e6
-    tracemalloc.stop()
+    try:
+        groups = duplicates.near_duplicates(hashes)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
     assert len(np.unique(groups)) == 6_001
 
 

@@ -110,15 +110,14 @@ def test_an_unreadable_photo_gives_a_reason_and_the_others_are_answered(
     assert isinstance(next(iter(model.recognise(bad)))[1], Unfit), "a batch without any"
 
 
-def test_best_and_known(folder: Path, model: Recognizer) -> None:
+def test_best_and_known(model: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = np.array([0.2, 0.5, 0.3])
     answer = recognizer.Answer(scores, None, (0, 0, 1, 1), np.zeros(1))
     assert [guess.landmark_id for guess in model.best(answer, 9)] == ["b-2", "c-3", "a-1"]
     assert model.best(answer, 1) == [("b-2", "Bridge", 0.5)]
     assert model.known(answer)
-    model.threshold, kept = 0.5, model.threshold
+    monkeypatch.setattr(model, "threshold", 0.5)
     assert model.known(answer) and not model.known(answer._replace(scores=scores * 0.99))
-    model.threshold = kept
 
 
 def test_the_baseline_has_no_map(tmp_path: Path, photos: list[Path]) -> None:

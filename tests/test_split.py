@@ -75,9 +75,11 @@ def test_three_groups_are_enough_for_three_splits(sizes: tuple[int, ...], seed: 
 def test_memory_of_assign_is_linear_in_pictures() -> None:
     """A table of groups by classes would have 400 million cells."""
     tracemalloc.start()
-    split.assign(np.arange(20_000), np.arange(20_000), FRACTIONS, 0)
-    assert tracemalloc.get_traced_memory()[1] < 30e6
-    tracemalloc.stop()
+    try:
+        split.assign(np.arange(20_000), np.arange(20_000), FRACTIONS, 0)
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_seed_determines_the_split() -> None:

@@ -52,7 +52,9 @@ def test_a_row_per_picture_in_the_challenges_format(model: Recognizer, folder: P
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_pictures_without_an_answer_have_empty_rows(model: Recognizer, folder: Path, tmp_path: Path) -> None:
+def test_pictures_without_an_answer_have_empty_rows(
+    model: Recognizer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "3/0/0/300a.jpg").write_text("no picture")
     (tmp_path / "index.csv").write_text("id,url\n500a,http://x\nfff,\n300a,\n000a,\n", encoding="utf-8")
     photos = submission.photos(tmp_path / "index.csv", folder)
@@ -61,10 +63,9 @@ def test_pictures_without_an_answer_have_empty_rows(model: Recognizer, folder: P
     assert submission.write(model, photos, out).endswith("(1 broken, 1 missing)")
     assert [name for name, _ in rows(out)] == ["000a", "300a", "500a", "fff"]
     assert [bool(cell) for _, cell in rows(out)] == [True, False, True, False]
-    model.threshold = 1.1
+    monkeypatch.setattr(model, "threshold", 1.1)
     assert submission.write(model, photos, out, force=True).endswith("(1 broken, 1 missing, 2 not recognised)")
     assert not any(cell for _, cell in rows(out))
-    model.threshold = 0.0
 
 
 def interrupted(model: Recognizer, photos: dict, out: Path, after: int) -> None:
@@ -137,7 +138,7 @@ def test_rows_of_photos_that_were_missing_are_discarded(
     assert "earlier" not in submission.write(model, photos, out)
 
 
-def test_mistakes(model: Recognizer, folder: Path, tmp_path: Path) -> None:
+def test_mistakes(model: Recognizer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = tmp_path / "index.csv"
     with user_error(r"index\.csv: no such file"):
         submission.photos(index, None)
@@ -167,7 +168,6 @@ def test_mistakes(model: Recognizer, folder: Path, tmp_path: Path) -> None:
     (folder / "000a.png").touch()
     with user_error("have the same id"):
         submission.photos(folder, None)
-    model.landmarks, kept = ["Eiffel Tower"], model.landmarks
+    monkeypatch.setattr(model, "landmarks", ["Eiffel Tower"])
     with user_error("landmark_id 'Eiffel Tower'"):
         submission.write(model, photos, tmp_path / "out.csv")
-    model.landmarks = kept
