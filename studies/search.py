@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 from landmarks import artifacts, stage
-from landmarks.serving.cli import number
+from landmarks.serving.cli import free_name, number
 from landmarks.stage import UserError
+from tools.photos import experiments
 
 import dvc.api
 
@@ -29,7 +30,8 @@ except ImportError:
 
 def accuracy(trial: optuna.Trial, storage: Path) -> float:
     """The validation accuracy of `abn` with the settings of a trial. Raises `UserError` if the experiment fails."""
-    name = f"{storage.stem}-{trial.number}"
+    name = free_name(f"{storage.stem}-{trial.number}", experiments())
+    trial.set_user_attr("name", name)
     settings = {
         "abn.alpha": trial.suggest_float("abn.alpha", 0.0, 2.0, step=0.25),
         "abn.attention": trial.suggest_categorical("abn.attention", ["residual", "multiply"]),
@@ -54,7 +56,7 @@ def main() -> str:
     for _ in range(given.trials):  # `study.optimize` would print a traceback if an experiment fails
         trial = study.ask()
         study.tell(trial, accuracy(trial, given.storage))
-    name = f"{given.storage.stem}-{study.best_trial.number}"
+    name = study.best_trial.user_attrs["name"]
     return f"best validation accuracy {study.best_value:.4f} with {study.best_params}, {name}"
 
 

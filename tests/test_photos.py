@@ -53,8 +53,9 @@ def test_recipes_are_valid(recipe: str, root: Path, tmp_path: Path) -> None:
     ],
 )
 def test_the_experiment_is_named_after_the_folder(folder: str, name: str) -> None:
-    assert photos.free_name(Path(folder), ["other"]) == name
-    assert photos.free_name(Path(folder), [name, f"{name}-2", "other"]) == f"{name}-3"
+    assert photos.free_name(Path(folder), {"other": 1}) == name
+    taken = dict.fromkeys([name.casefold(), f"{name}-2".casefold(), "other"], 1)
+    assert [photos.free_name(Path(folder), taken) for _ in range(2)] == [f"{name}-3", f"{name}-4"]
     subprocess.run(["git", "check-ref-format", f"refs/exps/{name}"], check=True)
 
 
@@ -117,6 +118,7 @@ def test_mistakes_in_the_recipes(text: str, message: str, tmp_path: Path, monkey
         ("filter.top=1", "^ARGS: .*'filter.top'; give -S KEY=VALUE"),
         ("filter.top_k", "^ARGS: .*'filter.top_k'; give -S KEY=VALUE"),
         ("data.version=${nokey}", "^ARGS: .*nokey.*; give -S KEY=VALUE"),
+        ("train.epochs=range(1,3)", "^ARGS: .*RangeSweep.*; give -S KEY=VALUE"),
     ],
 )
 def test_wrong_settings_change_nothing(
@@ -127,6 +129,31 @@ def test_wrong_settings_change_nothing(
     with user_error(message):
         photos.changed(["data.source=folder", "train.epochs=2", setting])
     assert (tmp_path / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["/data/Zürich", "/日本", "/b\\", r"/x\'y", r"/\${x}", r"/\\${x} 'q'", r"/a b\c"])
+def test_any_folder_can_be_a_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert photos.changed(["data.source=folder", f"data.root={photos.quote(name)}"]).data.root == name
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.source=gldv2", "ARGS: ROOT sets data.source and data.root; leave them out"),
+        ("data.root=/elsewhere", "ARGS: ROOT sets data.source and data.root; leave them out"),
+        ("data.only=/no/list.txt", r"data\.only: /no/list\.txt: no such file"),
+        ("backbone.weights=/no.safetensors", r"backbone\.weights: /no\.safetensors: no such file"),
+    ],
+)
+def test_settings_that_would_fail_later_change_nothing(
+    setting: str, message: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (ROOT / "params.yaml").read_bytes()
+    monkeypatch.chdir(ROOT)
+    with user_error(message):
+        photos.main([str(root), "-S", setting])
+    assert (ROOT / "params.yaml").read_bytes() == before
 
 
 PIPELINE = """

@@ -1,13 +1,16 @@
 """tools/: how results are compared, and when the pipeline is killed."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
+from landmarks import params
 from tools import clone as cloning
 from tools import torture, verify
 
 import pytest
 import yaml
+from conftest import ROOT, user_error
 
 
 def lock(md5: str, alpha: float = 1.0) -> str:
@@ -22,7 +25,7 @@ def source(tmp_path: Path) -> Path:
     """A repository with what a clone needs."""
     source = tmp_path / "source"
     (source / "metrics").mkdir(parents=True)
-    (source / "params.yaml").write_text("compute: {workers: 0}\n", encoding="utf-8")
+    shutil.copyfile(ROOT / "params.yaml", source / "params.yaml")
     (source / "metrics/results.json").write_text("{}\n", encoding="utf-8")
     (source / "dvc.lock").write_text(lock("c" * 32), encoding="utf-8")
     (source / ".gitignore").write_text("/.dvc/\n/.venv\n", encoding="utf-8")
@@ -36,16 +39,29 @@ def test_a_clone_reads_numbers_as_the_pipeline_does(source: Path, tmp_path: Path
     """PyYAML alone reads 1e-05 as a text, and writes it with quotes."""
     clone = cloning.Clone(source, tmp_path / "place")
     path = clone.root / "params.yaml"
-    path.write_text("compute: {workers: 0, first: 1e-05}\n", encoding="utf-8")
-    clone.apply([("compute.second", "2e-05"), ("compute.third", "text")])
-    expected = {"compute": {"workers": 0, "first": 1e-05, "second": 2e-05, "third": "text"}}
-    assert yaml.safe_load(path.read_text(encoding="utf-8")) == expected
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(path.read_text(encoding="utf-8").replace("learning_rate: 0.001", "learning_rate: 1e-05"))
+    clone.apply([("train.weight_decay", "2e-05"), ("data.version", "text")])
+    values["train"] |= {"learning_rate": 1e-05, "weight_decay": 2e-05}
+    values["data"]["version"] = "text"
+    assert yaml.safe_load(path.read_text(encoding="utf-8")) == values
+
+
+def test_settings_of_a_clone(source: Path, tmp_path: Path) -> None:
+    """Paths are those of the source, and mistakes are found before anything runs."""
+    clone = cloning.Clone(source, tmp_path / "place")
+    (source / "list.txt").touch()
+    clone.apply([("data.only", "list.txt"), ("backbone.weights", "hed-bsds500")])
+    p = params.load(clone.root / "params.yaml")
+    assert (p.data.only, p.backbone.weights) == (str(source / "list.txt"), "hed-bsds500")
+    with user_error(r"^-S train\.epohcs: "):
+        clone.apply([("train.epohcs", "3")])
 
 
 def test_each_difference_from_the_committed_results_is_listed(source: Path, tmp_path: Path) -> None:
     clone = cloning.Clone(source, tmp_path / "place", threads="1", folder=cloning.ELSEWHERE, workers="4")
     assert clone.environment["OMP_NUM_THREADS"] == "1" and clone.root.name == cloning.ELSEWHERE
-    assert yaml.safe_load((clone.root / "params.yaml").read_text(encoding="utf-8")) == {"compute": {"workers": 4}}
+    assert params.load(clone.root / "params.yaml").compute.workers == 4
     assert clone.differences() == []
 
     (clone.root / "dvc.lock").write_text(lock("d" * 32, alpha=0.5), encoding="utf-8")

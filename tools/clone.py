@@ -74,17 +74,22 @@ class Clone:
         path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
     def apply(self, settings: list[tuple[str, str]]) -> None:
-        """Changes params.yaml as `-S KEY=VALUE` does. A relative data.root is relative to the source repository.
+        """Changes params.yaml as `-S KEY=VALUE` does. Relative paths are relative to the source repository.
 
-        Raises `UserError` for an unknown block or a value that is not YAML.
+        Raises `UserError` for a setting that params.yaml cannot have.
         """
+        paths = ("data.root", "data.only", "backbone.weights")
         for key, value in settings:
             path = self.source / value
             try:
                 parsed = yaml.load(value, params.Loader)  # noqa: S506  # a safe one
-                self.set(key, str(path.resolve()) if key == "data.root" and path.exists() else parsed)
+                self.set(key, str(path.resolve()) if key in paths and path.is_file() | path.is_dir() else parsed)
             except (KeyError, TypeError, yaml.YAMLError):
                 raise UserError(f"-S {key}={value}: give a key of params.yaml and a value in YAML") from None
+        try:
+            params.load(self.root / "params.yaml")
+        except UserError as error:
+            raise UserError(f"-S {str(error).partition(': ')[2]}") from None
 
     def remove_results(self) -> None:
         """Removes the committed results; otherwise DVC would not compute those that are up to date."""

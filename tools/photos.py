@@ -19,9 +19,10 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from landmarks import artifacts, params, report, scan
+from landmarks import artifacts, params, report, scan, weights
 from landmarks.serving import cli
 from landmarks.sources.folder import open_folder
+from landmarks.sources.index import read_ids
 from landmarks.stage import UserError
 from landmarks.stage.errors import explain
 
@@ -48,13 +49,19 @@ def version(root: Path, only: str | None = None) -> str:
     return f"v{digest.hexdigest()[:12]}"  # with a letter first, because YAML would read some hashes as numbers
 
 
-def free_name(root: Path, taken: list[str]) -> str:
+def experiments() -> dict[str, int]:
+    """The names of DVC's experiments in lower case, as `cli.free_name` takes them."""
+    names = output("git", "for-each-ref", "--format=%(refname:lstrip=-1)", "refs/exps")
+    return dict.fromkeys(names.casefold().split(), 1)
+
+
+def free_name(root: Path, taken: dict[str, int]) -> str:
     """The name of the experiment: photos-FOLDER, or the first of photos-FOLDER-2, -3... that is not taken.
 
     The prefix keeps it apart from the names of branches and commits. It has only characters that git accepts in names.
     """
     name = re.sub(r"[\W_]+", "-", f"photos-{root.name}")[:50].strip("-")
-    return cli.free_name(name, {other.casefold() for other in taken})
+    return cli.free_name(name, taken)
 
 
 def read_recipes() -> dict[str, dict[str, str]]:
@@ -73,9 +80,10 @@ def read_recipes() -> dict[str, dict[str, str]]:
 
 def quote(text: str) -> str:
     """A text as a value of `dvc exp run -S`, whose grammar is Hydra's."""
-    if re.fullmatch(r"/[\w/.-]+", text):
+    if re.fullmatch(r"/[\w/.-]+", text, re.ASCII):
         return text
-    return "'" + text.replace("'", r"\'").replace("${", r"\${") + "'"
+    escaped = re.sub(r"(\\*)('|\$\{|\Z)", lambda found: 2 * found[1] + (found[2] and "\\" + found[2]), text)
+    return f"'{escaped}'"
 
 
 def settings(root: Path, recipe: dict[str, str], changes: list[str], ablations: Iterable[str]) -> list[str]:
@@ -93,12 +101,13 @@ def changed(changes: list[str]) -> params.Params:
     from dvc.exceptions import DvcException  # imported here because DVC is slow
     from dvc.utils.hydra import apply_overrides  # what `dvc exp run -S` calls
     from omegaconf.errors import OmegaConfBaseException
+    from ruamel.yaml import YAMLError
 
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copy("params.yaml", folder))
         try:
             apply_overrides(copy, changes)
-        except (DvcException, OmegaConfBaseException) as error:
+        except (DvcException, OmegaConfBaseException, YAMLError) as error:
             reason = str(error.__cause__ or error).partition("\n")[0].rstrip(".")
             raise UserError(f"ARGS: {reason}; give -S KEY=VALUE with a key of params.yaml") from None
         try:
@@ -138,10 +147,16 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(f"ROOT: {shown} has characters that params.yaml cannot hold; rename it")
     if not os.path.isdir(root):
         raise UserError(f"ROOT: {root} is not a directory; name one with a directory of pictures per landmark")
-    taken = output("git", "for-each-ref", "--format=%(refname:lstrip=-1)", "refs/exps").splitlines()
-    name = free_name(root, taken)
+    name = free_name(root, experiments())
     changes = settings(root, recipes[args.recipe], args.settings, params.load().ablations)
-    stamp = version(root, changed(changes[1::2]).data.only)
+    p = changed(changes[1::2])
+    if (p.data.source, p.data.root) != ("folder", str(root)):
+        raise UserError("ARGS: ROOT sets data.source and data.root; leave them out")
+    if p.data.only:
+        read_ids(Path(p.data.only), p.data.only)
+    if weights.find(p.backbone.weights, p.backbone.name) is None and not Path(p.backbone.weights).is_file():
+        raise UserError(f"backbone.weights: {p.backbone.weights}: no such file or set of weights; correct it")
+    stamp = version(root, p.data.only)
     run = ["exp", "run", "--name", name, "-S", f"data.version={stamp}", *changes]
     print(shlex.join(["dvc", *run]), flush=True)
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for DVC, which ends its stages

@@ -241,7 +241,7 @@ def predict(args: argparse.Namespace) -> int:
         raise UserError(f"--overlay: {args.model} has no attention map; choose another --model")
     gallery = model.gallery if args.similar else None
     status = 0
-    photos, taken = list(recognizer.find(args.photos)), set[str]()
+    photos, taken = list(recognizer.find(args.photos)), dict[str, int]()
     overlays: dict[Path, Path] = {}
     if args.overlay:
         overlays = {path: args.overlay / f"{free_name(path.stem, taken)}.png" for path in dict.fromkeys(photos)}
@@ -308,13 +308,16 @@ def draw(path: Path, answer: "Answer", out: Path) -> None:
         overlay.draw(image, answer.map, answer.box).save(part, "PNG")
 
 
-def free_name(stem: str, taken: set[str]) -> str:
-    """`stem`, or the first of `stem-2`, `stem-3`... that is not in `taken`, in any letter case; adds it to `taken`."""
-    name, count = stem, 1
+def free_name(stem: str, taken: dict[str, int]) -> str:
+    """`stem`, or the first of `stem-2`, `stem-3`... that is not in `taken`, in any letter case; adds it to `taken`.
+
+    The keys of `taken` are names in lower case, the values the last number tried, at first 1.
+    """
+    name, key = stem, stem.casefold()
     while name.casefold() in taken:
-        count += 1
-        name = f"{stem}-{count}"
-    taken.add(name.casefold())
+        taken[key] += 1
+        name = f"{stem}-{taken[key]}"
+    taken[name.casefold()] = 1
     return name
 
 
