@@ -10,7 +10,7 @@ from landmarks import artifacts, images, params, stage
 from landmarks.images import Picture, Unfit
 from landmarks.serving import recognizer
 from landmarks.sources import Source, open_source, restrict
-from landmarks.sources.index import read_index
+from landmarks.sources.index import BLOCK, read_index
 from landmarks.sources.sample import Sample
 from stages import download
 from stages import filter as filter_stage
@@ -86,6 +86,15 @@ def test_an_index_is_read_as_text_and_sorted(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('id,url,landmark_id\n"00b",x,007\n"00a","y, z",7\n', encoding="utf-8")
     rows = read_index(tmp_path / "a.csv", ["id", "landmark_id"])
     assert rows.to_dict("list") == {"id": ["00a", "00b"], "landmark_id": ["7", "007"]}
+
+
+def test_other_columns_of_an_index_may_have_line_breaks(tmp_path: Path) -> None:
+    """Also in a file that is read in several blocks."""
+    lines = [f'{number},7,"first line\n\nsecond, {number}"' for number in range(700_000)]
+    (tmp_path / "a.csv").write_text("\n".join(["id,landmark_id,note", *lines]), encoding="utf-8")
+    assert (tmp_path / "a.csv").stat().st_size > 1.5 * BLOCK
+    rows = read_index(tmp_path / "a.csv", ["id", "landmark_id"])
+    assert len(rows) == len(lines) and set(rows["landmark_id"]) == {"7"}
 
 
 @pytest.mark.parametrize(
@@ -207,6 +216,13 @@ def test_a_listed_file_that_cannot_be_read(folder: Path) -> None:
             "tower/2.jpg": "not in images.csv",
             "tower/notes.txt": "unsupported .txt",
         }
+
+
+@pytest.mark.parametrize("file", ["../root.txt", "tower/../../b.jpg", "/etc/hostname"])
+def test_a_listed_file_outside_of_the_folder_is_an_error(folder: Path, file: str) -> None:
+    (folder / "images.csv").write_text(f"id,landmark_id,file\na,1,{file}\n", encoding="utf-8")
+    with user_error(rf"images\.csv: file {file} is not below .*; move it there"), opened("folder", folder):
+        pass
 
 
 def test_images_csv_without_a_file_column_is_an_error(folder: Path) -> None:

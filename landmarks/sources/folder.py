@@ -71,14 +71,19 @@ def open_folder(root: Path) -> Folder:
 
     A class is a directory directly below `root`, or below the folders of a given split (`has_splits`), and its pictures
     are all that `scan` finds in it, at any depth. The id is the path relative to `root`. Raises `UserError` if
-    images.csv is invalid, or if there are no classes.
+    images.csv is invalid or names a file elsewhere, or if there are no classes.
     """
     listed = root / "images.csv"
     files = read_index(listed, ["id", "landmark_id", "file"], optional="split") if listed.is_file() else None
-    pictures, skipped = scan(root)
+    found = scan(root)
+    pictures, skipped = found.pictures, found.skipped | found.unreadable
     if files is not None:
+        places = [os.path.relpath(root / file, root) for file in files["file"]]
+        for file, place in zip(files["file"], places, strict=True):
+            if place.split("/")[0] == "..":  # a list from someone else must not name private files
+                raise UserError(f"{listed}: file {file} is not below {root}; move it there")
         skipped |= dict.fromkeys(pictures, "not in images.csv")
-        used = {"images.csv", *(os.path.relpath(root / file, root) for file in files["file"])}
+        used = {"images.csv", *places}
         if "split" in files:
             given = files["split"].map(split_name)
             if len(wrong := files["split"][given == ""]):

@@ -20,7 +20,7 @@ from landmarks import stage
 from landmarks.images import Picture
 from landmarks.params import Download
 from landmarks.sources import Source
-from landmarks.sources.index import read_landmarks
+from landmarks.sources.index import BLOCK, read_landmarks
 from landmarks.sources.remote import Root, Stream, limit_changed, too_large
 from landmarks.sources.store import Store, Tar
 from landmarks.stage import UserError
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from landmarks.cluster import Driver
 
 BUFFER = 1 << 16  # bytes per read of a tar
-BLOCK = 1 << 24  # bytes per block of a CSV file; a row with a stray quote, which ends at the next one, must fit
 PROBES = 16  # tars whose existence is checked at the same time
 MAX_TARS = 10_000  # version 2 has 500
 CREDITS = ["author", "license", "title"]  # columns of train_attribution.csv

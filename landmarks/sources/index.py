@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import compute, csv
 
+BLOCK = 2**24  # bytes per block of a CSV file; a row with a stray quote, which ends at the next one, must fit
 UNKNOWN = ("", "none", "nan", "null", "na", "n/a")  # values that stand for no landmark_id, in lower case
 
 
@@ -41,7 +42,8 @@ def read_index(
     try:
         with path.open("rb") as file:
             compression = "gzip" if file.read(2) == b"\x1f\x8b" else "detect"  # a copy from a URL has no ending
-        table = csv.read_csv(pa.input_stream(str(path), compression), convert_options=text).sort_by("id")
+        stream, lines = pa.input_stream(str(path), compression), csv.ParseOptions(newlines_in_values=True)
+        table = csv.read_csv(stream, csv.ReadOptions(block_size=BLOCK), lines, text).sort_by("id")
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({reason(error)}); data.root must hold it") from None
     except pa.ArrowInvalid as error:
