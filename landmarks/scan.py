@@ -19,10 +19,12 @@ CONTROL = "[\x00-\x1f\x7f-\x9f]"  # a pattern of the characters that would corru
 
 
 class Scan(NamedTuple):
-    """Paths below a folder, with `/`: the pictures, sorted, and why each other file is skipped."""
+    """Paths below a folder, with `/`: the pictures, sorted; why each other file is skipped; and why each file, folder
+    or link that cannot be read cannot."""
 
     pictures: list[str]
     skipped: dict[str, str]
+    unreadable: dict[str, str]
 
 
 def is_hidden(name: str) -> bool:
@@ -34,9 +36,10 @@ def scan(root: Path) -> Scan:
     """Finds the pictures below `root` by their endings, at any depth, and follows links to files and folders.
 
     Each file and folder counts once, by device and inode: a real entry before links to it, links in sorted order.
-    Therefore loops of links end. A folder or link that cannot be read counts as a skipped file.
+    Therefore loops of links end.
     """
     reasons: dict[str, str] = {}  # empty for a picture
+    unreadable: dict[str, str] = {}
     seen: set[tuple[int, int]] = set()
     entries = [(False, "", False)]  # whether a link leads to it, its path, whether it is hidden
     while entries:
@@ -56,10 +59,9 @@ def scan(root: Path) -> Scan:
             if key and not why:
                 seen.add(key)
         except OSError as error:
-            reasons[name] = reason(error)
-    return Scan(
-        [name for name in sorted(reasons) if not reasons[name]], {n: r for n, r in sorted(reasons.items()) if r}
-    )
+            unreadable[name] = reason(error)
+    skipped = {name: why for name, why in sorted(reasons.items()) if why}
+    return Scan([name for name in sorted(reasons) if not reasons[name]], skipped, dict(sorted(unreadable.items())))
 
 
 def printable(name: str) -> str:

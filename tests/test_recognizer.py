@@ -148,12 +148,18 @@ def test_files_folders_and_globs(tmp_path: Path) -> None:
 
     assert found("") == ["a.PNG", "b.jpg", "d[1].jpg", "sub/c.webp"]
     assert found("*.jpg") == ["b.jpg", "d[1].jpg"]
+    assert found("s*", "*") == ["sub/c.webp", "a.PNG", "b.jpg", "d[1].jpg", "notes.txt", "sub/c.webp"]
     (tmp_path / "sub/up").symlink_to("..")
     (tmp_path / "@eaDir").mkdir()
     (tmp_path / "@eaDir/b.jpg").touch()
     for name in ("", "**/*.*"):
         assert found(name) == ["a.PNG", "b.jpg", "d[1].jpg", *["notes.txt"] * bool(name), "sub/c.webp"]
+    (tmp_path / "@eaDir/up").symlink_to("..")
+    (tmp_path / "sub/again").symlink_to("..")  # with a second loop, the number of paths grows exponentially
     assert found("**/*.webp", "notes.txt", "d[1].jpg") == ["sub/c.webp", "notes.txt", "d[1].jpg"]
+    assert found("**") == found("")
+    (tmp_path / "broken.jpg").symlink_to("nothing.jpg")
+    assert found("") == ["a.PNG", "b.jpg", "broken.jpg", "d[1].jpg", "sub/c.webp"]
     (tmp_path / "empty/folder").mkdir(parents=True)
     for name in ("none.jpg", "none*", "empty", "empty/*", "x" * 300):
         assert found(name) == [name], "it fails when it is read"

@@ -168,6 +168,11 @@ def test_mistakes(model: Recognizer, folder: Path, tmp_path: Path, monkeypatch: 
     (folder / "000a.png").touch()
     with user_error("have the same id"):
         submission.photos(folder, None)
+    (folder / "000a.png").unlink()
+    (folder / "private").symlink_to("private")
+    for source in (folder, index):
+        with user_error(r"test/private: cannot be read; give yourself access, or remove it"):
+            submission.photos(source, folder if source == index else None)
     monkeypatch.setattr(model, "landmarks", ["Eiffel Tower"])
     with user_error("landmark_id 'Eiffel Tower'"):
         submission.write(model, photos, tmp_path / "out.csv")

@@ -174,6 +174,8 @@ def read_bytes(path: Path) -> bytes:
     """The content of a photo's file. Raises `Unfit` if it cannot be read, or is a pipe that might never end."""
     try:
         facts = path.stat()
+        if stat.S_ISDIR(facts.st_mode):
+            os.listdir(path)  # an error for one that may not be read
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > images.MAX_BYTES:
             raise Unfit("huge" if stat.S_ISREG(facts.st_mode) else "not a file")
         return path.read_bytes()
@@ -184,27 +186,30 @@ def read_bytes(path: Path) -> bytes:
 def find(arguments: Iterable[str]) -> Iterator[Path]:
     """The photos of files, folders (at any depth, by file ending) and globs, sorted within each argument.
 
-    Folders and globs give each file once. An argument without a photo is passed on as it is, and fails when it is read.
+    Folders and globs give each file once; `**` follows no links. A folder that cannot be read, and an argument without
+    a photo, are passed on as they are, and fail when they are read.
     """
     for argument in arguments:
         path = Path(argument)
+        while path.name == "**":
+            path = path.parent
         if os.path.isdir(path):  # unlike `Path.is_dir`, without an error for a path that one may not enter
             yield from pictures(path) or [path]
         elif os.path.exists(path) or not glob.has_magic(argument):
             yield path
         else:
-            names = sorted(glob.iglob(argument, recursive=True), key=lambda name: (len(name), name), reverse=True)
-            once = {
-                (file.stat().st_dev, file.stat().st_ino): file  # of several paths, the shortest
-                for file in map(Path, names)
-                if os.path.isfile(file) and not any(is_hidden(part) and part not in argument for part in file.parts)
-            }
+            found: list[Path] = []
+            for name in Path(path.anchor).glob(str(path.relative_to(path.anchor))):
+                if not any(is_hidden(part) and part not in argument for part in name.parts):
+                    found += [name] if os.path.isfile(name) else [] if "**" in path.parts else pictures(name)
+            found.sort(key=lambda name: (len(str(name)), name), reverse=True)
+            once = {(facts.st_dev, facts.st_ino): file for file in found if (facts := file.stat())}  # the shortest
             yield from sorted(once.values()) or [path]
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The pictures below `folder`, sorted; see `scan`. Says on stderr how many other files are skipped."""
+    """The pictures below `folder`, and what cannot be read, sorted; see `scan`. Counts skipped files on stderr."""
     found = scan(folder)
     if found.skipped:
         print(f"landmarks: {folder}: skipped {count_reasons(found.skipped.values())}", file=sys.stderr)
-    return [folder / name for name in found.pictures]
+    return [folder / name for name in sorted([*found.pictures, *found.unreadable])]

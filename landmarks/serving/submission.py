@@ -18,7 +18,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 from landmarks import stage
-from landmarks.images import Unfit
+from landmarks.images import ENDINGS, Unfit
 from landmarks.scan import printable
 from landmarks.serving import recognizer
 from landmarks.serving.recognizer import Recognizer
@@ -67,9 +67,14 @@ def photos(index: Path, folder: Path | None) -> dict[str, Path | None]:
 
 
 def by_stem(folder: Path, wanted: set[str] | None = None) -> dict[str, Path]:
-    """The pictures below `folder` by their names without endings: all, or only those `wanted`."""
+    """The pictures below `folder` by their names without endings: all, or only those `wanted`.
+
+    Raises `UserError` for two of the same name, and for a folder that cannot be read.
+    """
     found: dict[str, Path] = {}
     for path in recognizer.pictures(folder):
+        if path.suffix.lower() not in ENDINGS:
+            raise UserError(f"{path}: cannot be read; give yourself access, or remove it")
         name = printable(path.stem)
         if wanted is None or name in wanted:
             if name in found:
