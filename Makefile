@@ -9,14 +9,18 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q --numprocesses=2 --
 
 # DVC runs the stages with this shell. Their commands begin with `NAME=value`, which csh does not know.
 export SHELL := /bin/sh
+# DVC asks for the user's name, which a container may lack.
+export USER ?= $(shell id -u)
+# Other packages and modes of Python would change the results.
+unexport PYTHONPATH PYTHONSAFEPATH PYTHONOPTIMIZE
 
 reproduce: .venv/installed
 	$(BIN)/python -m landmarks.params
-	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+	$(BIN)/python -m dvc repro
 
 # Trains on a folder of pictures: make photos ROOT=/my/pictures ARGS="--recipe small -S train.repeats=3"
 photos: .venv/installed
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.photos "$$ROOT" $(ARGS)
+	@$(BIN)/python -m tools.photos "$$ROOT" $(ARGS)
 
 # Lint, types and the fast tests: two minutes on two cores.
 quick: lint

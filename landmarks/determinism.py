@@ -21,8 +21,16 @@ os.environ.update(
     THP_MEM_ALLOC_ENABLE="1",
 )
 
-# numpy refuses to start if this is set together with NPY_DISABLE_CPU_FEATURES.
-os.environ.pop("NPY_ENABLE_CPU_FEATURES", None)
+# The user's environment may have variables that change results.
+os.environ.pop("NPY_ENABLE_CPU_FEATURES", None)  # numpy refuses to start with it and NPY_DISABLE_CPU_FEATURES
+os.environ.pop("OMP_THREAD_LIMIT", None)  # this and the next two: fewer threads than torch knows of, so other sums
+os.environ.pop("OMP_DYNAMIC", None)
+os.environ.pop("OMP_MAX_ACTIVE_LEVELS", None)
+os.environ.pop("PANDAS_FUTURE_INFER_STRING", None)  # other types of columns
+os.environ.pop("FREETYPE_PROPERTIES", None)  # other letters in figures
+if {os.environ.get("ONEDNN_MAX_CPU_ISA"), os.environ.get("DNNL_MAX_CPU_ISA")} & {"SSE41", "AVX"}:  # less than AVX2
+    os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
+    os.environ.pop("DNNL_MAX_CPU_ISA", None)
 if platform.machine() == "x86_64":
     os.environ["OPENBLAS_CORETYPE"] = "Haswell"  # AVX2 for the matrix products of numpy and scipy
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -105,10 +106,20 @@ def decode(inputs: Inputs, device: torch.device, workers: int = 0) -> Iterator[T
     else:
         from joblib import cpu_count  # respects CPU affinity and container limits
 
-        loader = DataLoader(
-            inputs, batch_size=None, num_workers=workers or cpu_count(), pin_memory=device.type == "cuda"
+        workers = workers or cpu_count()
+        check_shared_memory(inputs, workers)
+        yield from DataLoader(inputs, batch_size=None, num_workers=workers, pin_memory=device.type == "cuda")
+
+
+def check_shared_memory(inputs: Inputs, workers: int, folder: Path = Path("/dev/shm")) -> None:  # noqa: S108 - Linux's
+    """Raises `UserError` if the processes of a `DataLoader` could fill the shared memory: it would wait for ever."""
+    rows = max((stop - start for _, start, stop in inputs.groups), default=0)
+    needed = 2 * workers * rows * 3 * inputs.crop**2  # bytes; each process prepares two items ahead
+    if folder.is_dir() and (free := shutil.disk_usage(folder).free) < needed:
+        raise UserError(
+            f"compute.workers: {workers} processes need {needed / 1e6:.0f} MB of shared memory, and {folder} has "
+            f"{free / 1e6:.0f}; set fewer, or enlarge it (docker run --shm-size=4g)"
         )
-        yield from loader
 
 
 def batches(groups: Iterable[Tensor], size: int) -> Iterator[Tensor]:

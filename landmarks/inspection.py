@@ -158,16 +158,15 @@ def outlier_distances(x: np.ndarray, labels: np.ndarray, trains: np.ndarray) -> 
 def embed(x: np.ndarray) -> np.ndarray:
     """A map of the pictures on which similar ones are neighbours: t-SNE of the first principal components, [N, 2].
 
-    t-SNE amplifies every difference. Its input is rounded and it runs in one thread, so that its bits are the same for
-    any number of cores.
+    t-SNE amplifies every difference. Both run in one thread, so that their bits are the same for any number of cores.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    components = PCA(min(COMPONENTS, *x.shape), svd_solver="covariance_eigh").fit_transform(x).round(6)
-    start = (components[:, :2] / (components[:, 0].std() or 1) * 1e-4).astype(np.float32)
     with threadpool_limits(1):
+        components = PCA(min(COMPONENTS, *x.shape), svd_solver="covariance_eigh").fit_transform(x).round(6)
+        start = (components[:, :2] / (components[:, 0].std() or 1) * 1e-4).astype(np.float32)
         tsne = TSNE(perplexity=min(PERPLEXITY, (len(x) - 1) / 3), init=start, max_iter=ITERATIONS, n_jobs=1)
         return tsne.fit_transform(components)
 

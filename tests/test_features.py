@@ -182,3 +182,12 @@ def test_shards_and_index_must_agree(shards: Path, missing: list[images.Picture]
     index = draw(COUNT)
     with pytest.raises(AssertionError, match="not of these pictures"):
         decoded(shards, index[~index["id"].isin([picture.id for picture in missing])])
+
+
+def test_too_little_shared_memory_is_an_error(shards: Path, tmp_path: Path) -> None:
+    """The processes that decode for a GPU would wait for ever."""
+    inputs = features.Inputs(shards, draw(COUNT), 224)
+    features.check_shared_memory(inputs, 1, tmp_path / "nowhere")
+    features.check_shared_memory(inputs, 1, tmp_path)
+    with user_error(r"compute\.workers: 10000000 processes need \d+ MB of shared memory, and .* has \d+; set fewer"):
+        features.check_shared_memory(inputs, 10_000_000, tmp_path)

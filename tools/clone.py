@@ -51,14 +51,15 @@ class Clone:
         self.environment = {name: os.environ[name] for name in os.environ if not name.startswith(("DVC_", "GIT_"))}
         for name in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG"):
             self.environment[f"DVC_{name}_DIR"] = str(parent / name)
-        self.environment["GIT_CONFIG_GLOBAL"] = os.devnull
+        self.environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "SHELL": "/bin/sh"}
         for who in ("AUTHOR", "COMMITTER"):
             self.environment |= {f"GIT_{who}_NAME": "clone", f"GIT_{who}_EMAIL": "clone@clone.invalid"}
         for factor, value in factors.items():
             self.environment |= FACTORS[factor][value]
         if factors.get("threads") == "1" and shutil.which("taskset"):
             self.python = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), sys.executable]
-        if subprocess.run(["git", "clone", "--quiet", str(source), str(self.root)], check=False).returncode:
+        git = ["git", "-c", "core.hooksPath=/dev/null", "clone", "--template=", "--quiet"]  # none of the user's hooks
+        if subprocess.run([*git, str(source), str(self.root)], check=False).returncode:
             raise UserError(f"{source}: git cannot clone it, see above; run this in a clone of the repository")
         (self.root / ".venv").symlink_to(sys.prefix, target_is_directory=True)  # dvc.yaml looks for Python there first
         self.set("compute.workers", int(factors.get("workers", 0)))
