@@ -149,6 +149,9 @@ def test_files_folders_and_globs(tmp_path: Path) -> None:
     assert found("") == ["a.PNG", "b.jpg", "d[1].jpg", "sub/c.webp"]
     assert found("*.jpg") == ["b.jpg", "d[1].jpg"]
     assert found("s*", "*") == ["sub/c.webp", "a.PNG", "b.jpg", "d[1].jpg", "notes.txt", "sub/c.webp"]
+    (tmp_path / "sub/gone.jpg").symlink_to("nothing.jpg")
+    assert found("s*") == ["sub/c.webp", "sub/gone.jpg"], "it fails when it is read"
+    (tmp_path / "sub/gone.jpg").unlink()
     (tmp_path / "sub/up").symlink_to("..")
     (tmp_path / "@eaDir").mkdir()
     (tmp_path / "@eaDir/b.jpg").touch()

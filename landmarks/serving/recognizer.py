@@ -200,10 +200,16 @@ def find(arguments: Iterable[str]) -> Iterator[Path]:
         else:
             found: list[Path] = []
             for name in Path(path.anchor).glob(str(path.relative_to(path.anchor))):
-                if not any(is_hidden(part) and part not in argument for part in name.parts):
-                    found += [name] if os.path.isfile(name) else [] if "**" in path.parts else pictures(name)
-            found.sort(key=lambda name: (len(str(name)), name), reverse=True)
-            once = {(facts.st_dev, facts.st_ino): file for file in found if (facts := file.stat())}  # the shortest
+                if any(is_hidden(part) and part not in argument for part in name.parts):
+                    continue
+                if os.path.isfile(name):
+                    found.append(name)
+                elif "**" not in path.parts:
+                    found += pictures(name)
+            once: dict[object, Path] = {}  # of several paths of a file, the shortest
+            for name in sorted(found, key=lambda name: (len(str(name)), name), reverse=True):
+                facts = name.stat() if os.path.exists(name) else None
+                once[(facts.st_dev, facts.st_ino) if facts else name] = name
             yield from sorted(once.values()) or [path]
 
 
