@@ -8,6 +8,7 @@ import sys
 
 from landmarks import determinism
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, user_error
@@ -104,3 +105,11 @@ def test_a_missing_device_is_an_error() -> None:
     name = next(name for name, usable in available.items() if not usable)
     with user_error(rf"compute\.device: .*{name}"):
         determinism.pick_device(name)
+
+
+def test_streams_do_not_depend_on_each_other() -> None:
+    """Drawing more in one place changes nothing in another."""
+    before = numbers(1, "b")
+    np.random.seed(0)
+    determinism.stream(1, "a").random(100)
+    assert numbers(1, "b") == before
