@@ -114,7 +114,7 @@ def test_a_figure_shows_something_and_is_the_same_every_time(tmp_path: Path, nam
 @pytest.mark.slow
 def test_the_users_matplotlibrc_changes_no_figure(tmp_path: Path) -> None:
     code = """if True:
-        import hashlib, io, pandas, pathlib
+        import pandas, pathlib
         from landmarks import figures
         ranking = pandas.DataFrame({"rank": [1, 2], "landmark_id": ["a", "b"], "images": [9, 5], "kept": True})
         figures.save(figures.class_histogram(ranking), pathlib.Path("figure.png"))

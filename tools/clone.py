@@ -84,13 +84,14 @@ class Clone:
             path = self.source / value
             try:
                 parsed = yaml.load(value, params.Loader)  # noqa: S506  # a safe one
-                self.set(key, str(path.resolve()) if key in paths and path.is_file() | path.is_dir() else parsed)
+                self.set(key, str(path.resolve()) if key in paths and path.exists() else parsed)
             except (KeyError, TypeError, yaml.YAMLError):
                 raise UserError(f"-S {key}={value}: give a key of params.yaml and a value in YAML") from None
+        file = self.root / "params.yaml"
         try:
-            params.load(self.root / "params.yaml")
+            params.load(file)
         except UserError as error:
-            raise UserError(f"-S {str(error).partition(': ')[2]}") from None
+            raise UserError(f"-S {str(error).removeprefix(f'{file}: ')}") from None
 
     def remove_results(self) -> None:
         """Removes the committed results; otherwise DVC would not compute those that are up to date."""

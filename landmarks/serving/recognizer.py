@@ -186,8 +186,8 @@ def read_bytes(path: Path) -> bytes:
 def find(arguments: Iterable[str]) -> Iterator[Path]:
     """The photos of files, folders (at any depth, by file ending) and globs, sorted within each argument.
 
-    Folders and globs give each file once; `**` follows no links. A folder that cannot be read, and an argument without
-    a photo, are passed on as they are, and fail when they are read.
+    Folders and globs give each file once; `**` follows no links. A folder that cannot be read, or an argument without a
+    photo, is yielded unchanged, and fails when it is read.
     """
     for argument in arguments:
         path = Path(argument)
