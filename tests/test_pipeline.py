@@ -216,7 +216,7 @@ def test_paths_of_an_experiment_in_a_copy_are_those_of_the_repository(project: P
 
 def test_a_folder_of_photographs_gives_a_report(project: Project) -> None:
     """`make photos` with given splits, a copy of a training picture among the test pictures, and a class of one."""
-    photos = project.root / "photos"
+    photos = project.root / "data/photos"  # which git ignores
     table = pd.read_parquet(project.root / "data/split.parquet").groupby("landmark_id").head(12)
     pictures = {picture.id: picture for picture in images.read_pictures(project.root / "data/filtered", table["id"])}
     splits = ["train"] * 7 + ["valid"] * 2 + ["test"] * 3
@@ -232,7 +232,7 @@ def test_a_folder_of_photographs_gives_a_report(project: Project) -> None:
     settings = ["augment.crop=64", "augment.views=1", "train.epochs=1", "backbone.weights=random"]
     words = [word for setting in settings for word in ("-S", setting)]
     try:
-        done = project.run("-m", "tools.photos", "photos", "--recipe", "small", *words)
+        done = project.run("-m", "tools.photos", "data/photos", "--recipe", "small", *words)
     finally:
         shutil.rmtree(photos)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -380,6 +380,15 @@ def start(project: Project, stage: str, process: str) -> Repro:
     return repro
 
 
+def wait_for_import(project: Project, stage: str, library: str) -> None:
+    """Waits until the process of a stage has loaded a C library."""
+    while True:
+        numbers = [number for number, command in project.processes().items() if stage in command]
+        if any(library in Path(f"/proc/{number}/maps").read_text(encoding="utf-8") for number in numbers):
+            return
+        time.sleep(0.02)
+
+
 def repro_with_remedies(project: Project, *arguments: str) -> None:
     """Runs `dvc repro`. If a kill hit DVC while it wrote one of its files, applies docs/reproducibility.md first."""
     for _ in range(3):
@@ -475,6 +484,29 @@ def test_earlier_outs_are_restored_when_a_stage_is_interrupted(
     output = "".join(repro.output)
     assert f"\nfilter: {word}\n" in output and "Traceback" not in output
     assert repro.process.returncode != 0
+    assert project.outs() == project.first_outs
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stage_may_be_interrupted_while_it_imports_torch(project: Project, number: signal.Signals) -> None:
+    repro = start(project, "extract-features", "stages.extract_features")
+    wait_for_import(project, "stages.extract_features", "libtorch")
+    repro.stop(number)
+    output = "".join(repro.output)
+    assert re.search(r"^(extract-features: )?(interrupted|terminated)$", output, re.MULTILINE), output
+    assert "Traceback" not in output and project.outs() == project.first_outs
+
+
+@pytest.mark.parametrize("library", ["numpy", "libtorch"])
+def test_a_stage_ends_when_only_dvc_is_killed(project: Project, library: str) -> None:
+    repro = start(project, "extract-features", "stages.extract_features")
+    wait_for_import(project, "stages.extract_features", library)
+    repro.process.kill()
+    repro.wait()
+    end = time.monotonic() + 30
+    while processes := project.processes():
+        assert time.monotonic() < end, processes
+        time.sleep(0.1)
     assert project.outs() == project.first_outs
 
 

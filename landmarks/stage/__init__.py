@@ -22,7 +22,7 @@ from landmarks.stage.signals import (
     SIGNAL_OUTCOMES,
     Terminated,
     exit_with_parent,
-    on_early_interrupt,
+    handle_early_signals,
     on_signal,
     received_signals,
 )
@@ -43,8 +43,12 @@ __all__ = [
     "scratch",
 ]
 
-if os.environ.get("DVC_STAGE"):
-    sys.excepthook = on_early_interrupt
+inputs: dict[Path, bytes] = {}  # of the stage that this process runs, read before its imports, which take seconds
+script = sys.modules["__main__"].__spec__
+if os.environ.get("DVC_STAGE") and script and script.name.startswith("stages."):
+    exit_with_parent(os.getppid())
+    handle_early_signals()
+    inputs = current_inputs()
 
 
 def run(main: Callable[[], str]) -> None:
@@ -58,10 +62,8 @@ def run(main: Callable[[], str]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: the terminal may not show every character
     for number in SIGNAL_OUTCOMES:
         signal.signal(number, on_signal)
-    if os.environ.get("DVC_STAGE"):
-        exit_with_parent(os.getppid())
     try:
-        before = current_inputs()
+        before = inputs or current_inputs()
         summary = main()
         check_unchanged(before)
         gc.freeze()  # saves half a second at exit, in which Python would scan all of torch's objects

@@ -64,9 +64,21 @@ def exit_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def on_early_interrupt(cls: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The excepthook of a stage: one line for Ctrl-C while modules are imported, before `run` starts."""
-    if not issubclass(cls, KeyboardInterrupt):
-        return sys.__excepthook__(cls, error, trace)
-    restore_outs()
-    print("interrupted", file=sys.stderr)
+def handle_early_signals() -> None:
+    """One line for Ctrl-C and SIGTERM while a stage imports its modules, before `run` starts."""
+
+    def interrupt(number: int, _: object) -> None:
+        received_signals.append(number)
+        raise KeyboardInterrupt  # unlike SystemExit, it is passed to the excepthook
+
+    def excepthook(cls: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(cls, KeyboardInterrupt):
+            return sys.__excepthook__(cls, error, trace)
+        _, status, text = SIGNAL_OUTCOMES[received_signals[0]]
+        restore_outs()
+        print(text, file=sys.stderr, flush=True)
+        os._exit(status)
+
+    sys.excepthook = excepthook
+    for number in SIGNAL_OUTCOMES:
+        signal.signal(number, interrupt)
