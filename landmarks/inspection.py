@@ -90,18 +90,20 @@ def blocks(rows: np.ndarray) -> list[np.ndarray]:
 def suspects(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int, seed: int) -> pd.DataFrame:
     """For each picture, `score`, the probability of the given label, and `suggested`, the most probable other class.
 
-    The probabilities come from a classifier that has not seen the picture. Five folds; near-duplicates (`groups` [N])
-    share one. The logits are divided by one temperature, which maximises the likelihood of the labels of at most
-    `BLOCK` pictures (Guo et al., arXiv 1706.04599, section 4.2); otherwise most probabilities would be 0 or 1. The
-    score is the "self-confidence" of Northcutt et al. (arXiv 1911.00068), the default of the package cleanlab.
+    The probabilities come from a classifier that has not seen the picture. There are five folds. Near-duplicates
+    (`groups` [N]) share one, except if they are more than half of a class: a classifier would lack most of it. The
+    logits are divided by one temperature, which maximises the likelihood of the labels of at most `BLOCK` pictures
+    (Guo et al., arXiv 1706.04599, section 4.2); otherwise most probabilities would be 0 or 1. The score is the
+    "self-confidence" of Northcutt et al. (arXiv 1911.00068), the default of the package cleanlab.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax, softmax
 
     shares = {str(fold): 1 / FOLDS for fold in range(FOLDS)}
+    counts = pd.Series(labels).groupby([labels, groups]).transform("size")
+    majority = 2 * counts > np.bincount(labels)[labels]
+    groups = np.where(majority, groups.max() + 1 + np.arange(len(x)), groups)
     folds = split.assign(labels, groups, shares, seed)
-    if len(np.unique(folds)) == 1:  # all pictures are near-duplicates
-        folds = split.assign(labels, np.arange(len(x)), shares, seed)
     classifiers = {fold: fit(x, np.where(folds == fold, -1, labels), classes) for fold in np.unique(folds)}
 
     def scores(rows: np.ndarray) -> np.ndarray:

@@ -71,6 +71,16 @@ def test_a_single_group_of_near_duplicates_is_divided_into_folds() -> None:
     assert (inspection.suspects(x, labels, np.zeros(len(x)), CLASSES, 0)["score"] > 0.5).mean() > 0.9
 
 
+def test_a_class_of_near_duplicates_is_not_suspect() -> None:
+    """No classifier lacks the class, also if one wrong picture belongs to no group."""
+    x, labels = blobs(2.0)
+    groups = np.arange(len(x))
+    groups[labels == 3] = groups[-1]
+    labels[0] = 3
+    scores = inspection.suspects(x, labels, groups, CLASSES, 0)["score"]
+    assert scores.argmin() == 0 and scores[labels == 3].median() > 0.9
+
+
 def test_swapped_labels_come_first_and_are_corrected() -> None:
     x, labels = blobs()
     swapped, chosen = swap(labels, np.arange(len(labels)), 0.05, 1)
