@@ -7,7 +7,7 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q --numprocesses=2 --
 
 .PHONY: reproduce photos quick test lint verify verify-matrix check-cache torture fuzz benchmark scale ablations backbones
 
-# DVC runs the stages with this shell. Their commands begin with `NAME=value`, which csh does not know.
+# DVC runs the stages with this shell. The user's may be none, such as nologin.
 export SHELL := /bin/sh
 # DVC asks for the user's name, which a container may lack.
 export USER ?= $(shell id -u)
@@ -20,7 +20,7 @@ reproduce: .venv/installed
 
 # Trains on a folder of pictures: make photos ROOT=/my/pictures ARGS="--recipe small -S train.repeats=3"
 photos: .venv/installed
-	@$(BIN)/python -m tools.photos "$$ROOT" $(ARGS)
+	@$(BIN)/python -m tools.photos '$(subst ','\'',$(value ROOT))' $(ARGS)
 
 # Lint, types and the fast tests: two minutes on two cores.
 quick: lint

@@ -3,6 +3,7 @@
 With SCREENSHOT=docs/demo.png in the environment, the models in models/released/ give a new picture for docs/serving.md.
 """
 
+import html
 import http.client
 import os
 import re
@@ -142,6 +143,15 @@ def test_similar_training_pictures_are_shown(page: "sync_api.Page") -> None:
     figures = page.locator("#similar figure")
     sync_api.expect(figures).to_have_count(5)
     sync_api.expect(figures.first).to_contain_text(re.compile(r"Bridge \(b-2\)\s*distance \d\.\d{3}\s*<b>\d"))
+
+
+@pytest.mark.parametrize("name", ["L\u2019Arc", "\u0924\u093e\u091c", "Cafe\u0301", "*a* [b](c) _d_ <e> 1. #f & `g`"])
+def test_names_are_shown_as_they_are(name: str) -> None:
+    from landmarks.serving import demo
+
+    from markdown_it import MarkdownIt  # Gradio's
+
+    assert html.unescape(MarkdownIt().renderInline(demo.plain(name))) == name
 
 
 def test_broken_similar_pictures_are_an_error_before_the_page_opens(tmp_path: Path) -> None:

@@ -65,6 +65,10 @@ def test_the_version_changes_with_the_pictures(root: Path) -> None:
     assert photos.version(root) == first
     os.utime(root / "a/0.jpg", (1, 1))
     versions = {first, photos.version(root)}
+    if os.geteuid():  # root may read everything
+        (root / "a/0.jpg").chmod(0)
+        assert photos.version(root) not in versions
+        (root / "a/0.jpg").chmod(0o644)
     (root / "a/0.jpg").rename(root / "a/2.jpg")
     versions.add(photos.version(root))
     (root / "c").write_bytes(jpeg(drawing()))
@@ -205,6 +209,13 @@ def test_each_run_is_an_experiment_that_runs_what_changed(root: Path, tmp_path: 
     second = run(*tool, str(root))
     assert f"experiment {name}-2 is done" in second
     assert "Running stage 'read'" in second and "Running stage 'train'" not in second
+    inside = here / "pictures"
+    shutil.copytree(root, inside)
+    refused = subprocess.run(
+        [*tool, str(inside)], cwd=here, env=environment, capture_output=True, text=True, check=False
+    )
+    assert refused.stderr.startswith(f"photos: ROOT: {inside} is in the repository")
+    shutil.rmtree(inside)
     other = shutil.copytree(root, tmp_path / "other")
     run(*tool, str(other), "--recipe", "small")
     assert sorted(run(*dvc, "exp", "list", "--name-only").split()) == [name, f"{name}-2", "photos-other"]

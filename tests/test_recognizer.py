@@ -166,6 +166,9 @@ def test_files_folders_and_globs(tmp_path: Path) -> None:
     (tmp_path / "empty/folder").mkdir(parents=True)
     for name in ("none.jpg", "none*", "empty", "empty/*", "x" * 300):
         assert found(name) == [name], "it fails when it is read"
+    assert list(recognizer.find([""])) == [Path()], "not all photos of the directory"
+    with user_error(r"/\*\*\.jpg: \*\* must be the whole name of a folder"):
+        found("**.jpg")
 
 
 @pytest.mark.parametrize(("key", "value"), [("short_side", 64), ("centre_scale", 0.5), ("crop", 32)])

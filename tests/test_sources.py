@@ -237,6 +237,12 @@ def test_a_folder_without_classes_is_an_error(tmp_path: Path) -> None:
         pass
 
 
+def test_a_name_in_two_encodings_is_an_error(tmp_path: Path) -> None:
+    save(tmp_path, "train/Caf\u00e9/a.png", "test/Cafe\u0301/b.png", "test/Cafe/c.png")
+    with user_error("class Caf\u00e9 is there in two encodings of its letters"), opened("folder", tmp_path):
+        pass
+
+
 def save(root: Path, *names: str) -> None:
     """Saves a different picture under each name."""
     for number, name in enumerate(names):

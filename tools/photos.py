@@ -17,9 +17,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
-from landmarks import artifacts, params, report, scan, weights
+from landmarks import artifacts, params, report, scan, stage, weights
 from landmarks.serving import cli
 from landmarks.sources.folder import open_folder
 from landmarks.sources.index import read_ids
@@ -42,7 +43,8 @@ def version(root: Path, only: str | None = None) -> str:
     for name in [*open_folder(root).files["file"], *listed, *([os.path.abspath(only)] if only else [])]:
         try:
             facts = (root / name).stat()
-            size, time = facts.st_size, facts.st_mtime_ns
+            readable = os.access(root / name, os.R_OK)
+            size, time = (facts.st_size, facts.st_mtime_ns) if readable else (0, 0)
         except (OSError, ValueError):  # images.csv names a file that is missing; the pipeline counts it
             size = time = 0
         digest.update(os.fsencode(f"{name}\0{size}\0{time}\0"))
@@ -147,6 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(f"ROOT: {shown} has characters that params.yaml cannot hold; rename it")
     if not os.path.isdir(root):
         raise UserError(f"ROOT: {root} is not a directory; name one with a directory of pictures per landmark")
+    if output("git", "ls-files", "--others", "--exclude-standard", "--directory", "--", str(root)):
+        raise UserError(f"ROOT: {root} is in the repository, where DVC may replace it; move it, or let git ignore it")
     name = free_name(root, experiments())
     changes = settings(root, recipes[args.recipe], args.settings, params.load().ablations)
     p = changed(changes[1::2])
@@ -159,6 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
     stamp = version(root, p.data.only)
     run = ["exp", "run", "--name", name, "-S", f"data.version={stamp}", *changes]
     print(shlex.join(["dvc", *run]), flush=True)
+    for ablation, folder in product(params.load().ablations, (artifacts.MODELS, artifacts.LOGS)):
+        stage.remove(folder / ablation)  # DVC, which has them in its cache, may forget to
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for DVC, which ends its stages
     done = subprocess.run([sys.executable, "-m", "dvc", *run], env=os.environ | identity(), check=False)
     if done.returncode == 0:

@@ -67,7 +67,7 @@ def look(models: list[Recognizer], path: Path) -> Seen:
 
 def plain(text: str) -> str:
     """Markdown that shows exactly this text."""
-    return re.sub(r"([^\w .]|_)", r"\\\1", text)
+    return re.sub(r"([!-/:-@[-`{-~])", r"\\\1", text)
 
 
 def apology(name: str, unfit: Unfit) -> str:

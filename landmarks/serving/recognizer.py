@@ -193,12 +193,14 @@ def find(arguments: Iterable[str]) -> Iterator[Path]:
         path = Path(argument)
         while path.name == "**":
             path = path.parent
-        if os.path.isdir(path):  # unlike `Path.is_dir`, without an error for a path that one may not enter
+        if argument and os.path.isdir(path):  # unlike `Path.is_dir`, without an error for a path that one may not enter
             yield from pictures(path) or [path]
         elif os.path.exists(path) or not glob.has_magic(argument):
             yield path
         else:
             found: list[Path] = []
+            if any("**" in part and part != "**" for part in path.parts):
+                raise UserError(f"{argument}: ** must be the whole name of a folder, as in trip/**/*.jpg")
             for name in Path(path.anchor).glob(str(path.relative_to(path.anchor))):
                 if any(is_hidden(part) and part not in argument for part in name.parts):
                     continue

@@ -3,6 +3,7 @@
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,7 @@ def open_folder(root: Path) -> Folder:
                     f"{listed}: split {wrong.iloc[0]!r} is none of {', '.join(SPLITS)}; correct it or rename the column"
                 )
             files["split"] = given
+        check_spelling(files["landmark_id"], listed)
         return Folder(root, files, {name: why for name, why in skipped.items() if name not in used}, splits=False)
     skipped |= {name: why for name in pictures if (why := unstorable(name))}
     names = [name for name in pictures if name not in skipped]
@@ -105,7 +107,16 @@ def open_folder(root: Path) -> Folder:
     files = pd.DataFrame({"id": names, "landmark_id": [landmark(name, splits) for name in names], "file": names})
     if splits:
         files["split"] = [split_name(name.partition("/")[0]) for name in names]
+    check_spelling(files["landmark_id"], root)
     return Folder(root, files, skipped, splits)
+
+
+def check_spelling(names: pd.Series, where: Path) -> None:
+    """Raises `UserError` if names of classes differ only in how Unicode encodes a letter such as é."""
+    distinct = pd.Series(sorted(set(names)))
+    same = distinct[distinct.map(lambda name: unicodedata.normalize("NFC", name)).duplicated()]
+    if len(same):
+        raise UserError(f"{where}: class {same.iloc[0]} is there in two encodings of its letters; rename one")
 
 
 def has_splits(root: Path, names: list[str]) -> bool:
