@@ -41,6 +41,7 @@ WHO = {  # of each block of a section; `new` is somebody with a new clone, `none
     "Merge": ["ann", "ann"],
     "Pass on a model": ["ann", "none", "none", "ann"],
     "Search": ["ann"],
+    "Clean up": ["ann"],
     "Look around": ["ann"],
     "Before a commit": ["ann"],
     "Installation with uv": ["new"],
@@ -236,6 +237,15 @@ def a_trial_is_an_experiment(team: Team, place: Path, output: str) -> None:
     assert "search-0" in table
 
 
+@after("Clean up")
+def only_the_outs_of_removed_experiments_are_gone(team: Team, place: Path, output: str) -> None:
+    assert re.search(r"Removed \d+ objects", output), output
+    listed = team.bash("dvc exp list --all-commits --name-only", place).split()
+    assert "alpha-2" in listed and "alarms-1" not in listed
+    team.bash("dvc exp apply alpha-2 && dvc status && git restore . && dvc checkout", place)
+    assert "Running stage" not in team.bash("dvc repro", place)
+
+
 @after("Look around")
 def the_notebook_has_tables_and_pictures(team: Team, place: Path, output: str) -> None:
     cells = json.loads((place / "notebooks/tour.ipynb").read_text())["cells"]
@@ -363,6 +373,16 @@ def test_a_mistake_in_a_report_is_one_line(arguments: list[str], message: str) -
     command = [sys.executable, "-m", "tools.report_change", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, f"{message}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["params.yaml", "metrics/results.json"])
+def test_a_report_needs_intact_files(project: Project, file: str) -> None:
+    """Otherwise DVC reports that all values were removed."""
+    (project.root / file).write_text("<<<<<<< HEAD\n", encoding="utf-8")
+    done = project.run("-m", "tools.report_change", "HEAD")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "failed to load" in done.stderr and "'workspace'" in done.stderr
 
 
 @pytest.mark.slow
