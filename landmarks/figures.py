@@ -106,13 +106,14 @@ def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], blocks: dict[st
     levels = {
         f"chance: ln {classes}": math.log(classes),
         "floor of one softmax too many": objectives.floor(once, classes),
-        f"{name}'s floor, with weights {summed.alpha:g} and {summed.beta:g}": objectives.floor(summed, classes),
+        f"{name}'s floor (weights {summed.alpha:g}, {summed.beta:g})": objectives.floor(summed, classes),
     }
     for text, value in levels.items():
         side = "top" if text.startswith(name) else "bottom"
         left.axhline(value, color="grey", linestyle="--", linewidth=1)
         box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
-        left.text(losses["epoch"].max(), value, f"{text}: {value:.2f}", ha="right", va=side, fontsize=8, bbox=box)
+        style = {"ha": "right", "va": side, "fontsize": 8, "bbox": box, "zorder": 1.9}  # below the curves
+        left.text(losses["epoch"].max(), value, f"{text}: {value:.2f}", **style)
     left.set(title="Training loss of each step", xlabel="epoch", ylim=(0, None))
     left.legend(loc="lower left")
 
@@ -195,11 +196,11 @@ def attention_gallery(rows: list[dict], names: list[str]) -> Figure:
     figure, panels = plt.subplots(
         len(rows), 1 + len(names), figsize=(2.2 * (1 + len(names)) + 0.8, height * len(rows)), squeeze=False
     )
-    image = None
+    colours = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), "inferno")
     for axes, row in zip(panels, rows, strict=True):
         size = row["image"].size
         axes[0].imshow(row["image"])
-        axes[0].set_title(row["title"], fontsize=8)
+        axes[0].set_title(shorten(row["title"], 30), fontsize=8)
         credit = textwrap.wrap(attribution(row["source"]), 52)
         below = {"ha": "center", "va": "top", "transform": axes[0].transAxes}
         axes[0].text(0.5, -0.03, "\n".join(credit), fontsize=5, **below)
@@ -207,13 +208,12 @@ def attention_gallery(rows: list[dict], names: list[str]) -> Figure:
             values, title = row["maps"][name]
             smooth = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
             cell.imshow(row["image"].convert("L"), cmap="gray")
-            image = cell.imshow(np.clip(np.asarray(smooth), 0, 1), cmap="inferno", alpha=0.6, vmin=0, vmax=1)
-            cell.set_title(title, fontsize=8)
+            cell.imshow(np.clip(np.asarray(smooth), 0, 1), cmap=colours.cmap, alpha=0.6, vmin=0, vmax=1)
+            cell.set_title("\n".join(shorten(line, 30) for line in title.split("\n")), fontsize=8)
     for axes in panels.ravel():
         axes.set(xticks=[], yticks=[])  # otherwise invisible ticks are laid out, which takes half of the time
         axes.axis("off")
-    if image is not None:
-        figure.colorbar(image, ax=panels, shrink=0.4, label="value of the map")
+    figure.colorbar(colours, ax=panels, shrink=0.4, label="value of the map")
     return figure
 
 
