@@ -41,7 +41,7 @@ COMPARED = {"train": 2000, "val": 1000}  # pictures of the comparison with the C
 
 def settings(dry: bool) -> dict:
     """params.yaml of the run: the study's settings, or for a dry run much smaller ones."""
-    values = yaml.load((ROOT / "params.yaml").read_bytes(), params.Loader)  # noqa: S506  # a safe one
+    values = params.read_yaml((ROOT / "params.yaml").read_bytes())
     values["filter"] |= {"skip_top": 0, "min_images": 3}
     values["augment"] |= {"crop": 32, "views": 1} if dry else {"crop": 224, "views": 3}
     values["backbone"] |= {"name": "vgg16", "tail": "none", "weights": "random.safetensors", "layer": "conv5"}
@@ -243,7 +243,7 @@ def report(directory: Path, pictures: int, dry: bool) -> str:
 {table.to_markdown(index=False, floatfmt=",.1f")}
 
 `work` is without the start of Python, PyTorch and the GPU. The last column scales the work with the number of pictures.
-The study's whole table, all stages one after the other, takes **{total / 60:.1f} minutes** with features in float32,
+The study's whole table, from filter to evaluate, takes **{total / 60:.1f} minutes** with features in float32,
 {faster / 60:.1f} in bfloat16.
 
 ## Extraction, in views per second

@@ -82,7 +82,7 @@ def part(directory: Path, share: int, crop: int) -> int:
         (directory / path).parent.mkdir()
         (directory / path).symlink_to(ROOT / path)
     index.to_parquet(directory / artifacts.VIEWS, index=False)
-    settings = yaml.load(Path("params.yaml").read_bytes(), params.Loader)  # noqa: S506  # a safe one
+    settings = params.read_yaml(Path("params.yaml").read_bytes())
     settings["augment"]["crop"] = crop
     settings["compute"]["device"] = "cpu"  # as the limit
     (directory / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")

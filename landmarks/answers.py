@@ -109,7 +109,7 @@ def curves_linear(
     found = {}
     for name, order in orders.items():
         ordered = shares.gather(1, torch.from_numpy(order).to(shares.device)[..., None].expand_as(shares))
-        sums = ordered.cpu().cumsum(1).to(shares.device)  # not reproducible on a GPU
+        sums = ordered.cpu().cumsum(1).to(shares.device)  # cumsum on a GPU is not reproducible
         present = F.pad(sums, (0, 0, 1, 0))  # [N, P + 1, hidden]
         found[name] = tuple(
             nn.Sequential(*rest)(hidden + first.bias) for hidden in (present[:, -1:] - present, present)

@@ -39,8 +39,12 @@ def check_number(classes: int, min_images: int, unusable: str = "") -> None:
     if classes < 2:
         raise UserError(
             f"filter.min_images: {classes} classes after filter.skip_top have at least {min_images} pictures, "
-            f"2 are needed; lower one of them{unusable and f' (pictures dropped: {unusable})'}"
+            f"2 are needed; lower one of them{dropped(unusable)}"
         )
+
+
+def dropped(unusable: str) -> str:
+    return unusable and f" (pictures dropped: {unusable})"
 
 
 def check_sizes(images: pd.Series, min_images: int, unusable: str = "") -> None:
@@ -48,8 +52,7 @@ def check_sizes(images: pd.Series, min_images: int, unusable: str = "") -> None:
     if images.min() < min_images:
         raise UserError(
             f"filter.min_images: class {images.idxmin()} has {images.min()} pictures, fewer than {min_images}; lower "
-            "filter.min_images or filter.top_k, or set filter.top_k: all"
-            f"{unusable and f' (pictures dropped: {unusable})'}"
+            f"filter.min_images or filter.top_k, or set filter.top_k: all{dropped(unusable)}"
         )
 
 

@@ -14,7 +14,6 @@ import ssl
 import subprocess
 import sys
 import warnings
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
@@ -55,7 +54,7 @@ PACKAGES = (
     *("torch", "numpy", "pillow", "pillow-heif", "timm", "pydantic", "distributed", "dask", "cloudpickle"),
     *("pandas", "pyarrow", "safetensors", "dvclive"),  # of the files that a training leaves
 )
-LOCAL = {"dashboard_address": "127.0.0.1:0"}  # Dask's web page, for this machine only
+LOCAL: dict[str, Any] = {"dashboard_address": "127.0.0.1:0"}  # Dask's web page, for this machine only
 
 
 def facts() -> dict[str, str]:
@@ -135,7 +134,7 @@ def imap(address: str, make: Callable, items: Iterable, functions: dict[str, Cal
     functions = functions | {"facts": lambda: FACTS, "make": lambda: make, "item": submitted.__getitem__}
     functions["reject"] = lambda line: tqdm.write(f"compute.cluster: {line}", sys.stderr)
     with connect(address, functions) as (client, driver):
-        waiting: deque[distributed.Future] = deque()
+        waiting: list[distributed.Future] = []
 
         def results(limit: int) -> Iterator[Any]:
             while len(waiting) >= limit:
@@ -146,8 +145,7 @@ def imap(address: str, make: Callable, items: Iterable, functions: dict[str, Cal
                         client.nthreads(callback_timeout=SECONDS)  # an error if the scheduler hangs
                         client.wait_for_workers(1, timeout=SECONDS)  # an error if all workers have ended
                         continue
-                waiting.popleft()
-                del submitted[next(iter(submitted))]
+                del waiting[0], submitted[next(iter(submitted))]
                 yield found
 
         for number, item in enumerate(items):
@@ -233,8 +231,8 @@ def local_workers(number: int) -> Iterator[str]:
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(max(1, cpu_count() // number))}
     environment["OMP_WAIT_POLICY"] = "PASSIVE"  # a thread that waits leaves the core to another worker
-    options: dict[str, Any] = LOCAL | {"scheduler_kwargs": {"worker_ttl": SECONDS}}
-    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", **options) as cluster, ExitStack() as processes:
+    options = LOCAL | {"host": "127.0.0.1", "scheduler_kwargs": {"worker_ttl": SECONDS}}
+    with distributed.LocalCluster(n_workers=0, **options) as cluster, ExitStack() as processes:
         command = [sys.executable, "-m", "landmarks", "worker", cluster.scheduler_address]
         for gpu in (gpus.split(",") * number)[:number]:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
@@ -267,7 +265,7 @@ def run(address: str, main: Coroutine, fix: str = START) -> None:
 
 def schedule(address: str) -> None:
     """Runs a scheduler that listens at `address`, until it is interrupted."""
-    options: dict[str, Any] = LOCAL | {"worker_ttl": SECONDS, "security": security(address)}
+    options = LOCAL | {"worker_ttl": SECONDS, "security": security(address)}
 
     async def serve() -> None:
         async with distributed.Scheduler(host=address, **options) as scheduler:
@@ -279,7 +277,7 @@ def schedule(address: str) -> None:
 
 def work(address: str) -> None:
     """Runs a worker of the scheduler at `address` until that ends. Raises `UserError` if a driver rejects it."""
-    options: dict[str, Any] = LOCAL | {"nthreads": 1, "memory_limit": 0, "security": security(address)}
+    options = LOCAL | {"nthreads": 1, "memory_limit": 0, "security": security(address)}
     os.environ["TQDM_DISABLE"] = "1"  # in its processes: only the driver shows progress
 
     async def serve() -> None:

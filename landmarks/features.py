@@ -180,7 +180,7 @@ def extract_on_cluster(
     crop: int,
     precision: str,
 ) -> Iterator[np.ndarray]:
-    """The same by the workers of the cluster at `address`, a row group of pictures at a time.
+    """What `extract` yields, computed by the workers of the cluster at `address`, a row group of pictures at a time.
 
     Pictures travel to the workers, `weights` once to each, and features back.
     """

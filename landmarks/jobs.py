@@ -38,7 +38,7 @@ class Job(NamedTuple):
 
 
 Files = dict[str, bytes]  # by relative path
-# Trains. The first path is the folder that it creates for the result, the second a folder for temporary files.
+# A function that trains. It creates the first path, a folder for the result. The second is for temporary files.
 Run = Callable[[Job, Path, Path], None]
 
 
@@ -168,7 +168,7 @@ def remote_trainer(
     def train_here(run: Run, job: Job) -> Files:
         with (
             tempfile.TemporaryDirectory(dir=own.name) as folder,
-            # A process of its own: settings of torch that training needs do not stay, and it can be ended.
+            # In its own process, a training changes no settings of torch for later ones, and can be killed.
             ProcessPoolExecutor(1, SPAWN, exit_with_parent, (os.getpid(),)) as pool,
         ):
             done = pool.submit(run_in, root, run, job, Path(folder))

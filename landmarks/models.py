@@ -164,12 +164,8 @@ class AttentionBranchNetwork(Baseline):
         if self.abn.branch == "paper":
             networks.load(self.evidence[0], state)
 
-    def class_evidence(self, features: Tensor) -> Tensor:
-        """The evidence for each class in each cell of `features` [N, C, H, W]: [N, K, H, W]."""
-        return self.evidence(features if self.abn.branch == "paper" else self.standardise(features))
-
     def forward(self, features: Tensor) -> Output:
-        evidence = self.class_evidence(features)
+        evidence = self.evidence(features if self.abn.branch == "paper" else self.standardise(features))
         attention_map = self.map(evidence)
         perception = self.classify(self.weighted_input(features, attention_map))
         return Output(perception, self.scores(evidence), attention_map)
@@ -202,7 +198,7 @@ def study_branch(channels: int, classes: int) -> nn.Sequential:
 
 
 def paper_branch(backbone: Backbone, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """The same by a copy of the backbone's tail at stride 1, as in the paper's official code for ResNet.
+    """Like `study_branch`, by a copy of the backbone's tail at stride 1, as in the paper's official code for ResNet.
 
     Raises `UserError` if the copy changes the size of the features.
     """

@@ -138,7 +138,7 @@ def keep_size(layers: Part) -> Part:
 
 
 def load(part: Part, state: dict[str, Tensor]) -> Part:
-    """The part of a chain, with its weights from what `weight_files.fetch` returns."""
+    """Loads the weights of a part of the chain from `state`, the result of `weight_files.fetch`. Returns the part."""
     part.load_state_dict({name: state[f"features.{name}"] for name in part.state_dict()})
     return part
 

@@ -33,6 +33,11 @@ Loader.add_implicit_resolver(
 )
 
 
+def read_yaml(text: str | bytes) -> dict:
+    """The blocks of params.yaml, unchecked, or the value of a key."""
+    return yaml.load(text, Loader)  # noqa: S506  # a safe one
+
+
 class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -234,7 +239,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
     Refuses files of the user in an out, where DVC would delete them, and in a folder that contains one.
     """
     try:
-        values = yaml.load(path.read_bytes(), Loader)  # noqa: S506  # a safe one
+        values = read_yaml(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the repository's root") from None
     except OSError as error:

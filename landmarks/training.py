@@ -212,9 +212,9 @@ def fit(
     """
     device = next(model.parameters()).device
     optimizer, schedule = optimization(model, train, train.epochs * math.ceil(len(views[0]) / train.batch_size))
-    history: list[Epoch] = []
+    parts, history = (model, optimizer, schedule), list[Epoch]()
     if checkpoint and checkpoint.exists():
-        history = load_checkpoint(checkpoint, model, optimizer, schedule)
+        history = load_checkpoint(checkpoint, parts)
         for epoch in history:
             for _ in epoch.losses:
                 tick()
@@ -253,35 +253,36 @@ def fit(
             raise stage.UserError(f"train.learning_rate: {text}")
         history.append(Epoch(metrics, losses))
         if checkpoint and len(history) < train.epochs and time.monotonic() - saved >= every:
-            save_checkpoint(checkpoint, model, optimizer, schedule, history)
+            save_checkpoint(checkpoint, parts, history)
             saved = time.monotonic()
         yield history[-1]
 
 
-def save_checkpoint(
-    path: Path, model: Baseline, optimizer: Optimizer, schedule: LRScheduler, history: list[Epoch]
-) -> None:
+Parts = tuple[Baseline, Optimizer, LRScheduler]  # of the state of a training
+
+
+def save_checkpoint(path: Path, parts: Parts, history: list[Epoch]) -> None:
     """Writes the state of the training and all epochs so far to `path`, atomically."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
     content = io.BytesIO()  # torch.save reports a full disk as a RuntimeError
-    torch.save(state | {"history": list(map(tuple, history))}, content)
+    torch.save(([part.state_dict() for part in parts], list(map(tuple, history))), content)
     with stage.atomic_output(path) as part:
         part.write_bytes(content.getbuffer())
 
 
-def load_checkpoint(path: Path, model: Baseline, optimizer: Optimizer, schedule: LRScheduler) -> list[Epoch]:
+def load_checkpoint(path: Path, parts: Parts) -> list[Epoch]:
     """Restores the state that `save_checkpoint` wrote; returns the epochs so far, none if the file is cut off."""
     content = io.BytesIO(path.read_bytes())
     try:
-        state = torch.load(content, map_location="cpu", weights_only=True)
+        states, history = torch.load(content, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
         if is_memory_error(error):
             raise
         return []  # a power cut has left a part of it
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return [Epoch(*epoch) for epoch in state["history"]]
+    model, optimizer, schedule = parts
+    model.load_state_dict(states[0])
+    optimizer.load_state_dict(states[1])
+    schedule.load_state_dict(states[2])
+    return [Epoch(*epoch) for epoch in history]
 
 
 def optimization(model: Baseline, train: Train, steps: int) -> tuple[Optimizer, LRScheduler]:

@@ -22,8 +22,8 @@ def settings(p: params.Params) -> dict[str, str]:
     blocks = {"data": p.data.portable, "filter": p.filter, "split": p.split, "augment": p.augment}
     blocks |= {"backbone": p.backbone.portable, "train": p.train, "abn": p.abn, "evaluate": p.evaluate}
     values = {name: block.model_dump(mode="json") for name, block in blocks.items()}
-    values["split"]["given"] = p.split.given  # dumps lack the default, and always lack repeats
-    values["train"] = {"repeats": p.train.repeats} | values["train"]
+    values["split"]["given"] = p.split.given  # a dump lacks it if it is the default
+    values["train"] = {"repeats": p.train.repeats} | values["train"]  # a dump never has it
     values["ablations"] = {name: block.model_dump(mode="json") for name, block in sorted(p.ablations.items())}
     return html_report.flat({"seed": p.seed, **values, "compute": {"precision": p.compute.precision}})
 

@@ -48,7 +48,7 @@ def main() -> str:
         stages = {address(key): key for key in jobs if key != name}
         others = [stages[found] for found in stage.outdated(list(stages))]
         missing = {key: jobs[key] for key in sorted([name, *others]) if not is_finished(key)}
-        if len(missing) > 1:  # one alone has checkpoints here
+        if len(missing) > 1:  # a single training runs here, where it has checkpoints
             train_on_cluster(p.compute.cluster, train_row, missing, keep)
     with (
         scratch(name, keep=False) as folder,

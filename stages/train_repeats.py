@@ -58,7 +58,7 @@ def run(planned: list[Planned], p: params.Params) -> None:
         with stage.atomic_output(Path(folder)) as out:
             write(files | {FINGERPRINT: fingerprints[folder].encode()}, out)
 
-    if p.compute.cluster and len(jobs) > 1:  # one alone has checkpoints here
+    if p.compute.cluster and len(jobs) > 1:  # a single training runs here, where it has checkpoints
         return train_on_cluster(p.compute.cluster, train_repeat, jobs, keep)
     with stage.progress(len(jobs), "trainings") as bar:
         for folder, job in jobs.items():

@@ -67,7 +67,7 @@ class Clone:
     def set(self, key: str, value: object) -> None:
         """Changes params.yaml."""
         path = self.root / "params.yaml"
-        values = block = yaml.load(path.read_bytes(), params.Loader)  # noqa: S506  # a safe one
+        values = block = params.read_yaml(path.read_bytes())
         *names, last = key.split(".")
         for name in names:
             block = block[name]
@@ -83,7 +83,7 @@ class Clone:
         for key, value in settings:
             path = self.source / value
             try:
-                parsed = yaml.load(value, params.Loader)  # noqa: S506  # a safe one
+                parsed = params.read_yaml(value)
                 self.set(key, str(path.resolve()) if key in paths and path.exists() else parsed)
             except (KeyError, TypeError, yaml.YAMLError):
                 raise UserError(f"-S {key}={value}: give a key of params.yaml and a value in YAML") from None
