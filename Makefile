@@ -75,7 +75,8 @@ endif
 backbones: .venv/installed
 	$(BIN)/python -m studies.backbones Sample
 ifdef PHOTOGRAPHS
-	$(BIN)/python -m studies.backbones Photographs $(AS_PHOTOGRAPHS) -S augment.crop=224
+	$(BIN)/python -m studies.backbones "Photographs, EfficientNet-Lite0" $(AS_PHOTOGRAPHS) -S augment.crop=224 --only lite0
+	$(BIN)/python -m studies.backbones "Photographs, VGG-16" $(AS_PHOTOGRAPHS) -S augment.crop=224 --only vgg16
 	$(BIN)/python -m studies.backbones "Photographs, 112 pixels, 15 epochs" $(AS_PHOTOGRAPHS) -S train.epochs=15 \
 		--only "vgg16 conv4"
 endif

@@ -69,7 +69,7 @@ def measure(row: Name, results: dict, clone: Clone, repro: Repro) -> list[str]:
     accuracy = [span(value) for m in (baseline, abn) for value in ([m["accuracy"]], m["accuracy_ci95"])]
     above = [percent(abn["above_baseline"]), span(abn["above_baseline_ci95"])]
     correct[row[0]] = correct_pictures(pd.read_parquet(clone.root / artifacts.PREDICTIONS))
-    frozen = correct.get(row[0].partition(TRAINED)[0]) if TRAINED in row[0] else None
+    frozen = correct.get(row[0].removesuffix(TRAINED)) if row[0].endswith(TRAINED) else None
     attention, seconds = experiments.attention(abn), repro.seconds()
     views = len(pd.read_parquet(clone.root / artifacts.VIEWS))
     size = sum(path.stat().st_size for path in (clone.root / artifacts.RELEASED / "abn").iterdir() if path.is_file())
