@@ -27,8 +27,8 @@ class Planned(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        file = self.folder / FINGERPRINT
-        return file.is_file() and file.read_text(encoding="utf-8") == self.fingerprint
+        answers, file = (self.folder / name for name in (artifacts.ANSWERS, FINGERPRINT))
+        return answers.is_file() and file.is_file() and file.read_text(encoding="utf-8") == self.fingerprint
 
 
 def plan(p: params.Params) -> list[Planned]:

@@ -63,6 +63,8 @@ def run(main: Callable[[], str]) -> None:
     for number in SIGNAL_OUTCOMES:
         signal.signal(number, on_signal)
     try:
+        if received_signals:  # an import has swallowed its exception
+            raise SIGNAL_OUTCOMES[received_signals[0]][0]
         before = inputs or current_inputs()
         summary = main()
         check_unchanged(before)

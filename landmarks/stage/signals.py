@@ -69,6 +69,8 @@ def handle_early_signals() -> None:
 
     def interrupt(number: int, _: object) -> None:
         received_signals.append(number)
+        for other in SIGNAL_OUTCOMES:
+            signal.signal(other, signal.SIG_IGN)
         raise KeyboardInterrupt  # unlike SystemExit, it is passed to the excepthook
 
     def excepthook(cls: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -76,7 +78,7 @@ def handle_early_signals() -> None:
             return sys.__excepthook__(cls, error, trace)
         _, status, text = SIGNAL_OUTCOMES[received_signals[0]]
         restore_outs()
-        print(text, file=sys.stderr, flush=True)
+        print(f"{os.environ['DVC_STAGE']}: {text}", file=sys.stderr, flush=True)
         os._exit(status)
 
     sys.excepthook = excepthook
