@@ -110,7 +110,7 @@ def collapse(losses: pd.DataFrame, truth: dict[str, np.ndarray], blocks: dict[st
     }
     for text, value in levels.items():
         side = "top" if text.startswith(name) else "bottom"
-        left.axhline(value, color="grey", linestyle="--", linewidth=1)
+        left.axhline(value, color="grey", linestyle="--", linewidth=1, zorder=1.8)
         box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
         style = {"ha": "right", "va": side, "fontsize": 8, "bbox": box, "zorder": 1.9}  # below the curves
         left.text(losses["epoch"].max(), value, f"{text}: {value:.2f}", **style)

@@ -83,7 +83,7 @@ def table(results: dict, source: str) -> str:
     """Markdown tables of results.json in percent: recognition, with the study's numbers below, attention maps, and
     repeats if there are any.
 
-    `source` is data.source. The study's numbers are no measure for a folder of other landmarks.
+    `source` is data.source. The study's numbers are no measure for other landmarks.
     """
     pictures = "synthetic pictures (`data.source: sample`)" if source == "sample" else f"`data.source: {source}`"
     lines = [
@@ -93,7 +93,7 @@ def table(results: dict, source: str) -> str:
         "|---|" + "---:|" * (len(COLUMNS) - 1),
         *map(line, recognition(results)),
     ]
-    for name, val, test in STUDY if source != "folder" else ():
+    for name, val, test in STUDY if source in ("sample", "gldv1", "gldv2") else ():
         lines.append(f"| *the study: {name}* | {val:.2f} | {test:.2f} |" + " |" * (len(COLUMNS) - 3))
     lines += [
         "",

@@ -21,7 +21,7 @@ def maps(model: Baseline, features: Tensor) -> tuple[Output, dict[str, Tensor]]:
     evidence is 1 everywhere.
     """
     layers = {"tail": model.tail[0]} if model.tail else {}
-    if isinstance(model, AttentionBranchNetwork) and model.abn.objective == "branches":
+    if isinstance(model, AttentionBranchNetwork) and model.abn.objective != "summed_softmax":
         layers["evidence"] = model.scores[0]
     kept: dict[str, Tensor] = {}  # what these layers return
     with torch.enable_grad(), ExitStack() as hooks:

@@ -174,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
         restore = "git stash && dvc checkout --allow-missing && dvc repro"  # without checkout, repro computes all again
         print(f"photos: `dvc exp list -A` lists all; `{restore}` brings the results of the last commit back")
     else:
-        restore = "`git restore params.yaml` brings back the committed ones, and drops your own changes"
+        restore = "`git restore params.yaml dvc.lock && dvc checkout --allow-missing` brings back the committed state"
         print(f"photos: params.yaml may have the settings of this run; {restore}", file=sys.stderr)
     return done.returncode
 

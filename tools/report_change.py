@@ -27,7 +27,7 @@ NOTE = "Metrics of the test split; `dvc metrics diff` shows the others and those
 def output(*command: str) -> str:
     """What a command prints. Raises `UserError` if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode or "'workspace'" in done.stderr:  # of a broken file, DVC only warns that it cannot be loaded
+    if done.returncode or "failed to load" in done.stderr:  # for a broken file, DVC only warns
         raise UserError(f"{' '.join(command)}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
     return done.stdout
 

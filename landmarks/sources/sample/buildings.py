@@ -1,7 +1,8 @@
 """The buildings of the sample: meshes of flat quadrilaterals, and ten families of landmarks made of them.
 
 Lengths are in metres. x points right, y away and z up; the front of a landmark faces -y. The traits of a landmark are
-the same in all its pictures. Each landmark of a family draws a trait from its own part of the trait's range.
+the same in all its pictures. Each landmark of a family draws a trait from its own part of the trait's range, except for
+traits that come after a choice that not all of them make.
 """
 
 import itertools
