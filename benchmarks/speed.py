@@ -153,8 +153,8 @@ def measure(p: params.Params, trunk: Trunk, sizes: Sequence[Size]) -> list[dict[
             clone.set("augment.crop", crop)
             with Repro(clone) as repro:
                 repro.finish()
-            clone.commit()
             seconds = repro.seconds()
+            clone.commit()
             table = sum(seconds[name] for name in seconds.keys() - ONCE)
             command = (*PYTHON, "dvc", "exp", "run", "-S", ABLATION)
             ablation = process(*command, cwd=clone.root, variables=clone.environment).seconds
@@ -231,8 +231,9 @@ The limit is what the arithmetic alone allows: the trunk's forward pass on batch
 - An ablation is `dvc exp run -S {ABLATION}`, with DVC and all start-ups.
 - The table of {len(p.models)} rows is made from the filtered pictures. The first run also draws and filters them.
 - The usual way (`benchmarks/usual.py`) sends every picture through the trunk in every epoch of every row, without the
-  settings for equal bits. Start-up, evaluation and plots count on our side. Of the rows with attention, which cost the
-  usual way the same, one was run; at {large} pixels one epoch of each row, counted {p.train.epochs} times.
+  settings for equal bits, and without our settings of the memory allocator. Start-up, evaluation and plots count on our
+  side. Of the rows with attention, which cost the usual way the same, one was run; at {large} pixels one epoch of each
+  row, counted {p.train.epochs} times.
 """
     with stage.atomic_output(OUT) as out:
         out.write_text(text, encoding="utf-8")

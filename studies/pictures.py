@@ -78,7 +78,7 @@ def main() -> str:
                 accuracies[split].append(right.mean())
         cells = map(mean_and_deviation, accuracies.values())
         rows.append([str(number or "all"), *cells, f"{np.median(seconds):.0f}"])
-    columns = ["pictures per landmark", "validation accuracy", "test accuracy", "seconds of training"]
+    columns = ["pictures per landmark, at most", "validation accuracy", "test accuracy", "seconds of training"]
     return f"\n{table(columns, rows)}"
 
 

@@ -8,7 +8,7 @@ with its trunk, gives the probability of the true class. Prints the areas under 
 order from the centre outwards and in random order.
 """
 
-import sys
+import argparse
 
 from landmarks import artifacts, augment, features, images, models, params, stage
 from landmarks.answers import rank_cells
@@ -44,8 +44,10 @@ def versions(image: Image.Image, grey: np.ndarray, order: np.ndarray, grid: tupl
 
 
 def main() -> str:
-    name = sys.argv[1] if len(sys.argv) > 1 else "abn"
-    p = params.load()
+    parser = argparse.ArgumentParser(prog="pixels")
+    parser.add_argument("model", metavar="MODEL", nargs="?", default="abn")
+    name, p = parser.parse_args().model, params.load()
+    p.model(name)  # an error if there is no such model
     model = models.load(artifacts.MODELS / name).eval()
     if model.design.abn is None:
         raise stage.UserError(f"models/trained/{name}: has no attention map; name another model")

@@ -145,7 +145,8 @@ def distances(train: Evidence, labels: np.ndarray, query: Evidence, kind: str) -
     background = (y @ np.linalg.inv(total + 1e-6 * np.identity(len(total))) * y).sum(1)
     found |= {"Mahalanobis": -squared.min(1), "relative Mahalanobis": background - squared.min(1)}
     found["nearest class mean"] = -np.square(offsets).sum(2).min(1)
-    pca = PCA(min(COMPONENTS, *x.shape), svd_solver="covariance_eigh").fit(x)
+    most = min(x.shape)
+    pca = PCA(COMPONENTS if most > COMPONENTS else most // 2, svd_solver="covariance_eigh").fit(x)
     residual = [np.linalg.norm(z - pca.inverse_transform(pca.transform(z)), axis=1) for z in (x, y)]
     scale = train.perception.max(1).mean() / residual[0].mean()
     found |= {"PCA residual": -residual[1], "ViM": logsumexp(query.perception, 1) - scale * residual[1]}
