@@ -122,7 +122,7 @@ def test_the_page_has_every_section(folder: Path) -> None:
         "40 pictures 4 classes 1 may have a wrong label",
         "Next: Check 1 label that may be wrong.",
         "training 24 pictures",
-        "not usable: broken 2 pictures left out 2 other classes",
+        "not usable: broken 2 files left out 2 other classes",
         "also unusable ones: landmark-9 (9), Tower <1> (1,200).",
         "abn is 25.0 points above the baseline, and this is more than chance",
         "+25.00",

@@ -51,13 +51,15 @@ def committed(page: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("study", "count"), [(backbones.STUDY, 3), (ablations.STUDY, 2)], ids=["backbones", "ablations"]
+    ("study", "count"), [(backbones.STUDY, 4), (ablations.STUDY, 2)], ids=["backbones", "ablations"]
 )
 def test_the_committed_tables_have_the_rows_and_columns_of_the_study(study: experiments.Study, count: int) -> None:
     sections = committed(study.page.name)
     assert len(sections) == count
     for body in sections.values():
         for caption, columns in study.tables.items():
+            if caption == "What the trained tail adds" and backbones.TRAINED not in body:
+                continue  # a table without values is left out
             found = re.search(rf"^### {caption}\n\n\| (.*) \|\n.*\n((?:\|.*\n?)+)", body, re.MULTILINE)
             assert found and found[1].split(" | ") == [*study.key, *columns]
             names = [tuple(line[2:].split(" | ")[: len(study.key)]) for line in found[2].splitlines()]
