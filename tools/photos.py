@@ -152,7 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
     if output("git", "ls-files", "--others", "--exclude-standard", "--directory", "--", str(root)):
         raise UserError(f"ROOT: {root} is in the repository, where DVC may replace it; move it, or let git ignore it")
     name = free_name(root, experiments())
-    changes = settings(root, recipes[args.recipe], args.settings, params.load().ablations)
+    ablations = params.load().ablations
+    changes = settings(root, recipes[args.recipe], args.settings, ablations)
     p = changed(changes[1::2])
     if (p.data.source, p.data.root) != ("folder", str(root)):
         raise UserError("ARGS: ROOT sets data.source and data.root; leave them out")
@@ -163,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
     stamp = version(root, p.data.only)
     run = ["exp", "run", "--name", name, "-S", f"data.version={stamp}", *changes]
     print(shlex.join(["dvc", *run]), flush=True)
-    for ablation, folder in product(params.load().ablations, (artifacts.MODELS, artifacts.LOGS)):
+    for ablation, folder in product(ablations, (artifacts.MODELS, artifacts.LOGS)):
         stage.remove(folder / ablation)  # DVC, which has them in its cache, may forget to
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for DVC, which ends its stages
     done = subprocess.run([sys.executable, "-m", "dvc", *run], env=os.environ | identity(), check=False)
@@ -175,6 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"photos: `dvc exp list -A` lists all; `{restore}` brings the results of the last commit back")
     else:
         restore = "`git restore params.yaml dvc.lock && dvc checkout --allow-missing` brings back the committed state"
+        restore += ", and drops your own changes"
         print(f"photos: params.yaml may have the settings of this run; {restore}", file=sys.stderr)
     return done.returncode
 
