@@ -3,7 +3,7 @@
 import re
 import reprlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from landmarks import artifacts, stage
 from landmarks.stage import UserError
@@ -33,8 +33,8 @@ Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(text: str | bytes) -> dict:
-    """The blocks of params.yaml, unchecked, or the value of a key."""
+def read_yaml(text: str | bytes) -> Any:  # noqa: ANN401  # any value
+    """The blocks of params.yaml, or the value of a key, unchecked."""
     return yaml.load(text, Loader)  # noqa: S506  # a safe one
 
 

@@ -212,7 +212,8 @@ def fit(
     """
     device = next(model.parameters()).device
     optimizer, schedule = optimization(model, train, train.epochs * math.ceil(len(views[0]) / train.batch_size))
-    parts, history = (model, optimizer, schedule), list[Epoch]()
+    parts: Parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    history: list[Epoch] = []
     if checkpoint and checkpoint.exists():
         history = load_checkpoint(checkpoint, parts)
         for epoch in history:
@@ -258,13 +259,14 @@ def fit(
         yield history[-1]
 
 
-Parts = tuple[Baseline, Optimizer, LRScheduler]  # of the state of a training
+Parts = dict[str, Baseline | Optimizer | LRScheduler]  # what has a state in a training, by name
 
 
 def save_checkpoint(path: Path, parts: Parts, history: list[Epoch]) -> None:
     """Writes the state of the training and all epochs so far to `path`, atomically."""
+    state = {name: part.state_dict() for name, part in parts.items()}
     content = io.BytesIO()  # torch.save reports a full disk as a RuntimeError
-    torch.save(([part.state_dict() for part in parts], list(map(tuple, history))), content)
+    torch.save(state | {"history": list(map(tuple, history))}, content)
     with stage.atomic_output(path) as part:
         part.write_bytes(content.getbuffer())
 
@@ -273,16 +275,14 @@ def load_checkpoint(path: Path, parts: Parts) -> list[Epoch]:
     """Restores the state that `save_checkpoint` wrote; returns the epochs so far, none if the file is cut off."""
     content = io.BytesIO(path.read_bytes())
     try:
-        states, history = torch.load(content, map_location="cpu", weights_only=True)
+        state = torch.load(content, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
         if is_memory_error(error):
             raise
         return []  # a power cut has left a part of it
-    model, optimizer, schedule = parts
-    model.load_state_dict(states[0])
-    optimizer.load_state_dict(states[1])
-    schedule.load_state_dict(states[2])
-    return [Epoch(*epoch) for epoch in history]
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return [Epoch(*epoch) for epoch in state["history"]]
 
 
 def optimization(model: Baseline, train: Train, steps: int) -> tuple[Optimizer, LRScheduler]:

@@ -24,14 +24,19 @@ SIGNAL_OUTCOMES: dict[int, tuple[type[BaseException], int, str]] = {
 received_signals: list[int] = []
 
 
+def record(number: int) -> None:
+    """Records a signal, and ignores further ones: DVC passes Ctrl-C on, so it arrives twice."""
+    received_signals.append(number)
+    for other in SIGNAL_OUTCOMES:
+        signal.signal(other, signal.SIG_IGN)
+
+
 def on_signal(number: int, _: object) -> None:
     """Raises the signal's exception, so that pools end their processes and unfinished outputs are removed.
 
     `received_signals` records the signal: a pool whose workers die of it may raise another exception.
     """
-    received_signals.append(number)
-    for other in SIGNAL_OUTCOMES:  # DVC passes Ctrl-C on, so it arrives twice
-        signal.signal(other, signal.SIG_IGN)
+    record(number)
     threading.excepthook = lambda _: None  # a pool's threads may fail when its workers end
     raise SIGNAL_OUTCOMES[number][0]
 
@@ -68,9 +73,7 @@ def handle_early_signals() -> None:
     """One line for Ctrl-C and SIGTERM while a stage imports its modules, before `run` starts."""
 
     def interrupt(number: int, _: object) -> None:
-        received_signals.append(number)
-        for other in SIGNAL_OUTCOMES:
-            signal.signal(other, signal.SIG_IGN)
+        record(number)
         raise KeyboardInterrupt  # unlike SystemExit, it is passed to the excepthook
 
     def excepthook(cls: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
