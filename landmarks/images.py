@@ -22,7 +22,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # about Pillow's own, lower 
 MAX_SHARDS = 32
 MIN_SHARD_ROWS = 256
 GROUP_ROWS, GROUP_BYTES = 64, 1 << 26  # limits of a row group; one at a time is in memory
-MAX_PIXELS = 100_000_000  # decoding takes 300 MB; larger pictures are scans or decompression bombs
+MAX_PIXELS = 100_000_000  # decoding takes 400 MB, of 16-bit grey 2 GB; larger pictures are scans or decompression bombs
 MAX_BYTES = 1 << 30  # of a file; a picture of MAX_PIXELS has less, even with 16 bits per channel
 # The accepted formats. Pillow reads more, some of which run programs (EPS) or are not pictures (MPEG).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF", "PPM")
@@ -213,7 +213,7 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     values -= low
     values *= 255 / ((high - low) or 1)
     values[transparent] = 255
-    return Image.fromarray(values.round().astype(np.uint8))
+    return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
 
 
 @unfit("broken")

@@ -54,7 +54,9 @@ def main() -> str:
         wanted = ranking.loc[ranking["kept"], "landmark_id"]
         usable = table["landmark_id"][~copies].value_counts().reindex(sorted(wanted), fill_value=0)
         pictures = usable
-        unusable = stage.count_reasons([*(row["reason"] for row in dropped), *reasons[copies]])
+        failures = artifacts.read_csv(artifacts.DOWNLOADED / "failures.csv")
+        lost = failures["reason"][failures["id"].isin(index["id"])]
+        unusable = stage.count_reasons([*(row["reason"] for row in dropped), *reasons[copies], *lost])
         if p.filter.top_k == "all":
             pictures = usable[usable >= p.filter.min_images]
             classes.check_number(len(pictures), p.filter.min_images, unusable)
@@ -66,7 +68,6 @@ def main() -> str:
             table = table[~unused].reset_index(drop=True)
             with stage.atomic_output(out) as rewritten:
                 images.write_shards(rewritten, images.read_pictures(out, table["id"]), total)
-        failures = artifacts.read_csv(artifacts.DOWNLOADED / "failures.csv")
         dropped = pd.concat([pd.DataFrame(dropped, columns=failures.columns), failures]).sort_values("id")
         table.to_parquet(out / "hashes.parquet", index=False)
         labels = pictures.rename_axis("landmark_id").reset_index(name="pictures").rename_axis("label").reset_index()

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from landmarks import images, params
 from landmarks.determinism import stream
-from landmarks.sources import retry
+from landmarks.sources import gldv1, retry
 from landmarks.sources.store import Store
 from landmarks.stage import UserError
 from stages import download
+from stages import filter as filter_stage
 
+import aiohttp
 import loopback
 import numpy as np
 import pandas as pd
@@ -394,16 +396,39 @@ def test_a_finished_download_is_not_fetched_again(v2: Workplace, server: Server,
 def test_finished_pictures_survive_a_failed_run_for_more(
     v2: Workplace, server: Server, expected: dict[str, str]
 ) -> None:
+    """No tar is in flight when the last one fails."""
     v2.run()
     v2.set("filter", top_k=4)
-    v2.set("download", retries=0)
-    server.faults[TAR] = loopback.status(500)
-    with user_error(r"images_001\.tar: HTTP 500"):
+    v2.set("download", retries=0, workers=1)
+    server.faults[f"train/{TARS[-1]}.tar"] = loopback.status(500)
+    with user_error(r"images_002\.tar: HTTP 500"):
         v2.run()
     v2.set("filter", top_k=3)
     requests = server.requests.copy()
     v2.run()
     assert v2.raw() == expected and server.requests == requests
+
+
+def test_pictures_of_a_failed_run_for_more_are_checked(v2: Workplace, server: Server) -> None:
+    """The second run gets other bytes of a new picture, and then nothing more."""
+    v2.run()
+    more = [name for name, landmark in ROWS if landmark == "14"]
+    name, content = next(item for item in list(PICTURES.items())[1 :: len(TARS)] if item[0] in more)
+    right = (server.root / TAR).read_bytes()
+    wrong = right.replace(content, content[:-20] + bytes(18) + content[-2:])
+
+    def damaged(handler: loopback.Handler, _: int) -> None:
+        handler.answer(200, wrong[:-10], Content_Length=str(len(right)))
+        handler.close_connection = True
+
+    server.faults[TAR] = damaged
+    v2.set("filter", top_k=4)
+    v2.set("download", retries=0)
+    with user_error(r"images_001\.tar: broken off"):
+        v2.run()
+    server.faults.clear()
+    v2.run()
+    assert v2.pictures()[name].picture == content
 
 
 def test_a_changed_directory_is_read_again(mirror: Path, tmp_path: Path) -> None:
@@ -438,6 +463,7 @@ def test_pictures_have_author_licence_and_title_where_known(v2: Workplace, serve
 def test_landmarks_have_names_where_known(v2: Workplace, server: Server, remotely: bool) -> None:
     start = "http://commons.wikimedia.org/wiki/Category:"
     lines = [f"11,{start}Ajanta_Caves", f'12,"{start}Ch%C3%A2teau_d\'If,_Marseille"', "too,many,columns", "99,x"]
+    lines.append(f"13,{start}A%1b%5B31mB%00%0aC")
     text = "\n".join(["landmark_id,category", *lines, ""])
     (server.root / "metadata/train_label_to_category.csv").write_text(text, encoding="utf-8")
     v2.set("data", root=server.url if remotely else str(server.root))
@@ -445,7 +471,7 @@ def test_landmarks_have_names_where_known(v2: Workplace, server: Server, remotel
     named = pd.read_csv(v2.root / "data/downloaded/names.csv", dtype=str, keep_default_na=False)
     assert named.to_dict("list") == {
         "landmark_id": ["11", "12", "13"],
-        "name": ["Ajanta Caves", "Ch\u00e2teau d'If, Marseille", ""],
+        "name": ["Ajanta Caves", "Ch\u00e2teau d'If, Marseille", "A [31mB C"],
     }
 
 
@@ -705,6 +731,52 @@ def test_a_host_that_asks_for_a_day_is_given_up_until_the_next_run(
     assert v1.raw() == expected
 
 
+@pytest.mark.parametrize("status", [404, 429])
+def test_pictures_of_a_host_that_asks_for_a_day_are_asked_for_in_the_next_run(
+    v1: Workplace, site: Server, status: int
+) -> None:
+    """Also if the stage succeeds without them. A 404 says nothing about the others."""
+    names = sorted(name for name, landmark in ROWS if landmark != "10")
+    site.faults[f"{names[4]}.jpg"] = loopback.status(status, 1, Retry_After="86400")
+    v1.set("download", workers=1, min_success=0.1)
+    v1.set("filter", top_k="all")
+    v1.run()
+    assert v1.failures() == dict.fromkeys(names[4:] if status == 429 else names[4:5], f"HTTP {status}")
+    v1.run()
+    assert v1.failures() == ({} if status == 429 else {names[4]: "HTTP 404"})
+
+
+def test_a_silent_host_is_given_up_until_the_next_run(
+    v1: Workplace, site: Server, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first two pictures are on another host."""
+    write_index(site, **{name: f"http://localhost:{site.server_port}/{name}.jpg" for name in KEPT[2:]})
+    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.5)
+    answer = threading.Event()
+    site.faults |= {f"{name}.jpg": lambda *_: answer.wait(60) for name in KEPT[2:]}
+    v1.set("download", workers=2, retries=0, timeout=0.3, min_success=0.05)
+    v1.set("filter", min_images=3, top_k="all", skip_top=0)
+    v1.run()
+    assert len(asked := [name for name in KEPT[2:] if site.requests[f"{name}.jpg"]]) < 15
+    assert v1.failures() == dict.fromkeys(KEPT[2:], "timeout")
+    answer.set()
+    v1.set("download", timeout=5)
+    v1.run()
+    assert set(v1.failures()) < set(asked)
+
+
+def test_the_filter_counts_pictures_that_were_not_fetched(
+    v1: Workplace, site: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.faults |= {f"{name}.jpg": loopback.status(404) for name in KEPT}
+    v1.set("download", min_success=0.0)
+    v1.set("filter", top_k="all", min_images=6)
+    v1.run()
+    monkeypatch.chdir(v1.root)
+    with user_error(r"filter\.min_images: 0 classes .* \(pictures dropped: 21 HTTP 404\)"):
+        filter_stage.main()
+
+
 def test_waiting_for_a_slot_is_no_timeout(v1: Workplace, site: Server, expected: dict[str, str]) -> None:
     site.pause = 0.15  # 3.15 seconds in all
     v1.set("download", workers=1, timeout=2.5, retries=0)
@@ -871,14 +943,33 @@ def test_ctrl_c_ends_the_stage_with_one_line(tmp_path: Path, site: Server, serve
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UserError])
-def test_failures_of_an_interrupted_run_are_tried_again(tmp_path: Path, error: type[BaseException]) -> None:
-    """Those that are permanent are not."""
+@pytest.mark.parametrize("fetching", [True, False])
+def test_failures_of_an_interrupted_run_are_tried_again(
+    tmp_path: Path, error: type[BaseException], fetching: bool
+) -> None:
+    """Those that are permanent are not. A run that ends before it fetches, such as by a typo, changes nothing."""
     with pytest.raises(error), Store(tmp_path) as store:
         store.fail("a", "http://x/a", "no connection", 4)
         store.fail("b", "http://x/b", "HTTP 404", None)
+        store.fetching = fetching
         raise error
     with Store(tmp_path) as store:
-        assert list(store.failures()) == [("b", "http://x/b")]
+        assert (
+            list(store.failures()) == [("b", "http://x/b")] if fetching else [("a", "http://x/a"), ("b", "http://x/b")]
+        )
+
+
+def test_a_typo_after_a_download_keeps_its_failures(v1: Workplace, site: Server) -> None:
+    site.faults[f"{KEPT[0]}.jpg"] = loopback.status(500)
+    v1.set("download", retries=0)
+    v1.run()
+    requests = site.requests.copy()
+    v1.set("filter", top_k=99)
+    with user_error(r"filter\.top_k: 1 \+ 99 classes wanted"):
+        v1.run()
+    v1.set("filter", top_k=3)
+    v1.run()
+    assert site.requests == requests
 
 
 def test_a_killed_run_loses_at_most_the_pictures_of_an_open_transaction(tmp_path: Path) -> None:
@@ -934,7 +1025,29 @@ def test_a_second_download_waits_for_the_first(v2: Workplace) -> None:
     ],
 )
 def test_retry_after(value: str, seconds: float) -> None:
-    assert retry.retry_after({"Retry-After": value}) == pytest.approx(seconds, rel=0.01)
+    answers = {
+        status: aiohttp.ClientResponseError(None, (), status=status, headers={"Retry-After": value})
+        for status in (429, 503, 404)
+    }
+    assert retry.retry_after(answers[429]) == retry.retry_after(answers[503]) == pytest.approx(seconds, rel=0.01)
+    assert retry.retry_after(answers[404]) == 0, "it is permanent"
+    assert retry.retry_after(TimeoutError()) == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://a.example/x", "a.example"),
+        ("https://A.example:443/y?z", "a.example"),
+        ("http://user@a.example:80", "a.example"),
+        ("http://a.example:8080/x", "a.example:8080"),
+        ("http://[broken", ""),
+        ("http://a.example:99999", ""),
+        ("x", ""),
+    ],
+)
+def test_a_host_has_one_name(url: str, name: str) -> None:
+    assert gldv1.host(url) == name
 
 
 def test_waits_double_up_to_a_limit_and_have_jitter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,16 @@
 
 import os
 import shutil
+import sys
 import tarfile
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 
 from landmarks import artifacts, images, params, stage
 from landmarks.images import Picture, Unfit
 from landmarks.serving import recognizer
-from landmarks.sources import Source, open_source, restrict
+from landmarks.sources import Source, open_source, remote, restrict
 from landmarks.sources.index import BLOCK, read_index
 from landmarks.sources.sample import Sample
 from stages import download
@@ -19,7 +21,7 @@ from stages import split as split_stage
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, SHARED, drawing, shared, user_error
+from conftest import ROOT, SHARED, drawing, jpeg, shared, user_error, write_tar
 
 MIRROR = SHARED / "gldv2-mirror"
 SCRATCH = Path(".scratch")
@@ -369,6 +371,38 @@ def test_a_class_that_its_unusable_pictures_make_too_small_is_left_out(
         (tmp_path / f"root/arch/{n}.jpg").write_bytes(b"x")
     with user_error(r"filter\.min_images: 1 classes .* \(pictures dropped: 27 broken\)"):
         run_stages(tmp_path, tmp_path / "root")
+
+
+def test_a_folder_above_the_classes_is_an_error(tmp_path: Path) -> None:
+    save(tmp_path, *(f"pictures/{name}/{n}.jpg" for name in ("arch", "tower") for n in range(2)))
+    message = rf"data\.root: {tmp_path} has pictures of only one class, pictures; name the folder whose folders are"
+    with user_error(message), opened("folder", tmp_path):
+        pass
+
+
+def test_a_locale_that_changes_names_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    with user_error(r"LC_ALL: .*; export LC_ALL=C\.UTF-8"), opened("folder", tmp_path):
+        pass
+
+
+def test_a_path_with_two_colons(tmp_path: Path) -> None:
+    """To fsspec, they separate file systems."""
+    (tmp_path / "a::b").mkdir()
+    write_tar(tmp_path / "a::b", "images_000", [("a" * 16, jpeg(drawing()))])
+    (tmp_path / "a::b/metadata").mkdir()
+    (tmp_path / "a::b/metadata/train.csv").write_text(f"id,url,landmark_id\n{'a' * 16},,1\n", encoding="utf-8")
+    with opened("gldv2", tmp_path / "a::b", tmp_path / "scratch") as source:
+        assert [picture.id for picture in fetch(source)] == ["a" * 16]
+
+
+def test_reading_a_file_survives_a_pause(tmp_path: Path) -> None:
+    """A process may be suspended, and a disk may stall; a server that is as slow is a timeout."""
+    (tmp_path / "file").write_bytes(b"text")
+    root = remote.Root(str(tmp_path), DOWNLOAD.model_copy(update={"timeout": 0.01}), seed=0)
+    file = remote.Stream(root, "file")
+    time.sleep(0.05)
+    assert file.read(4) == b"text"
 
 
 # --- data.only -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Many links are dead by now. The reason for each is recorded, and the download co
 """
 
 import asyncio
+import math
 import re
 import signal
 import time
@@ -36,8 +37,9 @@ class Gldv1(Source):
     root: remote.Root
     store: Store
     download: Download
-    # By host: the time before which it wants no requests, and the response that said so.
+    # By host: the time before which it gets no requests, and the error that is the reason.
     paused: dict[str, tuple[float, Exception]] = field(default_factory=dict)
+    silent: dict[str, float] = field(default_factory=dict)  # by host: the time of the first error since its last answer
     without_landmark: pd.DataFrame = field(init=False)  # set by `index`
 
     def index(self) -> pd.DataFrame:
@@ -49,6 +51,7 @@ class Gldv1(Source):
         return self.without_landmark
 
     def fetch(self, wanted: pd.DataFrame) -> dict[str, str]:
+        self.store.fetching = True
         rows = list(zip(wanted["id"], wanted["url"], strict=True))
         stored, failures = self.store.pictures(), self.store.failures()
         tried = {row: n for row, (reason, n) in failures.items() if not remote.limit_changed(reason, self.download)}
@@ -121,9 +124,13 @@ class Gldv1(Source):
                 return self.store.fail(name, url, str(error), last)
             except retry.ERRORS as error:
                 reason = retry.reason(error)
+                if retry.is_permanent(error):
+                    return self.store.fail(name, url, reason, None)
+                if self.pause(url)[0] > retry.LONGEST_WAIT:  # the picture may be there: the next run asks for it again
+                    return self.store.fail(name, url, reason, tried)
                 seconds = retry.seconds_before_retry(error, attempt, self.download.retries, rng)
                 if seconds is None:
-                    return self.store.fail(name, url, reason, None if retry.is_permanent(error) else last)
+                    return self.store.fail(name, url, reason, last)
                 self.store.fail(name, url, reason, attempt + 1)
                 await asyncio.sleep(seconds)
 
@@ -131,20 +138,37 @@ class Gldv1(Source):
         """The content of a URL. Waits for a slot and while the host is paused. Raises aiohttp's exceptions."""
         while True:
             async with slots:
-                until, error = self.paused.get(host(url), (0.0, None))
-                seconds = until - time.monotonic()
+                seconds, error = self.pause(url)
                 if seconds <= 0:
-                    try:
-                        return await self.body(session, url)
-                    except aiohttp.ClientResponseError as response:
-                        until = time.monotonic() + retry.retry_after(response.headers or {})
-                        if until > self.paused.get(host(url), (time.monotonic(), None))[0]:
-                            self.paused[host(url)] = until, response
-                        raise
+                    return await self.body_of_host(session, url)
             if seconds > retry.LONGEST_WAIT:
                 assert error
                 raise error.with_traceback(None)  # otherwise it would hold the frames of every picture of the host
             await asyncio.sleep(seconds)
+
+    def pause(self, url: str) -> tuple[float, Exception | None]:
+        """Seconds until the host of a URL gets requests again, and the error that is the reason."""
+        until, error = self.paused.get(host(url), (0.0, None))
+        return until - time.monotonic(), error
+
+    async def body_of_host(self, session: aiohttp.ClientSession, url: str) -> bytes:
+        """The same as `body`. Pauses the host if it asks for that, and for good if it has been silent for too long."""
+        name = host(url)
+        try:
+            data = await self.body(session, url)
+        except (TimeoutError, aiohttp.ClientConnectionError) as error:
+            now = time.monotonic()
+            if now - self.silent.setdefault(name, now) > retry.LONGEST_WAIT:
+                self.paused[name] = math.inf, error
+            raise
+        except Exception as error:
+            self.silent.pop(name, None)
+            until = time.monotonic() + retry.retry_after(error)
+            if until > self.paused.get(name, (time.monotonic(), None))[0]:
+                self.paused[name] = until, error
+            raise
+        self.silent.pop(name, None)
+        return data
 
     async def body(self, session: aiohttp.ClientSession, url: str) -> bytes:
         """The content of a URL. Raises `Unfit` if it is too large, else aiohttp's exceptions."""
@@ -167,9 +191,10 @@ class Gldv1(Source):
 
 
 def host(url: str) -> str:
-    """The host and port of a URL; empty if it is not a valid one."""
+    """The host of a URL, with its port if that is unusual; empty if the URL is not valid."""
     try:
-        return urlsplit(url).netloc
+        parts = urlsplit(url)
+        return (parts.hostname or "") + ("" if parts.port in (None, 80, 443) else f":{parts.port}")
     except ValueError:
         return ""
 

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from landmarks import stage
 from landmarks.images import Picture
 from landmarks.params import Download
+from landmarks.scan import CONTROL
 from landmarks.sources import Source
 from landmarks.sources.index import BLOCK, read_landmarks
 from landmarks.sources.remote import Root, Stream, limit_changed, too_large
@@ -179,7 +180,7 @@ class Gldv2(Source):
         from landmarks import cluster  # imported here because it needs Dask
 
         functions: dict[str, Callable] = {"wanted": lambda: ids}
-        functions |= {name: getattr(self.store, name) for name in ("add", "fail", "restart", "finish")}
+        functions |= {name: getattr(self.store, name) for name in ("add", "fail", "reopen", "restart", "finish")}
         url = self.root.path if self.root.local else self.root.url  # of a path, the absolute one
         make = partial(tar_reader, url, self.download, self.root.seed)
         for _ in stage.progress(len(tars), "tars", items=cluster.imap(address, make, tars, functions)):
@@ -221,6 +222,9 @@ class Gldv2(Source):
                 members[name.stem] = None
                 if name.stem not in ids:
                     continue
+                if tar.done:
+                    tar.done = False
+                    self.store.reopen(tar)
                 if member.size > self.download.max_bytes:
                     self.store.fail(name.stem, tar.name, too_large(self.download), None)
                 elif content := archive.extractfile(member):
@@ -266,4 +270,5 @@ def decode(text: bytes) -> str:
 
 def category_name(url: str) -> str:
     """ "Ajanta Caves" for http://commons.wikimedia.org/wiki/Category:Ajanta_Caves."""
-    return " ".join(unquote(url.rsplit("Category:", 1)[-1]).replace("_", " ").split())
+    name = unquote(url.rsplit("Category:", 1)[-1])
+    return " ".join(re.sub(CONTROL, " ", name).replace("_", " ").split())

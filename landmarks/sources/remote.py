@@ -1,6 +1,7 @@
 """Access to `data.root`: a directory, a file, or a URL that fsspec can read (https, s3, gs)."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent import futures
@@ -47,7 +48,10 @@ class Root:
         web = url.startswith(("http://", "https://"))
         options = {"client_kwargs": client_settings(download.timeout)} if web else {}
         try:
-            self.fs, self.path = fsspec.url_to_fs(self.url, **options)
+            if "://" in url:
+                self.fs, self.path = fsspec.url_to_fs(self.url, **options)
+            else:  # fsspec would take `::` in a path for a chain of file systems
+                self.fs, self.path = LocalFileSystem(), os.path.abspath(self.url)
         except Exception as error:  # each scheme's package raises its own
             raise UserError(f"data.root: {url}: {error}") from None
         self.local = isinstance(self.fs, LocalFileSystem)
@@ -192,7 +196,8 @@ class Stream:
         if self.root.stop.is_set():
             raise retry.Stopped
         data = self.root.run(self.file.read(size)) if self.root.http else self.file.read(size)
-        self.pace.count(len(data))
+        if not self.root.local:  # a disk may stall, and a process may be suspended
+            self.pace.count(len(data))
         return data
 
     def close(self) -> None:

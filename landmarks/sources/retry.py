@@ -77,15 +77,19 @@ def seconds_before_retry(error: Exception, attempt: int, retries: int, rng: np.r
 
     None to give up: after the last of `retries`, if the error is not transient, or if the server asks for too long.
     """
-    asked = retry_after(getattr(error, "headers", None) or {})
+    asked = retry_after(error)
     if attempt >= retries or not is_transient(error) or asked > LONGEST_WAIT:
         return None
     return max(asked, min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * rng.uniform(0.5, 1.5))
 
 
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that the header Retry-After asks for, as a number or a date (RFC 9110, 10.2.3); 0 without one."""
-    value = headers.get("Retry-After", "")
+def retry_after(error: Exception) -> float:
+    """Seconds that a transient HTTP error asks for in its header Retry-After (RFC 9110, 10.2.3); 0 without one.
+
+    A permanent error, such as 404, says nothing about other pictures of its host.
+    """
+    headers: Mapping[str, str] = getattr(error, "headers", None) or {}
+    value = headers.get("Retry-After", "") if is_transient(error) else ""
     if value.strip().isdecimal():
         return float(value)
     try:

@@ -47,12 +47,13 @@ class Store:
 
     The pictures and failures that are recorded within `seconds` share a transaction; 0: each has its own.
 
-    Waits for another run that uses the directory. If the block ends in an error or Ctrl-C, failures that are not
-    permanent are deleted, so that the next run retries those pictures. Raises `UserError` if the file cannot be used.
+    Waits for another run that uses the directory. If the block ends in an error or Ctrl-C after the caller has set
+    `fetching`, failures that are not permanent are deleted, so that the next run retries those pictures. Raises
+    `UserError` if the file cannot be used.
     """
 
     def __init__(self, directory: Path, seconds: float = 0) -> None:
-        self.directory, self.seconds = directory, seconds
+        self.directory, self.seconds, self.fetching = directory, seconds, False
         self.lock = threading.Lock()
         self.held = ExitStack()
         with self.errors():
@@ -72,7 +73,7 @@ class Store:
 
     def __exit__(self, cls: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         with self.held, closing(self.connection), self.transaction() as sql:
-            if error is not None:
+            if error is not None and self.fetching:
                 sql.execute("delete from failures where attempts is not null")
 
     @contextmanager
@@ -156,6 +157,11 @@ class Store:
         """Records that a tar was read to its end, and the ids in it."""
         with self.transaction() as sql:
             put_tar(sql, Tar(tar.name, tar.md5, "\n".join(members), done=True))
+
+    def reopen(self, tar: Tar) -> None:
+        """Records that a finished tar is read again: what is added from now on has not passed its MD5 check."""
+        with self.transaction() as sql:
+            put_tar(sql, Tar(tar.name, tar.md5, tar.members))
 
     def restart(self, name: str) -> None:
         """Deletes everything from a tar, and its MD5, because the MD5 file may be what was wrong."""
