@@ -28,6 +28,7 @@ os.environ.pop("OMP_DYNAMIC", None)
 os.environ.pop("OMP_MAX_ACTIVE_LEVELS", None)
 os.environ.pop("PANDAS_FUTURE_INFER_STRING", None)  # other types of columns
 os.environ.pop("FREETYPE_PROPERTIES", None)  # other letters in figures
+os.environ.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)  # matrix products with 10 of 23 mantissa bits on a GPU
 if {os.environ.get("ONEDNN_MAX_CPU_ISA"), os.environ.get("DNNL_MAX_CPU_ISA")} & {"SSE41", "AVX"}:  # less than AVX2
     os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
     os.environ.pop("DNNL_MAX_CPU_ISA", None)

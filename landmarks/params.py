@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Angle = Annotated[float, Field(ge=0, le=180)]
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]  # much larger ones overflow float32
 Count = Annotated[int, Field(ge=1)]
 # A name is a folder in models/trained/ and a row of the results table.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -113,7 +113,7 @@ class Augment(Block):
     views: Count
     rotation: Angle
     eval_rotation: Angle
-    crop: Annotated[int, Field(ge=32)]
+    crop: Annotated[int, Field(ge=32, le=4096)]
     scale: tuple[PositiveFraction, PositiveFraction] = Field(strict=False)
     brightness: Annotated[float, Field(ge=0, lt=1)]
     flip: bool
@@ -155,7 +155,7 @@ class Train(Block):
     optimizer: Literal["adamw", "sgd"]
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Weight
-    hidden: Annotated[int, Field(ge=0)]
+    hidden: Annotated[int, Field(ge=0, le=65536)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -174,7 +174,7 @@ class Abn(Block):
 
 
 class Evaluate(Block):
-    calibration_bins: Count
+    calibration_bins: Annotated[int, Field(ge=1, le=10_000)]
 
 
 class Package(Block):

@@ -28,7 +28,7 @@ def threshold(confidence: np.ndarray, rate: float) -> float:
     Angelopoulos & Bates, arXiv 2107.07511, sec. 1). If there are too few pictures for the rate, the threshold is 0: no
     alarm.
     """
-    rank = math.floor(rate * (len(confidence) + 1) + 1e-9)
+    rank = min(math.floor(rate * (len(confidence) + 1) + 1e-9), len(confidence))
     return round(float(np.sort(confidence)[rank - 1]), DIGITS) if rank else 0.0
 
 
@@ -55,8 +55,8 @@ def facts(name: str, settings: dict, unknown: dict, results: dict) -> dict:
     None; `unknown` comes from `calibrate_rejection`; `results` is the model's row of results.json."""
     short_side, crop = settings["filter"]["short_side"], settings["augment"]["crop"]
     preprocessing = {"short_side": short_side, "centre_scale": augment.CENTRE_SCALE, "crop": crop}
-    entries = {"backbone": settings["backbone"], "preprocessing": preprocessing, "unknown": unknown}
-    return {"format": FORMAT, "name": name, **entries, "params": settings, "results": results}
+    head = {"format": FORMAT, "name": name, "backbone": settings["backbone"], "preprocessing": preprocessing}
+    return head | {"unknown": unknown, "params": settings, "results": results}
 
 
 def write(folder: Path, content: dict, card: str) -> None:

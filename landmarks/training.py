@@ -5,6 +5,7 @@ import math
 import mmap
 import os
 import time
+import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -250,8 +251,8 @@ def fit(
             **{f"val/{name}": value for name, value in validate(model, val).items()},
         }
         if not all(map(math.isfinite, metrics.values())):
-            text = f"{train.learning_rate:g} gives no finite loss in epoch {number + 1}; lower it"
-            raise stage.UserError(f"train.learning_rate: {text}")
+            text = f"{train.learning_rate:g} gives no finite loss in epoch {number + 1}"
+            raise stage.UserError(f"train.learning_rate: {text}; lower it, or train.weight_decay")
         history.append(Epoch(metrics, losses))
         if checkpoint and len(history) < train.epochs and time.monotonic() - saved >= every:
             save_checkpoint(checkpoint, parts, history)
@@ -272,14 +273,20 @@ def save_checkpoint(path: Path, parts: Parts, history: list[Epoch]) -> None:
 
 
 def load_checkpoint(path: Path, parts: Parts) -> list[Epoch]:
-    """Restores the state that `save_checkpoint` wrote; returns the epochs so far, none if the file is cut off."""
+    """Restores the state that `save_checkpoint` wrote; returns the epochs so far.
+
+    None if the file is damaged, as a power cut may leave it.
+    """
     content = io.BytesIO(path.read_bytes())
     try:
+        if zipfile.ZipFile(content).testzip():  # PyTorch does not check the sums
+            return []
+        content.seek(0)
         state = torch.load(content, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+    except (RuntimeError, ValueError, EOFError, UnpicklingError, zipfile.BadZipFile) as error:
         if is_memory_error(error):
             raise
-        return []  # a power cut has left a part of it
+        return []
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return [Epoch(*epoch) for epoch in state["history"]]

@@ -56,6 +56,8 @@ def fetch(name: str, weights: str, seed: int) -> dict[str, Tensor]:
     except (KeyError, RuntimeError) as error:  # a name is missing, or a shape is wrong
         reason = f"it has no {error}" if isinstance(error, KeyError) else f"{error!s:.200}"
         raise UserError(f"backbone.weights: {weights} does not fit {name} ({reason}); choose others") from None
+    if not (scale["mean"].ge(0) & scale["mean"].le(1) & scale["std"].gt(0) & scale["std"].le(1)).all():
+        raise UserError(f"backbone.weights: mean and std in {weights} are not of RGB in 0..1; divide them by 255")
     chain = {f"features.{key}": tensor.contiguous() for key, tensor in net.layers.state_dict().items()}
     return chain | scale
 
@@ -167,9 +169,13 @@ def download_hub(name: str) -> dict[str, Tensor]:
 def published_hash(link: Path, source: str) -> str:
     """The hash that the hub publishes for a file in its client's cache, where `link` points to a file of that name.
 
-    Raises `UserError` with the `source` if the hub named a path instead, which may lead to a file of the user.
+    Raises `UserError` with the `source` if the client could not make links, or if the hub named a path instead, which
+    may lead to a file of the user.
     """
-    target = link.readlink() if link.is_symlink() else link
+    if not link.is_symlink():
+        fix = "unset HF_HUB_DISABLE_SYMLINKS, and set HF_HOME to a file system that has links"
+        raise UserError(f"{source}: {link.name} in the hub's cache is no link and cannot be checked; {fix}")
+    target = link.readlink()
     if target.parent.name != "blobs":
         raise UserError(f"{source}: the hub publishes no hash of {link.name}; do not use this hub")
     return target.name

@@ -79,7 +79,7 @@ def main() -> str:
     tables, right = [], {}  # `right`: by model and split, whether each picture is classified correctly with each seed
     for name in p.models:
         results[name] = {}
-        answers = pd.read_parquet(artifacts.LOGS / name / artifacts.ANSWERS)  # one model's: they may be large
+        answers = pd.read_parquet(artifacts.LOGS / name / artifacts.ANSWERS)  # of one model, because they may be large
         seeds = range(p.seed + 1, p.seed + p.train.repeats)
         repeats = [pd.read_parquet(artifacts.REPEATS / name / str(seed) / artifacts.ANSWERS) for seed in seeds]
         for split, rows in answers.groupby("split", sort=False):
@@ -92,11 +92,13 @@ def main() -> str:
                 entry["repeats"] = metrics.repeats(*pair, stream(p.seed, "bootstrap"))
             results[name][split] = metrics.rounded(entry)
             tables.append(table.assign(model=name))
+        del answers, rows
 
     predictions = pd.concat(tables, ignore_index=True)
     best = report.best(predictions)
     test = predictions[(predictions["model"] == best) & (predictions["split"] == "test")]
-    wrong = wrong_table(pd.read_parquet(artifacts.LOGS / best / artifacts.ANSWERS), classes)
+    columns = ["id", "split", "label", "scores"]
+    wrong = wrong_table(pd.read_parquet(artifacts.LOGS / best / artifacts.ANSWERS, columns=columns), classes)
     for path, rows in ((artifacts.CLASSES, class_table(views, test, classes)), (artifacts.WRONG, wrong)):
         with stage.atomic_output(path) as out:
             rows.round(artifacts.DIGITS).to_csv(out, index=False, lineterminator="\n")

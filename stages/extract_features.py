@@ -37,7 +37,7 @@ def main() -> str:
             for batch in batches:
                 if not np.isfinite(batch).all():
                     key = "backbone.weights or backbone.layer"
-                    raise stage.UserError(f"{key}: a feature exceeds float16 (65504); choose others")
+                    raise stage.UserError(f"{key}: a feature is NaN or exceeds float16 (65504); choose others")
                 file.write(batch.tobytes())
                 done += len(batch)
                 bar.update(len(batch))

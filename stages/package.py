@@ -32,6 +32,7 @@ def main() -> str:
     settings = {
         "seed": p.seed,
         "data": {"source": p.data.source},  # not the root, which is a path on one machine
+        "compute": {"precision": p.compute.precision},
         **{name: block.model_dump(mode="json") for name, block in (blocks | {"train": p.train}).items()},
     }
     shown, compared = None, len(pd.read_parquet(artifacts.SIMILAR, columns=["id"]))

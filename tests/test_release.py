@@ -30,6 +30,7 @@ def test_with_too_few_pictures_there_is_no_alarm(pictures: int, rate: float) -> 
 def test_the_threshold_is_the_jth_smallest() -> None:
     assert release.threshold(np.arange(1, 20)[::-1] / 20, 0.05) == 0.05
     assert release.threshold(np.arange(1, 20) / 20, 0.1) == 0.1
+    assert release.threshold(np.arange(1, 11) / 10, 0.999999999999) == 1, "the largest, for almost any rate"
 
 
 def test_the_threshold_is_evaluated_on_test_pictures() -> None:

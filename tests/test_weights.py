@@ -101,9 +101,14 @@ def test_a_file_that_does_not_fit(tmp_path: Path) -> None:
     save_file(networks.network("resnet18").model.state_dict(), path)
     with user_error(rf"backbone\.weights: {path} does not fit resnet34"):
         weight_files.fetch("resnet34", str(path), 1)
-    save_file(networks.network("resnet18").model.state_dict() | {"std": torch.ones(1)}, path)
+    resnet18 = networks.network("resnet18").model.state_dict()
+    save_file(resnet18 | {"std": torch.ones(1)}, path)
     with user_error(rf"backbone\.weights: {path} does not fit resnet18 \(shape"):
         weight_files.fetch("resnet18", str(path), 1)
+    for wrong in ({"mean": torch.full((3,), 120.0)}, {"std": torch.full((3,), 58.0)}, {"std": torch.zeros(3)}):
+        save_file(resnet18 | wrong, path)
+        with user_error(rf"backbone\.weights: mean and std in {path} are not of RGB in 0\.\.1; divide them by 255"):
+            weight_files.fetch("resnet18", str(path), 1)
 
 
 def test_a_file_with_another_hash_is_refused() -> None:
@@ -159,6 +164,10 @@ def test_a_hub_that_names_a_path_publishes_no_hash(tmp_path: Path) -> None:
     link.unlink()
     link.symlink_to("../../blobs/../../victim")
     with user_error(r"hub: the hub publishes no hash of model\.safetensors; do not use this hub"):
+        weight_files.published_hash(link, "hub")
+    link.unlink()
+    link.touch()
+    with user_error(r"hub: model\.safetensors in the hub's cache is no link .*; unset HF_HUB_DISABLE_SYMLINKS"):
         weight_files.published_hash(link, "hub")
 
 

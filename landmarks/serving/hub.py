@@ -100,7 +100,7 @@ def fetch(address: str) -> Path:
     except Exception as error:  # any error of the hub's client and its transports
         raise failure(f"--model: {address} could not be fetched", error) from None
     for file in (folder / name for name in FILES):
-        if not file.is_symlink():
+        if not file.exists():
             raise UserError(f"--model: {address} has no {file.name}; `landmarks push` uploads models")
         published = published_hash(file, f"--model: {address}")
         if digest(file, published) != published:
