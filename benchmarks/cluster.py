@@ -6,6 +6,7 @@ The workers share the cores of this machine, so only one of them computes. What 
 measured with tasks that wait.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -63,25 +64,31 @@ def loopback(workers: int) -> Iterator[Loopback]:
             process.wait()
 
 
-def waiting(_: "Driver") -> Callable[[int], None]:
-    return lambda _: time.sleep(SECONDS)
+def waiting(_: "Driver") -> Callable[[int], int]:
+    """A task that waits, and returns the process that ran it."""
+
+    def wait(_: int) -> int:
+        time.sleep(SECONDS)
+        return os.getpid()
+
+    return wait
 
 
-def times(address: str) -> Iterator[float]:
-    """When each task that waits has ended, in seconds."""
+def times(address: str) -> Iterator[tuple[float, int]]:
+    """When each task that waits has ended, in seconds, and the process that ran it."""
     from landmarks import cluster  # imported here because it needs Dask
 
-    for _ in cluster.imap(address, waiting, range(TASKS), {}):
-        yield time.perf_counter()
+    for process in cluster.imap(address, waiting, range(TASKS), {}):
+        yield time.perf_counter(), process
 
 
 def killed() -> float:
     """The time of a run in which one of three workers is killed halfway, as a multiple of the ideal time."""
     with loopback(3) as machines:
         found = times(machines.address)
-        start, *_ = islice(found, TASKS // 2)
+        (start, _), *_ = islice(found, TASKS // 2)
         machines.processes[-1].kill()
-        *_, end = found
+        *_, (end, _) = found
     return (end - start) / (SECONDS * ((TASKS / 2 - 3) / 3 + TASKS / 2 / 2))  # three have ended at the start
 
 
@@ -93,7 +100,8 @@ def joined() -> float:
         for _ in range(2):
             machines.start("worker", machines.address)
         together = list(found)[-TASKS // 3 :]
-    return (alone[-1] - alone[0]) / (together[-1] - together[0])
+    assert len({process for _, process in together}) == 3
+    return (alone[-1][0] - alone[0][0]) / (together[-1][0] - together[0][0])
 
 
 def extraction() -> tuple[float, float, float]:

@@ -19,6 +19,19 @@ def waiting(seconds: float, _: "Driver") -> Callable[[int], tuple[int, int]]:
     return wait
 
 
+def blocked(_: "Driver") -> Callable[[int], int]:
+    """A function that waits for the file `released`, and returns its process, which it also adds to `started`."""
+
+    def wait(_: int) -> int:
+        with open("started", "a") as file:
+            print(os.getpid(), file=file)
+        while not os.path.exists("released"):
+            time.sleep(0.05)
+        return os.getpid()
+
+    return wait
+
+
 def asking(driver: "Driver") -> Callable[[str], int]:
     """A function that asks the driver for the length of a text, or for what it lacks."""
     return lambda text: driver.length(text)

@@ -239,19 +239,29 @@ def test_names_that_stdout_cannot_show_do_not_stop_the_rest(
     for name in ("\u6771\u4eac.jpg", os.fsdecode(b"caf\xe9.jpg"), "last.jpg"):
         (tmp_path / name).write_bytes(jpeg(drawing()))
 
-    def run(*arguments: str) -> bytes:
-        command = [sys.executable, "-m", "landmarks", *arguments, "--model", model]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONCOERCECLOCALE": "0"} | settings
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
-        assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
-        return done.stdout
-
-    assert run("predict", ".").count(b".jpg\n  1  ") == 3
-    assert len([json.loads(line) for line in run("predict", ".", "--json").splitlines()]) == 3
-    run("submit", ".", "--out", os.fsdecode(b"out/\xe9.csv"))
+    commands = [["predict", "."], ["predict", ".", "--json"], ["submit", ".", "--out", os.fsdecode(b"out/\xe9.csv")]]
+    code = "import sys; from landmarks.serving.cli import main\n"
+    code += f"for command in {commands}:\n"
+    code += f"    assert main([*command, '--model', {model!r}]) == 0; print('# end')"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONCOERCECLOCALE": "0"} | settings
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    text, lines, *_ = done.stdout.split(b"# end\n")
+    assert text.count(b".jpg\n  1  ") == 3
+    assert len([json.loads(line) for line in lines.splitlines()]) == 3
     (written,) = (tmp_path / "out").iterdir()
     rows = written.read_text(encoding="utf-8").splitlines()
     assert [row.partition(",")[0] for row in rows] == ["id", r"caf\xe9", "last", "\u6771\u4eac"]
+
+
+def test_ctrl_c_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, model: str) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("landmarks.images.decode", interrupted)
+    assert main(["predict", str(photos / "0.jpg"), "--model", model]) == 130
+    assert capsys.readouterr() == ("", "landmarks: interrupted\n")
 
 
 @pytest.mark.parametrize("command", [[], ["predict"], ["export"], ["submit"], ["score"], ["serve"]])

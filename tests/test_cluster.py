@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
 from landmarks import augment, features, images, networks
+from landmarks.serving.cli import main
 
 import cluster_tasks
 import numpy as np
@@ -271,9 +273,10 @@ def test_the_advice_if_all_workers_have_ended(address: str, advice: str) -> None
         "tcp://a..b:1",
     ],
 )
-def test_a_wrong_address_of_a_worker(machines: Machines, address: str) -> None:
-    machines.start("worker", address)
-    assert "ADDRESS: must be tcp://HOST:PORT or tls://HOST:PORT" in machines.processes[0].stdout.read()
+def test_a_wrong_address_of_a_worker(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["worker", address])
+    assert "ADDRESS: must be tcp://HOST:PORT or tls://HOST:PORT" in capsys.readouterr().err
 
 
 def test_a_port_that_is_not_free(machines: Machines) -> None:
@@ -291,14 +294,40 @@ def test_the_address_of_a_worker_is_not_one_of_a_scheduler(machines: Machines) -
     assert reason in machines.start("worker", worker)
 
 
+def wait_for_task(machines: Machines, number: int) -> None:
+    """Waits until `number` workers have begun the task of `cluster_tasks.blocked`."""
+    started, end = machines.folder / "started", time.monotonic() + 120
+    while not started.exists() or len(set(started.read_text().split())) < number:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_a_task_survives_the_end_of_several_workers(machines: Machines) -> None:
+    """Each of five workers ends in the middle of it."""
     address = machines.schedule()
-    machines.work(address)
-    found = wait(address, 2, 8)
-    assert next(found)[0] == 0
-    for _ in range(5):
-        machines.work(address)
-        machines.processes[-2].terminate()
-        machines.processes[-2].wait(60)
-    assert [number for number, _ in found] == [1]
+    code = f"from landmarks import cluster; cluster.CLOSE_SECONDS = 0.5; cluster.work({address!r})"
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(lambda: list(cluster.imap(address, cluster_tasks.blocked, [0], {})))
+        for number in range(1, 7):
+            machines.start(code=code)
+            wait_for_task(machines, number)
+            if number < 6:
+                machines.processes[-1].terminate()
+                machines.processes[-1].wait(60)
+        (machines.folder / "released").touch()
+        assert found.result() == [machines.processes[-1].pid]
+
+
+@pytest.mark.slow
+def test_a_task_in_which_workers_are_killed_is_given_up(machines: Machines) -> None:
+    code = "from landmarks import cluster; cluster.dask.config.set({'distributed.scheduler.allowed-failures': 1})"
+    address = machines.start(code=f"{code}; cluster.schedule('tcp://127.0.0.1:0')")
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(lambda: list(cluster.imap(address, cluster_tasks.blocked, [0], {})))
+        for number in (1, 2):
+            machines.work(address)
+            wait_for_task(machines, number)
+            machines.processes[-1].kill()
+        with user_error("compute.cluster: 2 workers have ended in the same task; give them more memory"):
+            found.result()

@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, SHARED, drawing, jpeg, shared, sum_up, user_error, write_tar
+from conftest import ROOT, SHARED, default_values, drawing, jpeg, shared, sum_up, user_error, write_tar
 from loopback import Fault, Server
 from PIL import Image
 
@@ -51,7 +51,7 @@ class Workplace:
 
     def __init__(self, root: Path, source: str) -> None:
         root.mkdir(exist_ok=True)
-        self.root, self.params = root, yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        self.root, self.params = root, default_values()
         self.params["filter"] |= {"skip_top": 1, "top_k": 3, "min_images": 3}
         self.params["download"] |= {"timeout": 5}
         self.set("data", source=source)

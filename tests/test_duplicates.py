@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, drawing, jpeg
+from conftest import default_values, drawing, jpeg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
@@ -93,7 +93,7 @@ def test_placeholders_are_dropped_and_large_groups_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three classes, each with 10 pictures, 8 copies of the same placeholder and, in one class, 30 of one picture."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = default_values()
     values["data"] = {"source": "folder", "root": "photos", "only": None, "version": None}
     values["filter"] |= {"skip_top": 0, "top_k": 3, "min_images": 10}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")

@@ -12,7 +12,7 @@ from stages import report
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, drawing, pictures
+from conftest import default_values, drawing, pictures
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -75,7 +75,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     artifacts.PLOTS.mkdir()
     for path in (*report.DRAWINGS, artifacts.PLOTS / "attention.png"):
         drawing(1, 300, 125).save(path)
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = default_values()
     values["data"] |= {"source": "folder", "root": "/home/ann/My pictures/", "only": "/home/ann/ids.txt"}
     values["backbone"]["weights"] = "/home/ann/mine.safetensors"
     write(Path("params.yaml"), yaml.safe_dump(values))

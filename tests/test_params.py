@@ -6,9 +6,9 @@ from landmarks import params
 
 import pytest
 import yaml
-from conftest import ROOT, user_error
+from conftest import ROOT, default_values, user_error
 
-VALUES = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+VALUES = default_values()
 KEYS = [*VALUES, *(f"{block}.{key}" for block, keys in VALUES.items() if isinstance(keys, dict) for key in keys)]
 REQUIRED = [key for key in KEYS if not key.startswith("ablations.")] + ["ablations.study.alpha"]
 MISSING = object()
@@ -21,7 +21,7 @@ def file(tmp_path: Path) -> Path:
 
 def write(file: Path, key: str, value: object) -> Path:
     """The repository's params.yaml with `key` (dotted) set to `value`, or taken out."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = default_values()
     *blocks, last = key.split(".")
     block = values
     for name in blocks:

@@ -29,6 +29,20 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
+def test_make_passes_the_folder_and_the_arguments_on(root: Path) -> None:
+    command = [
+        "make",
+        "--dry-run",
+        "--no-print-directory",
+        "photos",
+        f"ROOT={root}",
+        "ARGS=--recipe small -S train.repeats=3",
+    ]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    expected = ["-m", "tools.photos", str(root), "--recipe", "small", "-S", "train.repeats=3"]
+    assert shlex.split(printed.splitlines()[-1])[1:] == expected
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_are_valid(recipe: str, root: Path, tmp_path: Path) -> None:
     from dvc.utils.hydra import apply_overrides  # what `dvc exp run -S` calls
@@ -180,7 +194,7 @@ def test_each_run_is_an_experiment_that_runs_what_changed(root: Path, tmp_path: 
     (here / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
     environment = {name: os.environ[name] for name in os.environ if not name.startswith(("DVC_", "GIT_"))}
     environment |= {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    environment |= {"GIT_CONFIG_NOSYSTEM": "1", "DVC_SITE_CACHE_DIR": str(tmp_path / "site")}
+    environment |= {"GIT_CONFIG_NOSYSTEM": "1", "DVC_SITE_CACHE_DIR": str(tmp_path / "site"), "DVC_NO_ANALYTICS": "1"}
 
     def run(*command: str) -> str:
         done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
@@ -219,7 +233,8 @@ def test_each_run_is_an_experiment_that_runs_what_changed(root: Path, tmp_path: 
     other = shutil.copytree(root, tmp_path / "other")
     run(*tool, str(other), "--recipe", "small")
     assert sorted(run(*dvc, "exp", "list", "--name-only").split()) == [name, f"{name}-2", "photos-other"]
-    assert all(text in run(*dvc, "exp", "show", "--csv") for text in (ODD, str(other)))
+    shown = run(*dvc, "exp", "show", "--csv")
+    assert ODD in shown and str(other) in shown
     (here / "dvc.yaml").write_text(PIPELINE.replace("cp params.yaml copied", "exit 1"), encoding="utf-8")
     failed = subprocess.run([*tool, str(root)], cwd=here, env=environment, capture_output=True, text=True, check=False)
     assert failed.returncode and "photos: params.yaml may have the settings of this run" in failed.stderr

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import LITE, ROOT, VGG, abn, drawing, jpeg, model_folder, tailed, user_error
+from conftest import LITE, VGG, abn, default_values, drawing, jpeg, model_folder, tailed, user_error
 
 PHOTOS = {f"{'ab'[n % 2]}/{n}.jpg": jpeg(drawing(n, 100 + 60 * n, 120)) for n in range(7)}
 HELD = "a/6.jpg"  # a test picture
@@ -53,7 +53,7 @@ def released(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
 
 def run(released: Path, include: str) -> None:
     """Runs the stage in the current directory."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = default_values()
     values["augment"]["crop"] = 64
     values["backbone"] = json.loads((released / "release.json").read_text(encoding="utf-8"))["backbone"]
     values["package"]["similar"] = include

@@ -21,7 +21,7 @@ from stages import split as split_stage
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, SHARED, drawing, jpeg, shared, user_error, write_tar
+from conftest import ROOT, SHARED, default_values, drawing, jpeg, shared, user_error, write_tar
 
 MIRROR = SHARED / "gldv2-mirror"
 SCRATCH = Path(".scratch")
@@ -306,7 +306,7 @@ def test_cvat_export(tmp_path: Path) -> None:
 
 def run_stages(here: Path, root: Path, **changes: dict) -> list[str]:
     """The summaries of download, filter and split for a folder of pictures, in the current directory `here`."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = default_values()
     values["filter"] |= {"skip_top": 0, "top_k": "all", "min_images": 4}
     for block, keys in ({"data": {"source": "folder", "root": str(root)}} | changes).items():
         values[block] |= keys
@@ -469,7 +469,7 @@ def test_classes_may_have_the_names_of_splits(folder: Path) -> None:
 
 
 def test_the_summaries_account_for_every_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    values = default_values()
     values["data"] |= {"source": "folder", "root": str(folder)}
     values["filter"] |= {"skip_top": 0, "top_k": 2, "min_images": 3}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, default_values
 
 PICTURES, CLASSES = 24, 3
 
@@ -21,7 +21,7 @@ class Workspace:
     """The inputs of the stage, and its parameters."""
 
     def __init__(self) -> None:
-        self.values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        self.values = default_values()
         self.values["train"] |= {"epochs": 1, "batch_size": 12, "hidden": 8}
         self.values["ablations"] = {}
         for path in artifacts.TRAINING:

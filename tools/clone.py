@@ -51,7 +51,7 @@ class Clone:
         self.environment = {name: os.environ[name] for name in os.environ if not name.startswith(("DVC_", "GIT_"))}
         for name in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG"):
             self.environment[f"DVC_{name}_DIR"] = str(parent / name)
-        self.environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "SHELL": "/bin/sh"}
+        self.environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "SHELL": "/bin/sh", "DVC_NO_ANALYTICS": "1"}
         for who in ("AUTHOR", "COMMITTER"):
             self.environment |= {f"GIT_{who}_NAME": "clone", f"GIT_{who}_EMAIL": "clone@clone.invalid"}
         for factor, value in factors.items():
