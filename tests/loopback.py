@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import SO_SNDBUF, SOL_SOCKET
 
+import requests
+
 Fault = Callable[["Handler", int], bool | None]
 BLOCK = 1 << 16
 
@@ -177,3 +179,16 @@ def announces(size: int) -> Fault:
 
 def redirects(location: str) -> Fault:
     return status(302, Location=location)
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """An S3 server with the bucket `team`, in which everybody may write; its address. Needs requirements-team.txt."""
+    from moto.server import ThreadedMotoServer
+
+    thread = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    thread.start()
+    url = "http://{}:{}".format(*thread.get_host_and_port())
+    assert requests.put(f"{url}/team", timeout=60).ok
+    yield url
+    thread.stop()

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import math
 import os
 import shutil
@@ -27,6 +28,7 @@ import loopback
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 import yaml
 from conftest import ROOT, SHARED, default_values, drawing, jpeg, shared, sum_up, user_error, write_tar
 from loopback import Fault, Server
@@ -222,6 +224,25 @@ def test_a_permanent_error_is_one_line_and_the_next_run_resumes(
     server.faults.clear()
     v2.run()
     assert v2.raw() == expected
+
+
+def test_the_data_may_be_in_a_bucket(mirror: Path, tmp_path: Path, expected: dict[str, str]) -> None:
+    """With the environment variable of docs/google-landmarks.md."""
+    pytest.importorskip("moto", reason="needs requirements-team.txt, see docs/team.md")
+    workplace = Workplace(tmp_path / "place", "gldv2")
+    with loopback.s3_server() as url:
+        files = [file for file in mirror.rglob("*") if file.is_file()]
+        objects = {f"mirror/{file.relative_to(mirror)}": file.read_bytes() for file in files}
+        for path, data in [("", b""), *objects.items()]:  # first the bucket
+            public = {"x-amz-acl": "public-read"}
+            assert requests.put(f"{url}/public/{path}", data=data, headers=public, timeout=60).ok
+        for folder, status in (("mirror", 0), ("nothing", 1)):
+            workplace.set("data", root=f"s3://public/{folder}")
+            process = start_stage(workplace, FSSPEC_S3=json.dumps({"anon": True, "endpoint_url": url}))
+            error = process.communicate(timeout=120)[1]
+            assert process.returncode == status, error
+    assert workplace.raw() == expected
+    assert "s3://public/nothing/metadata/train.csv: no such file" in error.splitlines()[-1]
 
 
 def test_a_server_without_tars_is_an_error(v2: Workplace, server: Server) -> None:
@@ -849,8 +870,8 @@ def test_a_changed_size_limit_applies_to_stored_pictures(
 KILLS = 6
 
 
-def start_stage(workplace: Workplace) -> "subprocess.Popen[str]":
-    command, environment = [sys.executable, "-m", "stages.download"], os.environ | {"PYTHONPATH": str(ROOT)}
+def start_stage(workplace: Workplace, **variables: str) -> "subprocess.Popen[str]":
+    command, environment = [sys.executable, "-m", "stages.download"], os.environ | {"PYTHONPATH": str(ROOT)} | variables
     return subprocess.Popen(command, cwd=workplace.root, env=environment, stderr=subprocess.PIPE, text=True)
 
 

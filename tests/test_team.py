@@ -17,10 +17,9 @@ from tools import report_change
 
 import pandas as pd
 import pytest
-import requests
 import yaml
 from conftest import ROOT, Project, drawing, out_hashes
-from loopback import serve
+from loopback import s3_server, serve
 from loopback_hub import Hub
 from loopback_hub import environment as hub_environment
 
@@ -54,19 +53,6 @@ PACKAGES = {  # of requirements-team.txt, without which a section is skipped
     "Before a commit": "pre_commit",
     "Installation with uv": "uv",
 }
-
-
-@contextmanager
-def s3_server() -> Iterator[str]:
-    """An S3 server with the bucket `team`; its address."""
-    from moto.server import ThreadedMotoServer
-
-    thread = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    thread.start()
-    url = "http://{}:{}".format(*thread.get_host_and_port())
-    assert requests.put(f"{url}/team", timeout=60).ok
-    yield url
-    thread.stop()
 
 
 @contextmanager
