@@ -1,8 +1,8 @@
 # `make reproduce` and the tests need Linux on x86-64, Python 3.11+, git, make and PyPI, and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
-# A process more than there are cores, because many tests wait. A thread of OpenMP that waits must not keep a core busy.
-PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q --numprocesses=$$(($$(nproc) + 1)) --max-worker-restart=0 \
+# Two processes share the cores: a thread of OpenMP that waits must not keep one busy.
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q --numprocesses=2 --max-worker-restart=0 \
 	--dist=loadfile --no-loadscope-reorder
 
 .PHONY: reproduce photos quick test lint verify verify-matrix check-cache torture fuzz benchmark scale ablations backbones

@@ -15,11 +15,15 @@ def rank(index: pd.DataFrame, *, skip_top: int, top_k: int | Literal["all"], min
     With "all", keeps every class after the first `skip_top` that has at least `min_images` pictures. `index` has a row
     per picture with `landmark_id`. Returns `rank` (from 1), `landmark_id`, `images` and `kept`, in rank order.
 
-    Raises `UserError` if there are too few classes or one of the `top_k` has fewer than `min_images` pictures.
+    Raises `UserError` if there is a single class, as in a folder above the class folders, if there are too few classes,
+    or if one of the `top_k` has fewer than `min_images` pictures.
     """
     images = index["landmark_id"].value_counts(sort=False).rename_axis("landmark_id").reset_index(name="images")
     ranking = images.sort_values(["images", "landmark_id"], ascending=[False, True], ignore_index=True)
     ranking.insert(0, "rank", ranking.index + 1)
+    if len(ranking) == 1:
+        only = ranking["landmark_id"].iloc[0]
+        raise UserError(f"data.root: all pictures are of one class, {only}; name the folder that has the class folders")
     if top_k == "all":
         ranking["kept"] = (ranking["rank"] > skip_top) & (ranking["images"] >= min_images)
         check_number(ranking["kept"].sum(), min_images)

@@ -102,9 +102,9 @@ def test_a_worker_without_the_data_is_rejected(
 ) -> None:
     """It sees another folder there. Another worker goes on."""
     address = machines.schedule()
-    code = f"import fsspec.core; found = fsspec.core.url_to_fs; lost = lambda url, **_: found('{v2.root}/lost')"
-    work = f"from landmarks import cluster; cluster.work('{address}')"
-    other = machines.start(code=f"{code}; import fsspec; fsspec.url_to_fs = lost; {work}")
+    code = "from landmarks import cluster; from landmarks.sources import remote; opened = remote.Root.__init__"
+    lost = f"remote.Root.__init__ = lambda self, _, *others: opened(self, '{v2.root}/lost', *others)"
+    other = machines.start(code=f"{code}; {lost}; cluster.work('{address}')")
     v2.set("compute", cluster=address)
     v2.set("data", root=str(mirror))
     monkeypatch.setattr("landmarks.cluster.SECONDS", 120)

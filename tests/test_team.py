@@ -90,7 +90,11 @@ class Team:
         (folder / "none").mkdir()
         self.clone(project.root, self.ann)
         self.bash(f"git init --quiet --bare --initial-branch main {self.origin}", folder)
-        self.bash(f"git switch -C main && git remote set-url origin {self.origin} && git push origin main", self.ann)
+        # One commit, because `dvc gc` reads the pipeline of each.
+        self.bash("git checkout --quiet --orphan start && git commit --quiet --message Start", self.ann)
+        self.bash("git branch --force main && git switch --quiet main && git branch --delete start", self.ann)
+        self.bash("git remote remove origin && git tag --list | xargs --no-run-if-empty git tag --delete", self.ann)
+        self.bash(f"git remote add origin {self.origin} && git push origin main", self.ann)
         self.bash("dvc cache dir --local /mnt/team/cache && dvc checkout", self.ann)
 
     def clone(self, source: Path, folder: Path) -> Path:

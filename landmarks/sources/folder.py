@@ -73,7 +73,7 @@ def open_folder(root: Path) -> Folder:
 
     A class is a directory directly below `root`, or below the folders of a given split (`has_splits`), and its pictures
     are all that `scan` finds in it, at any depth. The id is the path relative to `root`. Raises `UserError` if
-    images.csv is invalid or names a file elsewhere, or if there are no two classes.
+    images.csv is invalid or names a file elsewhere, or if there are no classes.
     """
     if sys.getfilesystemencoding() != "utf-8":  # ids would be others
         raise UserError("LC_ALL: this locale does not read names of files as UTF-8; export LC_ALL=C.UTF-8")
@@ -108,11 +108,6 @@ def open_folder(root: Path) -> Folder:
             f"data.root: {root} has neither an images.csv nor a directory per class; add one{others and f' ({others})'}"
         )
     files = pd.DataFrame({"id": names, "landmark_id": [landmark(name, splits) for name in names], "file": names})
-    if files["landmark_id"].nunique() == 1:
-        raise UserError(
-            f"data.root: {root} has pictures of only one class, {files['landmark_id'].iloc[0]}; "
-            "name the folder whose folders are the classes"
-        )
     if splits:
         files["split"] = [split_name(name.partition("/")[0]) for name in names]
     check_spelling(files["landmark_id"], root)
