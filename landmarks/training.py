@@ -275,7 +275,7 @@ def save_checkpoint(path: Path, parts: Parts, history: list[Epoch]) -> None:
 def load_checkpoint(path: Path, parts: Parts) -> list[Epoch]:
     """Restores the state that `save_checkpoint` wrote; returns the epochs so far.
 
-    None if the file is damaged, as a power cut may leave it.
+    If the file is damaged, as a power cut may leave it, restores nothing and returns no epochs.
     """
     content = io.BytesIO(path.read_bytes())
     try:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -294,8 +295,18 @@ def test_the_address_of_a_worker_is_not_one_of_a_scheduler(machines: Machines) -
     assert reason in machines.start("worker", worker)
 
 
+@contextmanager
+def blocked_task(machines: Machines, address: str) -> Iterator[Future[list[int]]]:
+    """A run of one task, which waits until the block ends. It returns the process of the worker that ends the task."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(lambda: list(cluster.imap(address, cluster_tasks.blocked, [0], {})))
+        finally:
+            (machines.folder / "released").touch()
+
+
 def wait_for_task(machines: Machines, number: int) -> None:
-    """Waits until `number` workers have begun the task of `cluster_tasks.blocked`."""
+    """Waits until `number` workers have begun the task."""
     started, end = machines.folder / "started", time.monotonic() + 120
     while not started.exists() or len(set(started.read_text().split())) < number:
         assert time.monotonic() < end
@@ -307,24 +318,21 @@ def test_a_task_survives_the_end_of_several_workers(machines: Machines) -> None:
     """Each of five workers ends in the middle of it."""
     address = machines.schedule()
     code = f"from landmarks import cluster; cluster.CLOSE_SECONDS = 0.5; cluster.work({address!r})"
-    with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(lambda: list(cluster.imap(address, cluster_tasks.blocked, [0], {})))
+    with blocked_task(machines, address) as found:
         for number in range(1, 7):
             machines.start(code=code)
             wait_for_task(machines, number)
             if number < 6:
                 machines.processes[-1].terminate()
                 machines.processes[-1].wait(60)
-        (machines.folder / "released").touch()
-        assert found.result() == [machines.processes[-1].pid]
+    assert found.result() == [machines.processes[-1].pid]
 
 
 @pytest.mark.slow
 def test_a_task_in_which_workers_are_killed_is_given_up(machines: Machines) -> None:
     code = "from landmarks import cluster; cluster.dask.config.set({'distributed.scheduler.allowed-failures': 1})"
     address = machines.start(code=f"{code}; cluster.schedule('tcp://127.0.0.1:0')")
-    with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(lambda: list(cluster.imap(address, cluster_tasks.blocked, [0], {})))
+    with blocked_task(machines, address) as found:
         for number in (1, 2):
             machines.work(address)
             wait_for_task(machines, number)

@@ -14,10 +14,10 @@ from tools import dependencies
 
 import pytest
 import yaml
-from conftest import ROOT, user_error
+from conftest import ROOT, default_values, user_error
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-ABLATIONS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["ablations"]
+ABLATIONS = default_values()["ablations"]
 STAGES = {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
 DESIGNED = {
     *("download", "filter", "split", "augment-index", "fetch-backbone", "extract-features"),
