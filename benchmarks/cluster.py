@@ -100,7 +100,7 @@ def joined() -> float:
         for _ in range(2):
             machines.start("worker", machines.address)
         together = list(found)[-TASKS // 3 :]
-    assert len({process for _, process in together}) == 3
+    assert len({process for _, process in together}) == 3, "a worker joined too late"
     return (alone[-1][0] - alone[0][0]) / (together[-1][0] - together[0][0])
 
 

@@ -23,7 +23,8 @@ def rank(index: pd.DataFrame, *, skip_top: int, top_k: int | Literal["all"], min
     ranking.insert(0, "rank", ranking.index + 1)
     if len(ranking) == 1:
         only = ranking["landmark_id"].iloc[0]
-        raise UserError(f"data.root: all pictures are of one class, {only}; name the folder that has the class folders")
+        fix = "name the folder that has the class folders, another index, or other pictures in data.only"
+        raise UserError(f"data.root: all pictures are of one class, {only}; {fix}")
     if top_k == "all":
         ranking["kept"] = (ranking["rank"] > skip_top) & (ranking["images"] >= min_images)
         check_number(ranking["kept"].sum(), min_images)

@@ -7,9 +7,9 @@ scheduler, a worker or a driver can run programs as its user.
 import asyncio
 import hashlib
 import importlib.metadata
+import multiprocessing
 import os
 import platform
-import signal
 import ssl
 import subprocess
 import sys
@@ -23,6 +23,7 @@ from landmarks import stage
 from landmarks.stage import UserError
 from landmarks.stage.errors import explain
 from landmarks.stage.imports import ROOT
+from landmarks.stage.signals import interrupt_on_termination
 
 from tqdm import tqdm
 
@@ -214,7 +215,10 @@ async def own_host(address: str, security: distributed.Security) -> str:
     Raises `OSError` if no scheduler answers at `address`.
     """
     async with asyncio.timeout(SECONDS + 1):  # that of `connect` does not cover the handshake
-        comm = await distributed.comm.connect(address, timeout=SECONDS, **security.get_connection_args("worker"))
+        try:
+            comm = await distributed.comm.connect(address, timeout=SECONDS, **security.get_connection_args("worker"))
+        except MemoryError:  # the greeting of another kind of server, taken for a length
+            raise OSError("not the address of a scheduler") from None
         found = await core.send_recv(comm, op="identity")
         await comm.close()
     if found["type"] != "Scheduler":
@@ -257,8 +261,7 @@ def security(address: str) -> distributed.Security:
 
 def run(address: str, main: Coroutine, fix: str = START) -> None:
     """Runs a scheduler or a worker until it ends. Ctrl-C and SIGTERM end it, so that it removes its temporary files."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background jobs ignore Ctrl-C
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    interrupt_on_termination()
     with explained(address, fix):
         asyncio.run(main)
 
@@ -287,7 +290,12 @@ def work(address: str) -> None:
             print(f"worker {worker.address} of {address}", flush=True)
             await worker.finished()
         finally:
-            await worker.close(timeout=CLOSE_SECONDS)
+            try:
+                async with asyncio.timeout(2 * CLOSE_SECONDS):
+                    await worker.close(timeout=CLOSE_SECONDS)  # of each step
+            finally:
+                for process in multiprocessing.active_children():  # Python would wait for a training that still runs
+                    process.kill()
 
     run(address, serve())
     if rejections:

@@ -100,7 +100,8 @@ def keep_memory() -> None:
 def prepare_inference() -> None:
     """Makes the trunk fast and its output independent of the number of cores. Call it before the first picture."""
     import torch
+    from joblib import cpu_count  # unlike torch, respects a container's limit
 
     # With one thread, torch uses other code for 1x1 convolutions (timm's networks have them), which rounds differently.
-    torch.set_num_threads(max(2, torch.get_num_threads()))
+    torch.set_num_threads(max(2, min(torch.get_num_threads(), cpu_count())))
     keep_memory()

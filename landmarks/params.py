@@ -20,7 +20,8 @@ Weight = Annotated[float, Field(ge=0, le=1e6)]  # much larger ones overflow floa
 Count = Annotated[int, Field(ge=1)]
 # A name is a folder in models/trained/ and a row of the results table.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-ADDRESS = r"(tcp|tls)://(\[[0-9a-fA-F:]+\]|[\w-]+(\.[\w-]+)*):[0-9]+"  # a scheduler's address
+PORT = "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # at most 65535
+ADDRESS = rf"(tcp|tls)://(\[[0-9a-fA-F:]+\]|[\w-]+(\.[\w-]+)*):{PORT}"  # a scheduler's address
 NAMED_WEIGHTS = "|".join(dict.fromkeys(row.name for row in WEIGHT_SETS))
 
 

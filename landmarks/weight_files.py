@@ -57,7 +57,8 @@ def fetch(name: str, weights: str, seed: int) -> dict[str, Tensor]:
         reason = f"it has no {error}" if isinstance(error, KeyError) else f"{error!s:.200}"
         raise UserError(f"backbone.weights: {weights} does not fit {name} ({reason}); choose others") from None
     if not (scale["mean"].ge(0) & scale["mean"].le(1) & scale["std"].gt(0) & scale["std"].le(1)).all():
-        raise UserError(f"backbone.weights: mean and std in {weights} are not of RGB in 0..1; divide them by 255")
+        fix = "correct them, for example divide those of 0..255 by 255"
+        raise UserError(f"backbone.weights: mean and std in {weights} are not of RGB in 0..1; {fix}")
     chain = {f"features.{key}": tensor.contiguous() for key, tensor in net.layers.state_dict().items()}
     return chain | scale
 

@@ -7,6 +7,7 @@ deleted. With `compute.cluster`, the missing trainings run side by side on the w
 """
 
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,8 +55,12 @@ def run(planned: list[Planned], p: params.Params) -> None:
     jobs = {str(plan.folder): Job(p.backbone, p.train, plan.abn, plan.seed, device) for plan in planned}
     fingerprints = {str(plan.folder): plan.fingerprint for plan in planned}
 
+    def scratch(folder: str) -> AbstractContextManager[Path]:
+        """The folder of a training's checkpoint, locked; removed at the end."""
+        return stage.scratch("repeats", {"training": fingerprints[folder]}, [])
+
     def keep(folder: str, files: Files) -> None:
-        with stage.atomic_output(Path(folder)) as out:
+        with scratch(folder), stage.atomic_output(Path(folder)) as out:
             write(files | {FINGERPRINT: fingerprints[folder].encode()}, out)
 
     if p.compute.cluster and len(jobs) > 1:  # a single training runs here, where it has checkpoints
@@ -63,11 +68,8 @@ def run(planned: list[Planned], p: params.Params) -> None:
     with stage.progress(len(jobs), "trainings") as bar:
         for folder, job in jobs.items():
             bar.set_postfix_str(f"{Path(folder).parent.name}, seed {job.seed}")
-            with (
-                stage.scratch("repeats", {"training": fingerprints[folder]}, []) as scratch,
-                stage.atomic_output(Path(folder)) as out,
-            ):
-                train_repeat(job, out, scratch)
+            with scratch(folder) as directory, stage.atomic_output(Path(folder)) as out:
+                train_repeat(job, out, directory)
                 (out / FINGERPRINT).write_text(fingerprints[folder], encoding="utf-8")
             bar.update()
 

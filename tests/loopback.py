@@ -189,6 +189,8 @@ def s3_server() -> Iterator[str]:
     thread = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     thread.start()
     url = "http://{}:{}".format(*thread.get_host_and_port())
-    assert requests.put(f"{url}/team", timeout=60).ok
-    yield url
-    thread.stop()
+    try:
+        assert requests.put(f"{url}/team", timeout=60).ok
+        yield url
+    finally:
+        thread.stop()

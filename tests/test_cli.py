@@ -256,10 +256,10 @@ def test_names_that_stdout_cannot_show_do_not_stop_the_rest(
 
 
 def test_ctrl_c_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, model: str) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("landmarks.images.decode", interrupted)
+    monkeypatch.setattr("PIL.Image.open", interrupted)
     assert main(["predict", str(photos / "0.jpg"), "--model", model]) == 130
     assert capsys.readouterr() == ("", "landmarks: interrupted\n")
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -102,8 +103,8 @@ def test_a_worker_without_the_data_is_rejected(
 ) -> None:
     """It sees another folder there. Another worker goes on."""
     address = machines.schedule()
-    code = "from landmarks import cluster; from landmarks.sources import remote; opened = remote.Root.__init__"
-    lost = f"remote.Root.__init__ = lambda self, _, *others: opened(self, '{v2.root}/lost', *others)"
+    code = "from fsspec.implementations.local import LocalFileSystem; from landmarks import cluster"
+    lost = "LocalFileSystem.open = lambda _, path, *others: open(f'{path}.lost')"
     other = machines.start(code=f"{code}; {lost}; cluster.work('{address}')")
     v2.set("compute", cluster=address)
     v2.set("data", root=str(mirror))
@@ -136,7 +137,8 @@ def test_features_travel_to_workers_without_them(
     here = outs()
     shutil.rmtree(artifacts.REPEATS)
     address, folder = machines.schedule(), tmp_path_factory.mktemp("copies")
-    code = "from landmarks import cluster, jobs; jobs.identity = lambda _: None; jobs.CHUNK = 1000"
+    code = "import faulthandler, signal; faulthandler.register(signal.SIGUSR1)"
+    code += "; from landmarks import cluster, jobs; jobs.identity = lambda _: None; jobs.CHUNK = 1000"
     machines.start(code=f"{code}; cluster.work('{address}')", TMPDIR=str(folder))
     workspace.values["compute"]["cluster"] = address
     assert workspace.run(2) == "2 trained, 0 kept"
@@ -148,7 +150,13 @@ def test_features_travel_to_workers_without_them(
         assert driver.poll() is None
         time.sleep(0.1)
     worker.terminate()
-    worker.wait(30)  # Slurm and Kubernetes kill it after 30 seconds
+    try:
+        worker.wait(30)  # Slurm and Kubernetes kill it after 30 seconds
+    except subprocess.TimeoutExpired:
+        worker.send_signal(signal.SIGUSR1)  # shows what its threads do
+        time.sleep(1)
+        worker.kill()
+        raise AssertionError(worker.stdout.read()) from None
     assert not list(folder.rglob("features.npy")) and not child.is_running()
     driver.kill()
     driver.wait()

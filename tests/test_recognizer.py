@@ -94,18 +94,19 @@ def test_an_unreadable_photo_gives_a_reason_and_the_others_are_answered(
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "wide.png").write_bytes(images.encode(Image.new("1", (80_000, 300)), "PNG"))
+    (tmp_path / "empty").mkdir()
     bad = [
         tmp_path / "text.jpg",
         tmp_path / "empty.jpg",
         tmp_path / "wide.png",
         tmp_path / "nowhere.jpg",
-        tmp_path,
+        tmp_path / "empty",
         None,
     ]
     found = list(model.recognise([photos[0], *bad, photos[1]]))
     assert [path for path, _ in found] == [photos[0], *bad, photos[1]]
     reasons = [str(answer) for _, answer in found if isinstance(answer, Unfit)]
-    assert reasons == ["broken", "empty", "narrow", "no such file or directory", "not a file", "missing"]
+    assert reasons == ["broken", "empty", "narrow", "no such file or directory", "has no pictures", "missing"]
     assert len(list(model.recognise([]))) == 0
     assert isinstance(next(iter(model.recognise(bad)))[1], Unfit), "a batch without any"
 

@@ -288,9 +288,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, write: str) 
 
 POOL = """import os, time
 from joblib import delayed
-print(os.getpid(), flush=True)
+def show():
+    os.write(1, f"{os.getpid()}\\n".encode())  # in one piece, as several processes write
+show()
 def work(n):
-    print(os.getpid(), flush=True)
+    show()
     ACT
 for _ in stage.run_in_processes(2, (delayed(work)(n) for n in range(4))):
     pass

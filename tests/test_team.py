@@ -92,7 +92,7 @@ class Team:
         self.bash(f"git init --quiet --bare --initial-branch main {self.origin}", folder)
         # One commit, because `dvc gc` reads the pipeline of each.
         self.bash("git checkout --quiet --orphan start && git commit --quiet --message Start", self.ann)
-        self.bash("git branch --force main && git switch --quiet main && git branch --delete start", self.ann)
+        self.bash("git branch --move --force main", self.ann)
         self.bash("git remote remove origin && git tag --list | xargs --no-run-if-empty git tag --delete", self.ann)
         self.bash(f"git remote add origin {self.origin} && git push origin main", self.ann)
         self.bash("dvc cache dir --local /mnt/team/cache && dvc checkout", self.ann)

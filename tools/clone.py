@@ -102,7 +102,14 @@ class Clone:
         """Runs the whole pipeline without any earlier result. Raises `UserError` when it fails."""
         self.remove_results()
         repro = [*self.python, "-m", "dvc", "repro", "--no-run-cache"]
-        if subprocess.run(repro, cwd=self.root, env=self.environment, check=False).returncode:
+        try:
+            status = subprocess.run(repro, cwd=self.root, env=self.environment, check=False).returncode
+        except BaseException:
+            for number in self.processes():  # the stage, whose folder is removed next
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            raise
+        if status:
             raise UserError(f"the run in {self.root} failed, see above")
 
     def git(self, *arguments: str) -> str:

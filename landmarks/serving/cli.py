@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from landmarks import artifacts
 from landmarks.stage import UserError
 from landmarks.stage.errors import explain
+from landmarks.stage.signals import interrupt_on_termination
 
 if TYPE_CHECKING:
     from landmarks.serving.recognizer import Answer, Recognizer
@@ -202,7 +202,7 @@ def scheduler_address(text: str) -> str:
     """The type of an argument that is the address of a scheduler."""
     from landmarks.params import ADDRESS
 
-    if not re.fullmatch(ADDRESS, text) or int(text.rpartition(":")[2]) > 65535:  # Dask would take another port
+    if not re.fullmatch(ADDRESS, text):
         raise argparse.ArgumentTypeError("must be tcp://HOST:PORT or tls://HOST:PORT, with a port up to 65535")
     return text
 
@@ -357,7 +357,7 @@ def serve(args: argparse.Namespace) -> None:
     folders = [folder(name) for name in args.models]  # before the import, which takes the hub's client offline
     from landmarks.serving import demo
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, so that the uploads are removed
+    interrupt_on_termination()  # so that the uploads are removed
     demo.serve([load(name, args.device) for name in args.models], folders, args.port)
 
 

@@ -24,8 +24,9 @@ HOST = "127.0.0.1"
 UPLOADS = TemporaryDirectory(prefix="landmarks-")  # other users cannot read it; removed when this process ends
 # Gradio reads these. Without the first two, it sends usage data, and asks a hub for files.
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": UPLOADS.name}
-direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), f"{direct},{HOST}" if direct else HOST)
+for proxy in ("all_proxy", "http_proxy", "https_proxy"):  # the page asks this machine only
+    os.environ.pop(proxy, None)
+    os.environ.pop(proxy.upper(), None)
 try:
     import gradio as gr
     from starlette.middleware import Middleware

@@ -176,6 +176,7 @@ def read_bytes(path: Path) -> bytes:
         facts = path.stat()
         if stat.S_ISDIR(facts.st_mode):
             os.listdir(path)  # an error for one that may not be read
+            raise Unfit("has no pictures")
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > images.MAX_BYTES:
             raise Unfit("huge" if stat.S_ISREG(facts.st_mode) else "not a file")
         return path.read_bytes()

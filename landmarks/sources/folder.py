@@ -75,7 +75,7 @@ def open_folder(root: Path) -> Folder:
     are all that `scan` finds in it, at any depth. The id is the path relative to `root`. Raises `UserError` if
     images.csv is invalid or names a file elsewhere, or if there are no classes.
     """
-    if sys.getfilesystemencoding() != "utf-8":  # ids would be others
+    if sys.getfilesystemencoding() != "utf-8":  # otherwise the ids would differ
         raise UserError("LC_ALL: this locale does not read names of files as UTF-8; export LC_ALL=C.UTF-8")
     listed = root / "images.csv"
     files = read_index(listed, ["id", "landmark_id", "file"], optional="split") if listed.is_file() else None

@@ -39,7 +39,9 @@ class Gldv1(Source):
     download: Download
     # By host: the time before which it gets no requests, and the error that is the reason.
     paused: dict[str, tuple[float, Exception]] = field(default_factory=dict)
-    silent: dict[str, float] = field(default_factory=dict)  # by host: the time of the first error since its last answer
+    # By host: the time of the first error since its last answer, and the number of errors.
+    silent: dict[str, tuple[float, int]] = field(default_factory=dict)
+    answered: float = math.inf  # when a host has last answered
     without_landmark: pd.DataFrame = field(init=False)  # set by `index`
 
     def index(self) -> pd.DataFrame:
@@ -158,17 +160,25 @@ class Gldv1(Source):
             data = await self.body(session, url)
         except (TimeoutError, aiohttp.ClientConnectionError) as error:
             now = time.monotonic()
-            if now - self.silent.setdefault(name, now) > retry.LONGEST_WAIT:
+            since, errors = self.silent.get(name, (now, 0))
+            self.silent[name] = since, errors + 1
+            # If no other host has answered meanwhile, this machine may be offline.
+            if errors >= self.download.workers and min(now, self.answered) - since > retry.LONGEST_WAIT:
                 self.paused[name] = math.inf, error
             raise
         except Exception as error:
-            self.silent.pop(name, None)
+            self.hear(name)
             until = time.monotonic() + retry.retry_after(error)
             if until > self.paused.get(name, (time.monotonic(), None))[0]:
                 self.paused[name] = until, error
             raise
-        self.silent.pop(name, None)
+        self.hear(name)
         return data
+
+    def hear(self, name: str) -> None:
+        """Records that a host has answered."""
+        self.answered = time.monotonic()
+        self.silent.pop(name, None)
 
     async def body(self, session: aiohttp.ClientSession, url: str) -> bytes:
         """The content of a URL. Raises `Unfit` if it is too large, else aiohttp's exceptions."""

@@ -196,7 +196,7 @@ class Stream:
         if self.root.stop.is_set():
             raise retry.Stopped
         data = self.root.run(self.file.read(size)) if self.root.http else self.file.read(size)
-        if not self.root.local:  # a disk may stall, and a process may be suspended
+        if not self.root.local:  # reading a file slowly is no failure: a disk may stall
             self.pace.count(len(data))
         return data
 

@@ -43,6 +43,8 @@ def explain(error: BaseException) -> str | None:
     if is_memory_error(error):
         advice = MORE_GPU_MEMORY if re.search("CUDA|MPS", text) else MORE_MEMORY
         return f"not enough memory ({text or 'none left'}); {advice}"
+    if "No usable temporary directory" in text:
+        return "no temporary file can be written; make room in /tmp, or set TMPDIR to a folder with room"
     if isinstance(error, OSError) or rust:
         number = int(rust[1]) if rust else getattr(error, "errno", None)
         where = getattr(error, "filename2", None) or getattr(error, "filename", None)

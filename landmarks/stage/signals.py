@@ -58,6 +58,14 @@ def deferred_signals() -> Iterator[None]:
             signal.raise_signal(caught[0])
 
 
+def interrupt_on_termination() -> None:
+    """Makes SIGTERM act like Ctrl-C, and the end of the terminal, too, unless nohup ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background jobs ignore Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
 def exit_with_parent(parent: int) -> None:
     """Ends this process soon after `parent` ends, so that no stage keeps writing outs after its DVC was killed."""
 
