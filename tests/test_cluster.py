@@ -295,6 +295,15 @@ def test_the_address_of_a_worker_is_not_one_of_a_scheduler(machines: Machines) -
     assert reason in machines.start("worker", worker)
 
 
+def test_another_kind_of_server_is_no_scheduler() -> None:
+    """Dask takes the greeting of a mail or ssh server for the length of a message."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: server.accept()[0].sendall(b"SSH-2.0-OpenSSH_9.9\r\n"))
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with user_error(f"compute.cluster: {address}: not the address of a scheduler; start the scheduler"):
+            list(wait(address, 1))
+
+
 @contextmanager
 def blocked_task(machines: Machines, address: str) -> Iterator[Future[list[int]]]:
     """A run of one task, which waits until the block ends. It returns the process of the worker that ends the task."""

@@ -7,6 +7,7 @@ import html
 import http.client
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -60,8 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(*models: Path, port: int, **variables: str) -> subprocess.Popen:
     """Starts `python -m landmarks serve` and waits until it answers."""
     command = [sys.executable, "-m", "landmarks", "serve", "--port", str(port), "--models", *map(str, models)]
-    proxy = dict.fromkeys(("http_proxy", "all_proxy"), "http://127.0.0.1:9")  # nothing answers there
-    environment = os.environ | proxy | dict.fromkeys(("no_proxy", "NO_PROXY"), "") | variables
+    proxies = {"http_proxy": "http://127.0.0.1:9", "all_proxy": "socks5://127.0.0.1:9"}  # nothing answers there
+    environment = os.environ | proxies | dict.fromkeys(("no_proxy", "NO_PROXY"), "") | variables
     server = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -78,12 +79,12 @@ def start(*models: Path, port: int, **variables: str) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def address(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the page. Other users cannot read the uploads, and none stays when the server ends."""
+    """The address of the page. Other users cannot read the uploads, and none stays when its terminal is closed."""
     port, temporary = free_port(), tmp_path_factory.mktemp("temporary")
     server = start(folder / "baseline", folder / "abn", port=port, TMPDIR=str(temporary))
     assert list(temporary.glob("landmarks-*")) and not any(path.stat().st_mode & 0o77 for path in temporary.iterdir())
     yield f"http://127.0.0.1:{port}"
-    server.terminate()
+    server.send_signal(signal.SIGHUP)
     assert server.wait(60) == 0
     assert not list(temporary.iterdir())
 

@@ -176,6 +176,7 @@ def test_wrong_type(file: Path, key: str, value: object) -> None:
         ("compute.cluster", "local:0"),
         ("compute.cluster", "localhost:8786"),
         ("compute.cluster", "tls://localhost"),
+        ("compute.cluster", "tcp://localhost:65536"),
     ],
 )
 def test_value_out_of_range(file: Path, key: str, value: object) -> None:

@@ -1,5 +1,6 @@
 """The frame around every stage."""
 
+import errno
 import os
 import re
 import signal
@@ -323,6 +324,11 @@ def start_pool(act: str, workers: int = 2) -> tuple[subprocess.Popen[str], list[
 def test_the_advice_names_the_memory_that_ran_out(text: str, advice: str) -> None:
     line = explain(RuntimeError(text))
     assert line.startswith(f"not enough memory ({text}); close other programs") and line.endswith(advice)
+
+
+def test_no_room_for_temporary_files() -> None:
+    error = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+    assert explain(error).startswith("no temporary file can be written; make room in /tmp, or set TMPDIR")
 
 
 def all_gone(processes: list[int]) -> bool:
