@@ -177,6 +177,18 @@ def announces(size: int) -> Fault:
     return fault
 
 
+def unannounced(content: bytes) -> Fault:
+    """Sends a body without its length, which ends with the connection."""
+
+    def fault(handler: Handler, _: int) -> None:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.send(content)
+
+    return fault
+
+
 def redirects(location: str) -> Fault:
     return status(302, Location=location)
 

@@ -164,7 +164,7 @@ def test_features_travel_to_workers_without_them(
 
 def start_long_driver(workspace: Workspace) -> subprocess.Popen[str]:
     """Starts train-repeats with longer trainings in a process of its own."""
-    workspace.values["train"] |= {"epochs": 20, "repeats": 2}
+    workspace.values["train"] |= {"epochs": 100, "repeats": 2}
     Path("params.yaml").write_text(yaml.safe_dump(workspace.values), encoding="utf-8")
     command = [sys.executable, "-m", "stages.train_repeats"]
     return subprocess.Popen(command, env=ENVIRONMENT, text=True)

@@ -407,12 +407,14 @@ def repro_with_remedies(project: Project, *arguments: str) -> None:
 
 @contextmanager
 def frozen(repro: Repro) -> Iterator[None]:
-    """Within it, DVC and the stage stand still."""
-    os.killpg(repro.process.pid, signal.SIGSTOP)
+    """Within it, DVC and the stage stand still, unless they have ended."""
+    with suppress(ProcessLookupError):
+        os.killpg(repro.process.pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.killpg(repro.process.pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.killpg(repro.process.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize(
@@ -495,10 +497,15 @@ def test_a_damaged_file_of_dvc_has_a_remedy(project: Project, name: str) -> None
 def test_earlier_outs_are_restored_when_a_stage_is_interrupted(
     project: Project, number: signal.Signals, word: str
 ) -> None:
-    repro = start(project, "filter", "LokyProcess")
-    repro.stop(number)
-    output = "".join(repro.output)
-    assert f"\nfilter: {word}\n" in output and "Traceback" not in output
+    for _ in range(5):
+        repro = start(project, "filter", "LokyProcess")
+        repro.stop(number)
+        output = "".join(repro.output)
+        if f"\nfilter: {word}\n" in output:
+            break  # it had not ended before the signal
+    else:
+        raise AssertionError(output)
+    assert "Traceback" not in output
     assert repro.process.returncode != 0
     assert project.outs() == project.first_outs
 
@@ -526,10 +533,15 @@ def test_a_stage_ends_when_only_dvc_is_killed(project: Project, library: str) ->
 
 
 def test_a_stage_fails_if_its_parameters_change_while_it_runs(project: Project) -> None:
-    repro = start(project, "download", "LokyProcess")
-    with frozen(repro):
-        project.set("abn.alpha", 0.5)  # not a parameter of this stage
-        project.set("filter.top_k", 4)
+    for _ in range(5):
+        repro = start(project, "download", "LokyProcess")
+        with frozen(repro):
+            if works := any("LokyProcess" in command for command in project.processes().values()):
+                project.set("abn.alpha", 0.5)  # not a parameter of this stage
+                project.set("filter.top_k", 4)
+        if works:
+            break
+        repro.wait()  # it was too fast
     assert repro.wait() != 0
     output = "".join(repro.output)
     assert "\ndownload: params.yaml: filter.top_k was changed while" in output, output
