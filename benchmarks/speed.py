@@ -1,6 +1,6 @@
 """How fast the pipeline is, against the machine's limit and against the usual way: benchmarks/results.md.
 
-    .venv/bin/python -m benchmarks.speed         after `make reproduce`, on an idle machine; takes 40 minutes
+    .venv/bin/python -m benchmarks.speed         after `make reproduce`, on an idle machine; 20 to 40 minutes
 
 One run measures everything on the same pictures and weights, because ratios are less noisy than times. It works in a
 temporary clone of HEAD and changes nothing in the repository but the page.
