@@ -260,7 +260,7 @@ def security(address: str) -> distributed.Security:
 
 
 def run(address: str, main: Coroutine, fix: str = START) -> None:
-    """Runs a scheduler or a worker until it ends. Ctrl-C and SIGTERM end it, so that it removes its temporary files."""
+    """Runs a scheduler or a worker until it ends. Ctrl-C, SIGTERM and a closed terminal let it remove its files."""
     interrupt_on_termination()
     with explained(address, fix):
         asyncio.run(main)
@@ -291,8 +291,8 @@ def work(address: str) -> None:
             await worker.finished()
         finally:
             try:
-                async with asyncio.timeout(2 * CLOSE_SECONDS):
-                    await worker.close(timeout=CLOSE_SECONDS)  # of each step
+                async with asyncio.timeout(2 * CLOSE_SECONDS):  # `close` applies its own timeout to each of its steps
+                    await worker.close(timeout=CLOSE_SECONDS)
             finally:
                 for process in multiprocessing.active_children():  # Python would wait for a training that still runs
                     process.kill()

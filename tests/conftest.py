@@ -6,11 +6,10 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -327,9 +326,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 def project(finished: Project) -> Iterator[Project]:
     """The clone after a run; every change of a test is undone. A process that a failed test has left is killed."""
     yield finished
-    for number in finished.processes():
-        with suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
+    finished.kill()
     finished.git("clean", "--quiet", "--force", "-d")
     finished.restore()
 

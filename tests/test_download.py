@@ -770,19 +770,25 @@ def test_pictures_of_a_host_that_asks_for_a_day_are_asked_for_in_the_next_run(
     assert v1.failures() == ({} if status == 429 else {names[4]: "HTTP 404"})
 
 
+def two_hosts(v1: Workplace, site: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
+    """Puts 15 pictures on a host of their own. Returns their names, and those of the 24 others. Hosts are impatient."""
+    apart = KEPT[6:]
+    write_index(site, **{name: f"http://localhost:{site.server_port}/{name}.jpg" for name in apart})
+    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.5)
+    v1.set("download", workers=2, retries=0, min_success=0.05)
+    v1.set("filter", min_images=3, top_k="all", skip_top=0)
+    return apart, [name for name, _ in ROWS if name not in apart]
+
+
 def test_a_silent_host_is_given_up_until_the_next_run(
     v1: Workplace, site: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other pictures are on another host, which still answers when the first timeouts are over."""
-    silent = KEPT[6:]
-    others = [name for name, _ in ROWS if name not in silent]  # 24, two at a time
-    write_index(site, **{name: f"http://localhost:{site.server_port}/{name}.jpg" for name in silent})
-    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.5)
+    """The other host still answers when the first timeouts are over."""
+    silent, others = two_hosts(v1, site, monkeypatch)
     answer = threading.Event()
     site.faults |= {f"{name}.jpg": lambda *_: not time.sleep(0.4) for name in others}
     site.faults |= {f"{name}.jpg": lambda *_: answer.wait(60) for name in silent}
-    v1.set("download", workers=2, retries=0, timeout=3, min_success=0.05)
-    v1.set("filter", min_images=3, top_k="all", skip_top=0)
+    v1.set("download", timeout=3)
     v1.run()
     assert len(asked := [name for name in silent if site.requests[f"{name}.jpg"]]) < 10
     assert v1.failures() == dict.fromkeys(silent, "timeout")
@@ -792,9 +798,8 @@ def test_a_silent_host_is_given_up_until_the_next_run(
 
 
 def test_no_host_is_given_up_if_none_answers(v1: Workplace, site: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when this machine is offline after the other pictures: these are asked for as often as always."""
-    silent = KEPT[6:]
-    others = [name for name, _ in ROWS if name not in silent]
+    """As when this machine is offline after the pictures of the other host: these are asked for as often as always."""
+    silent, others = two_hosts(v1, site, monkeypatch)
 
     def break_off(handler: loopback.Handler, _: int) -> None:
         while not all(site.sent[f"{name}.jpg"] for name in others):
@@ -802,11 +807,7 @@ def test_no_host_is_given_up_if_none_answers(v1: Workplace, site: Server, monkey
         time.sleep(0.2)
         handler.close_connection = True
 
-    write_index(site, **{name: f"http://localhost:{site.server_port}/{name}.jpg" for name in silent})
-    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.5)
     site.faults |= {f"{name}.jpg": break_off for name in silent}
-    v1.set("download", workers=2, retries=0, min_success=0.05)
-    v1.set("filter", min_images=3, top_k="all", skip_top=0)
     v1.run()
     assert v1.failures() == dict.fromkeys(silent, "broken off")
     assert all(site.requests[f"{name}.jpg"] for name in silent)

@@ -107,7 +107,8 @@ def test_a_file_that_does_not_fit(tmp_path: Path) -> None:
         weight_files.fetch("resnet18", str(path), 1)
     for wrong in ({"mean": torch.full((3,), 120.0)}, {"std": torch.full((3,), 58.0)}, {"std": torch.zeros(3)}):
         save_file(resnet18 | wrong, path)
-        with user_error(rf"backbone\.weights: mean and std in {path} are not of RGB in 0\.\.1; correct them"):
+        fix = r"correct them, for example divide those of 0\.\.255 by 255"
+        with user_error(rf"backbone\.weights: mean and std in {path} are not of RGB in 0\.\.1; {fix}"):
             weight_files.fetch("resnet18", str(path), 1)
 
 

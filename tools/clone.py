@@ -105,9 +105,7 @@ class Clone:
         try:
             status = subprocess.run(repro, cwd=self.root, env=self.environment, check=False).returncode
         except BaseException:
-            for number in self.processes():  # the stage, whose folder is removed next
-                with suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
+            self.kill()  # the stage, whose folder is removed next
             raise
         if status:
             raise UserError(f"the run in {self.root} failed, see above")
@@ -130,6 +128,12 @@ class Clone:
                 if process.cwd() == str(self.root):
                     found[process.pid] = " ".join(process.cmdline())
         return found
+
+    def kill(self) -> None:
+        """Kills all processes that work in the clone."""
+        for number in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
 
     def differences(self) -> list[str]:
         """One line for each out in dvc.lock, and each file in metrics/ and plots/, that differs from HEAD."""

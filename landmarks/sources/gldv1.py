@@ -41,7 +41,7 @@ class Gldv1(Source):
     paused: dict[str, tuple[float, Exception]] = field(default_factory=dict)
     # By host: the time of the first error since its last answer, and the number of errors.
     silent: dict[str, tuple[float, int]] = field(default_factory=dict)
-    answered: float = math.inf  # when a host has last answered
+    answered: float = math.inf  # when a host has last answered; infinity before the first answer
     without_landmark: pd.DataFrame = field(init=False)  # set by `index`
 
     def index(self) -> pd.DataFrame:
@@ -154,7 +154,7 @@ class Gldv1(Source):
         return until - time.monotonic(), error
 
     async def body_of_host(self, session: aiohttp.ClientSession, url: str) -> bytes:
-        """The same as `body`. Pauses the host if it asks for that, and for good if it has been silent for too long."""
+        """The same as `body`. Pauses the host if it asks for that, or is silent for too long while others answer."""
         name = host(url)
         try:
             data = await self.body(session, url)
@@ -162,7 +162,7 @@ class Gldv1(Source):
             now = time.monotonic()
             since, errors = self.silent.get(name, (now, 0))
             self.silent[name] = since, errors + 1
-            # If no other host has answered meanwhile, this machine may be offline.
+            # This machine may be offline if hosts have answered before, but none since.
             if errors >= self.download.workers and min(now, self.answered) - since > retry.LONGEST_WAIT:
                 self.paused[name] = math.inf, error
             raise
