@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import convolutions
+from benchmarks import training_step
 from landmarks import artifacts, determinism, features, images, params, stage, training
 from landmarks.networks import Trunk
 from tools.clone import Clone, Repro
@@ -212,7 +212,7 @@ def main() -> str:
     p = params.load()
     if p.compute.precision != "float32" or p.backbone.tail == "trained":
         raise stage.UserError("compute.precision and backbone.tail: set float32 and none, as in the usual way")
-    step = convolutions.training_step_ratio()
+    step = training_step.ratio()
     trunk = Trunk(load_file(artifacts.BACKBONE), p.backbone)
     determinism.prepare_inference()
     small, large = p.augment.crop, 2 * p.augment.crop

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar, cast
 
-from landmarks.convolutions import add_up
+from landmarks.kernels import add_up
 from landmarks.params import Backbone
 from landmarks.stage import UserError
 from landmarks.stage.errors import is_memory_error

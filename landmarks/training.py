@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from landmarks import artifacts, convolutions, stage
+from landmarks import artifacts, kernels, stage
 from landmarks.artifacts import DIGITS
 from landmarks.determinism import keep_memory, seed_torch, send, stream
 from landmarks.models import Baseline, Design, Output, build
@@ -37,10 +37,10 @@ CHECKPOINT_SECONDS = 30  # minimum time between checkpoints, which take up to ha
 def prepare_training() -> None:
     """Makes training bit-reproducible. Call it before the first convolution.
 
-    Verified on a Zen 4: a training gives the same weights with and without ONEDNN_MAX_CPU_ISA=AVX2, and with
+    Verified on a Zen 5: a training gives the same weights with and without ONEDNN_MAX_CPU_ISA=AVX2, and with
     OMP_NUM_THREADS 1 and 2.
     """
-    torch.nn.functional.conv2d = convolutions.conv2d  # type: ignore[assignment]  # all layers call it
+    kernels.install()
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.set_num_threads(THREADS)
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import a compiler for two seconds

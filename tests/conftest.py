@@ -28,6 +28,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -214,9 +215,9 @@ FLAGS = [
 @pytest.fixture(scope="module", autouse=True)
 def settings_of_torch() -> Iterator[None]:
     """Undoes at the end of a test file what `prepare_training` has changed in this process."""
-    conv2d, threads = torch.nn.functional.conv2d, torch.get_num_threads()
+    functions, threads = (functional.conv2d, functional.linear), torch.get_num_threads()
     yield
-    torch.nn.functional.conv2d = conv2d
+    functional.conv2d, functional.linear = functions
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
 

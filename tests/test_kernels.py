@@ -1,4 +1,4 @@
-"""The convolutions of training: what they compute, and that every processor computes the same bits."""
+"""The kernels of training: what they compute, and that every processor computes the same bits."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from landmarks import convolutions
+from landmarks import kernels
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def results(case: Case, biased: bool, portable: bool) -> dict[str, Tensor]:
     inputs, weight, bias = tensors.values()
     if not biased:
         del tensors["bias"]
-    conv2d = convolutions.conv2d if portable else convolutions.torch_conv2d
+    conv2d = kernels.conv2d if portable else kernels.torch_conv2d
     output = conv2d(inputs, weight, bias if biased else None, stride, padding, dilation, groups)
     gradient = torch.randn(output.shape, generator=generator)
     return {"output": output} | dict(
@@ -78,17 +78,39 @@ def test_output_and_gradients_are_those_of_torch(case: Case, biased: bool) -> No
 def test_inputs_that_are_not_portable_are_left_to_torch() -> None:
     inputs, weight = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
     for one, two, padding in ((inputs.double(), weight.double(), 1), (inputs[0], weight, 1), (inputs, weight, "same")):
-        assert torch.equal(
-            convolutions.conv2d(one, two, padding=padding), convolutions.torch_conv2d(one, two, padding=padding)
-        )
+        assert torch.equal(kernels.conv2d(one, two, padding=padding), kernels.torch_conv2d(one, two, padding=padding))
+    inputs, weight = torch.randn(2, 3, 8), torch.randn(4, 8)
+    for one, two in ((inputs[0].double(), weight.double()), (inputs, weight), (inputs[0, 0], weight)):
+        assert torch.equal(kernels.linear(one, two), kernels.torch_linear(one, two))
 
 
 def test_no_gradient_is_computed_that_nobody_needs() -> None:
     inputs, weight = torch.randn(2, 8, 7, 7), torch.randn(8, 8, 3, 3).requires_grad_()
-    convolutions.conv2d(inputs, weight, padding=1).sum().backward()
+    kernels.conv2d(inputs, weight, padding=1).sum().backward()
     assert inputs.grad is None and weight.grad is not None
     with torch.inference_mode():
-        assert not convolutions.conv2d(inputs, weight, padding=1).requires_grad
+        assert not kernels.conv2d(inputs, weight, padding=1).requires_grad
+    inputs, weight = torch.randn(2, 8), torch.randn(3, 8).requires_grad_()
+    kernels.linear(inputs, weight).sum().backward()
+    assert inputs.grad is None and weight.grad is not None
+
+
+@pytest.mark.parametrize("biased", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize(
+    "shape", [(64, 60, 7), (5, 1300, 40), (700, 8, 6), (4, 30, 600), (1, 8, 6), (3, 1, 1)], ids=str
+)
+def test_a_linear_layer_is_that_of_torch(shape: tuple[int, int, int], biased: bool) -> None:
+    """`shape`: the numbers of pictures, inputs and outputs."""
+    pictures, inputs, outputs = shape
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(pictures, inputs), (outputs, inputs), (outputs,)][: 2 + biased]
+    tensors = [torch.randn(size, generator=generator).requires_grad_() for size in sizes]
+    gradient = torch.randn(pictures, outputs, generator=generator)
+    found = [linear(*tensors) for linear in (kernels.linear, kernels.torch_linear)]
+    assert found[0].is_contiguous()
+    ours, reference = ([output, *torch.autograd.grad(output, tensors, gradient)] for output in found)
+    for one, other in zip(ours, reference, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
 
 
 TRAIN = """

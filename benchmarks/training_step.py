@@ -39,13 +39,13 @@ def step(memory_format: str) -> None:
     print(statistics.median(seconds[1:]))
 
 
-def training_step_ratio() -> float:
+def ratio() -> float:
     """Seconds of a step in torch's fastest kernels (the faster of two formats), as a fraction of those of ours."""
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     free = {name: value for name, value in os.environ.items() if name not in ("ATEN_CPU_CAPABILITY", "MKL_CBWR")}
     for _ in range(ROUNDS):
         for name, start in WAYS.items():
-            code = f"{start}from benchmarks import convolutions; convolutions.step({name!r})"
+            code = f"{start}from benchmarks import training_step; training_step.step({name!r})"
             seconds[name].append(float(subprocess.check_output([sys.executable, "-c", code], env=free, text=True)))
     ours, *others = (statistics.median(values) for values in seconds.values())
     return min(others) / ours

@@ -1,10 +1,10 @@
-"""Convolutions for training on a CPU: at the processor's full vector width, with the same bits with AVX2 and AVX-512.
+"""Convolutions and linear layers for training on a CPU: fast, and with the same bits with AVX2 and AVX-512.
 
-oneDNN's channels_last kernels for the forward pass and for the gradient of the inputs add up the products of a sum in
-the same order at every vector width. Only long sums are an exception: the kernels split them at places that depend on
-the processor. This module therefore splits long sums itself. oneDNN's kernels for the gradient of the weights depend on
-the vector width and are slower. That gradient is computed as a forward pass instead, in which pictures and channels are
-swapped and the gradient of the output is the filter.
+oneDNN's channels_last convolutions and its matrix products add up the products of a sum in the same order at every
+vector width. Only long sums are an exception: they are split at places that depend on the processor. This module
+therefore splits long sums itself. Other kernels are not used: MKL's matrix products are slow where their bits are the
+same on all processors, and the bits of oneDNN's gradient of a convolution's weights depend on the vector width. That
+gradient is computed as a matrix product.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,16 @@ from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 
 Pair = tuple[int, int]
-MAX_PRODUCTS, MAX_CHANNELS = 128 * 3 * 3, 1024  # of a sum that no kernel splits
-torch_conv2d = F.conv2d
+MAX_SUM = 512  # of a matrix product; oneDNN splits longer ones after 512 products with AVX-512, after 1024 with AVX2
+MAX_PRODUCTS, MAX_CHANNELS = 128 * 3 * 3, 1024  # of a convolution that no kernel splits
+torch_conv2d, torch_linear = F.conv2d, F.linear
 # `allow_tf32=None` avoids a warning.
 without_onednn = partial(torch.backends.mkldnn.flags, enabled=False, allow_tf32=None)
+
+
+def install() -> None:
+    """Replaces `torch.nn.functional.conv2d` and `linear`, which all layers call, by those of this module."""
+    F.conv2d, F.linear = conv2d, linear  # type: ignore[assignment]
 
 
 class Settings(NamedTuple):
@@ -136,14 +142,68 @@ def input_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, settings: S
 
 
 def weight_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, settings: Settings) -> Tensor:
-    """The gradient of the weights [K, C, H, W]."""
+    """The gradient of the weights [K, C, H, W]: the product of the output's gradient and of the inputs it came from."""
     if settings.groups > 1:  # depthwise: oneDNN's own kernels give the same bits, in the contiguous format
         return torch_backward(gradient.contiguous(), inputs.contiguous(), weight, settings, False, True)[1]
-    (height, width), (stride, padding, dilation, _) = weight.shape[2:], settings
-    if height == width == 1 and not any(padding):  # a product of matrices
-        rows = inputs[:, :, :: stride[0], :: stride[1]].transpose(0, 1).flatten(1)  # [C, N * H * W]
-        image = gradient.transpose(0, 1).flatten(1)[None, None].permute(0, 3, 1, 2)  # [1, N * H * W, 1, K]
-        return forward(image, rows[..., None, None], None, Settings((1, 1), (0, 0), (1, 1))).permute(3, 1, 0, 2)
-    # The result may have more rows and columns than the kernel, if the stride leaves some inputs unused.
-    weights = forward(inputs.transpose(0, 1), gradient.transpose(0, 1), None, Settings(dilation, padding, stride))
-    return weights.transpose(0, 1)[..., :height, :width]
+    height, width = weight.shape[2:]
+    rows = gradient.permute(0, 2, 3, 1)  # [N, H, W, K]
+    seen = windows(inputs, (height, width), settings)
+    pictures = max(1, MAX_SUM // rows.shape[1:3].numel())  # a copy of all windows would need too much memory
+    weights = add_up(
+        product(one.flatten(0, 2).t(), other.flatten(3).flatten(0, 2).t())
+        for one, other in zip(rows.split(pictures), seen.split(pictures), strict=True)
+    )
+    return weights.unflatten(1, (height, width, -1)).permute(0, 3, 1, 2)
+
+
+def windows(inputs: Tensor, kernel: Pair, settings: Settings) -> Tensor:
+    """The inputs of each output of a convolution: a view [N, H, W, `kernel` height, `kernel` width, C]."""
+    (stride, padding, dilation, _), pictures = settings, len(inputs)
+    padded = channels_last(F.pad(inputs, (padding[1], padding[1], padding[0], padding[0])))
+    sizes = [
+        (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(padded.shape[2:], kernel, stride, dilation, strict=True)
+    ]
+    image, channel, row, column = padded.stride()
+    strides = image, row * stride[0], column * stride[1], row * dilation[0], column * dilation[1], channel
+    return padded.as_strided((pictures, *sizes, *kernel, padded.shape[1]), strides)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear`. Float32 [N, C] on a CPU is computed by `Linear`, all else by torch."""
+    if input.ndim != 2 or input.dtype != torch.float32 or not input.is_cpu:
+        return torch_linear(input, weight, bias)
+    return Linear.apply(input, weight, bias)
+
+
+class Linear(torch.autograd.Function):
+    """The forward pass and the gradients of a linear layer of float32 on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]  # noqa: ANN401
+        ctx.save_for_backward(inputs, weight)
+        outputs = product(weight, inputs).t().contiguous()  # in this order, the smaller matrix is copied
+        return outputs if bias is None else outputs.add_(bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: ANN401
+        (inputs, weight), needed = ctx.saved_tensors, ctx.needs_input_grad
+        return (
+            product(gradient, weight.t()) if needed[0] else None,
+            product(gradient.t(), inputs.t()) if needed[1] else None,
+            gradient.sum(0) if needed[2] else None,
+        )
+
+
+def product(first: Tensor, second: Tensor) -> Tensor:
+    """The matrix product [M, N] of `first` [M, K] and `second.T` [K, N]."""
+    if 1 in (*first.shape, *second.shape) or not torch.backends.mkldnn.is_available():
+        return first @ second.t()  # oneDNN's bits depend on the vector width if there is a single row
+    return add_up(
+        torch.ops.mkldnn._linear_pointwise(one, dense(other), None, "none", [], "")
+        for one, other in zip(first.split(MAX_SUM, 1), second.split(MAX_SUM, 1), strict=True)
+    )
+
+
+def dense(matrix: Tensor) -> Tensor:
+    """`matrix` or a copy, without gaps in memory. oneDNN is slow if its second matrix has any."""
+    return matrix if matrix.t().is_contiguous() else matrix.contiguous()
