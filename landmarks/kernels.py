@@ -7,7 +7,7 @@ same on all processors, and the bits of oneDNN's gradient of a convolution's wei
 gradient is computed as a matrix product.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -147,7 +147,7 @@ def weight_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, settings: 
         return torch_backward(gradient.contiguous(), inputs.contiguous(), weight, settings, False, True)[1]
     height, width = weight.shape[2:]
     rows = gradient.permute(0, 2, 3, 1)  # [N, H, W, K]
-    seen = windows(inputs, (height, width), settings)
+    seen = windows(inputs, rows.shape[1:3], (height, width), settings)
     pictures = max(1, MAX_SUM // rows.shape[1:3].numel())  # a copy of all windows would need too much memory
     weights = add_up(
         product(one.flatten(0, 2).t(), other.flatten(3).flatten(0, 2).t())
@@ -156,23 +156,20 @@ def weight_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, settings: 
     return weights.unflatten(1, (height, width, -1)).permute(0, 3, 1, 2)
 
 
-def windows(inputs: Tensor, kernel: Pair, settings: Settings) -> Tensor:
-    """The inputs of each output of a convolution: a view [N, H, W, `kernel` height, `kernel` width, C]."""
-    (stride, padding, dilation, _), pictures = settings, len(inputs)
-    padded = channels_last(F.pad(inputs, (padding[1], padding[1], padding[0], padding[0])))
-    sizes = [
-        (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(padded.shape[2:], kernel, stride, dilation, strict=True)
-    ]
+def windows(inputs: Tensor, outputs: Sequence[int], kernel: Pair, settings: Settings) -> Tensor:
+    """The inputs of each of `outputs` (rows and columns) of a convolution: a view [N, *outputs, *kernel, C]."""
+    stride, (above, left), dilation, _ = settings
+    padded = channels_last(F.pad(inputs, (left, left, above, above)))
     image, channel, row, column = padded.stride()
     strides = image, row * stride[0], column * stride[1], row * dilation[0], column * dilation[1], channel
-    return padded.as_strided((pictures, *sizes, *kernel, padded.shape[1]), strides)
+    return padded.as_strided((len(inputs), *outputs, *kernel, inputs.shape[1]), strides)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear`. Float32 [N, C] on a CPU is computed by `Linear`, all else by torch."""
-    if input.ndim != 2 or input.dtype != torch.float32 or not input.is_cpu:
+    """`torch.nn.functional.linear`. Float32 [..., C] on a CPU is computed by `Linear`, all else by torch."""
+    if input.ndim < 2 or input.dtype != torch.float32 or not input.is_cpu:
         return torch_linear(input, weight, bias)
-    return Linear.apply(input, weight, bias)
+    return Linear.apply(input.flatten(0, -2), weight, bias).unflatten(0, input.shape[:-1])
 
 
 class Linear(torch.autograd.Function):
@@ -195,7 +192,10 @@ class Linear(torch.autograd.Function):
 
 
 def product(first: Tensor, second: Tensor) -> Tensor:
-    """The matrix product [M, N] of `first` [M, K] and `second.T` [K, N]."""
+    """The matrix product [M, N] of `first` [M, K] and `second.T` [K, N].
+
+    Its operator is the one that torch.compile uses for oneDNN. It is private, but torch's version is pinned.
+    """
     if 1 in (*first.shape, *second.shape) or not torch.backends.mkldnn.is_available():
         return first @ second.t()  # oneDNN's bits depend on the vector width if there is a single row
     return add_up(
