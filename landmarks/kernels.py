@@ -2,9 +2,9 @@
 
 oneDNN's channels_last convolutions and its matrix products add up the products of a sum in the same order at every
 vector width. Only long sums are an exception: they are split at places that depend on the processor. This module
-therefore splits long sums itself. Other kernels are not used: MKL's matrix products are slow where their bits are the
-same on all processors, and the bits of oneDNN's gradient of a convolution's weights depend on the vector width. That
-gradient is computed as a matrix product.
+therefore splits long sums itself. The gradient of a convolution's weights is computed as a matrix product, because the
+bits of oneDNN's own kernel for it depend on the vector width, except for depthwise convolutions. MKL, whose mode with
+the same bits on all processors is slow, computes only what oneDNN cannot compute with the same bits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 
 Pair = tuple[int, int]
-MAX_SUM = 512  # of a matrix product; oneDNN splits longer ones after 512 products with AVX-512, after 1024 with AVX2
+MAX_SUM = 512  # of a matrix product; with AVX-512, oneDNN splits sums of 513 to 1024 products, with AVX2 it does not
 MAX_PRODUCTS, MAX_CHANNELS = 128 * 3 * 3, 1024  # of a convolution that no kernel splits
 torch_conv2d, torch_linear = F.conv2d, F.linear
 # `allow_tf32=None` avoids a warning.
@@ -71,6 +72,7 @@ class Convolution(torch.autograd.Function):
             return torch_conv2d(inputs, weight, bias, *settings)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: ANN401
         (inputs, weight), settings = ctx.saved_tensors, ctx.settings
         needs_inputs, needs_weight, needs_bias, _ = ctx.needs_input_grad
@@ -96,7 +98,11 @@ def has_portable_kernels(inputs: Tensor, weight: Tensor, settings: Settings) -> 
     pictures, channels, *size = inputs.shape
     if settings.groups > 1:
         return settings.groups == channels == len(weight) >= 32  # with fewer channels, threads share a sum
-    common = weight.shape[2:].numel() == 1 or any(settings.padding) or max(settings.stride) > 1
+    padded, strided = any(settings.padding), max(settings.stride) > 1
+    if weight.shape[2:].numel() == 1:
+        common = not padded
+    else:
+        common = (padded or strided) and not (strided and max(settings.dilation) > 1)
     return common and min(pictures, channels, max(size)) > 1
 
 
@@ -142,7 +148,7 @@ def input_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, settings: S
 
 
 def weight_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, settings: Settings) -> Tensor:
-    """The gradient of the weights [K, C, H, W]: the product of the output's gradient and of the inputs it came from."""
+    """The gradient of the weights [K, C, H, W]: the product of the output's gradient and the windows of the inputs."""
     if settings.groups > 1:  # depthwise: oneDNN's own kernels give the same bits, in the contiguous format
         return torch_backward(gradient.contiguous(), inputs.contiguous(), weight, settings, False, True)[1]
     height, width = weight.shape[2:]
@@ -157,7 +163,10 @@ def weight_gradient(gradient: Tensor, inputs: Tensor, weight: Tensor, settings: 
 
 
 def windows(inputs: Tensor, outputs: Sequence[int], kernel: Pair, settings: Settings) -> Tensor:
-    """The inputs of each of `outputs` (rows and columns) of a convolution: a view [N, *outputs, *kernel, C]."""
+    """A view [N, *outputs, *kernel, C]: the window of the inputs from which each position of the output is computed.
+
+    `outputs` is (rows, columns).
+    """
     stride, (above, left), dilation, _ = settings
     padded = channels_last(F.pad(inputs, (left, left, above, above)))
     image, channel, row, column = padded.stride()
@@ -178,10 +187,13 @@ class Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]  # noqa: ANN401
         ctx.save_for_backward(inputs, weight)
-        outputs = product(weight, inputs).t().contiguous()  # in this order, the smaller matrix is copied
+        # `product` may copy its second matrix, and the inputs are usually smaller than the weights. `clone`, because
+        # autograd forbids in-place changes of a view, such as those of nn.ReLU(inplace=True).
+        outputs = product(weight, inputs).t().clone(memory_format=torch.contiguous_format)
         return outputs if bias is None else outputs.add_(bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: ANN401
         (inputs, weight), needed = ctx.saved_tensors, ctx.needs_input_grad
         return (
@@ -196,8 +208,8 @@ def product(first: Tensor, second: Tensor) -> Tensor:
 
     Its operator is the one that torch.compile uses for oneDNN. It is private, but torch's version is pinned.
     """
-    if 1 in (*first.shape, *second.shape) or not torch.backends.mkldnn.is_available():
-        return first @ second.t()  # oneDNN's bits depend on the vector width if there is a single row
+    if min(*first.shape, *second.shape) < 2 or not torch.backends.mkldnn.is_available():
+        return first @ second.t()  # of a single row, oneDNN's bits may depend on the vector width
     return add_up(
         torch.ops.mkldnn._linear_pointwise(one, dense(other), None, "none", [], "")
         for one, other in zip(first.split(MAX_SUM, 1), second.split(MAX_SUM, 1), strict=True)

@@ -35,7 +35,7 @@ CHECKPOINT_SECONDS = 30  # minimum time between checkpoints, which take up to ha
 
 
 def prepare_training() -> None:
-    """Makes training bit-reproducible. Call it before the first convolution.
+    """Makes training bit-reproducible. Call it before the first step.
 
     Verified on a Zen 5: a training gives the same weights with and without ONEDNN_MAX_CPU_ISA=AVX2, and with
     OMP_NUM_THREADS 1 and 2.

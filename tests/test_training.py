@@ -289,6 +289,13 @@ def test_there_is_no_checkpoint_before_its_time(tmp_path: Path) -> None:
     assert not checkpoint.exists()
 
 
+@pytest.mark.parametrize("block", [None, abn()], ids=["baseline", "abn"])
+def test_a_last_batch_may_have_one_picture(block: Abn | None) -> None:
+    pictures, settings = eight(), SETTINGS.model_copy(update={"batch_size": 7})
+    (epoch, *_) = fit(models.build(design(block)), [pictures], pictures, settings, 0, lambda: None)
+    assert len(epoch.losses) == 2
+
+
 def test_a_last_batch_of_one_picture_whose_map_is_one_cell_is_an_error() -> None:
     pictures = Features(np.ones((3, 8, 1, 1), np.float16), pd.DataFrame({"row": range(3), "label": range(3)}))
     model, settings = models.build(design(abn(), shape=(8, 1, 1))), SETTINGS.model_copy(update={"batch_size": 2})
