@@ -96,14 +96,14 @@ def test_gradients_are_computed_only_where_they_are_needed() -> None:
     inputs, weight = torch.randn(2, 8, 7, 7), torch.randn(8, 8, 3, 3).requires_grad_()
     with profile() as calls:
         kernels.conv2d(inputs, weight, padding=1).sum().backward()
-    assert weight.grad is not None
+    assert inputs.grad is None and weight.grad is not None
     assert "aten::convolution_backward" not in [call.name for call in calls.events()]  # it gives those of the inputs
     with torch.inference_mode():
         assert not kernels.conv2d(inputs, weight, padding=1).requires_grad
     inputs, weight = torch.randn(2, 8), torch.randn(3, 8).requires_grad_()
     with profile() as calls:
         kernels.linear(inputs, weight).sum().backward()
-    assert weight.grad is not None
+    assert inputs.grad is None and weight.grad is not None
     assert [call.name for call in calls.events()].count("mkldnn::_linear_pointwise") == 2
 
 
@@ -148,6 +148,16 @@ for length in (2, 7, 64, 65, 300, 511, 512, 513, 640, 1023, 1024, 1025, 1100, 20
         for product in (kernels.product(one, two.t()), kernels.product(one, two.t().contiguous())):
             content.update(product.contiguous().numpy().tobytes())
 print(content.hexdigest())
+content = hashlib.sha256()
+for channels in (24, 64, 200):
+    for kernel, stride, padding, dilation in ((1, 1, 1, 1), (1, 2, 1, 1), (3, 2, 2, 2), (3, 2, 1, 2), (3, 2, 1, 1)):
+        inputs = torch.randn(6, channels, 14, 14, generator=generator).requires_grad_()
+        weight = torch.randn(48, channels, kernel, kernel, generator=generator).requires_grad_()
+        output = kernels.conv2d(inputs, weight, None, stride, padding, dilation)
+        gradient = torch.randn(output.shape, generator=generator)
+        for tensor in (output, *torch.autograd.grad(output, (inputs, weight), gradient)):
+            content.update(tensor.detach().contiguous().numpy().tobytes())
+print(content.hexdigest())
 for arguments in sys.argv[1:]:
     name, layer, channels, side = arguments.split(",")
     shape = int(channels), int(side), int(side)
@@ -185,6 +195,6 @@ def test_training_does_not_depend_on_the_width_of_vectors() -> None:
         command = [sys.executable, "-c", TRAIN, *CASES_OF_TRAINING.values()]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        return dict(zip(["matrix products", *CASES_OF_TRAINING], done.stdout.split(), strict=True))
+        return dict(zip(["matrix products", "convolutions", *CASES_OF_TRAINING], done.stdout.split(), strict=True))
 
     assert run("AVX2", "2") == run("DEFAULT", "1")
